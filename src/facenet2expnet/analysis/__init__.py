@@ -1,0 +1,1 @@
+"""What the neurons have learned: the paper's figures."""

@@ -1,0 +1,1 @@
+"""Pictures on disk to a manifest, and a manifest to folds."""

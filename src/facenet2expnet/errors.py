@@ -1,0 +1,8 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(ValueError):
+    """What the user gave can't be used; the message says what was expected, what came, where, and what to do.
+
+    The command line prints the message and exits with 2, without a traceback.
+    """

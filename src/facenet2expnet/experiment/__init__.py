@@ -1,0 +1,1 @@
+"""Trainings over folds, their metrics and their comparison."""

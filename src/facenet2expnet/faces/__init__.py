@@ -1,0 +1,1 @@
+"""Pictures to aligned face crops, as the crop contract says."""

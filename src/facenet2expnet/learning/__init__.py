@@ -1,0 +1,1 @@
+"""How the networks learn: objectives, augmentation, the one loop and its stages."""

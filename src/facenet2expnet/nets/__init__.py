@@ -1,0 +1,1 @@
+"""The networks: the expression net, its bridge, and the face nets."""

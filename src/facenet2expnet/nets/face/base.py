@@ -1,0 +1,93 @@
+"""What every face net offers, whatever its architecture: layers by name, its own preprocessing, its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class FaceNetInfo:
+    """What a face net is and expects.
+
+    Attributes:
+        name: the name it is registered under.
+        input_px: side of the square picture that it was trained on, in pixels.
+        mean_rgb: subtracted from pixels in 0..255, in RGB order.
+        scale: divides the difference.
+        colour: order of the channels that its first layer expects, "rgb" or "bgr".
+        taps: layer name -> (C, H, W) or (U,) of its output at `input_px`, shallow to deep.
+        embedding: the tap that a new classifier is put upon when the net is fine-tuned.
+        default_tap: the tap that stage 1 regresses on when none is named.
+        licence: of the weights.
+        source: where the weights come from.
+    """
+
+    name: str
+    input_px: int
+    mean_rgb: tuple[float, float, float]
+    scale: float
+    colour: str
+    taps: dict[str, tuple[int, ...]]
+    embedding: str
+    default_tap: str
+    licence: str
+    source: str
+
+
+class FaceNet(nn.Module):
+    """Base of the face nets: subclasses set `info` and write `features`.
+
+    A face net takes RGB crops in 0..255 of any size, brings them to its own size, colour order and scale, and
+    gives the outputs of the layers that are asked for by name.
+    """
+
+    info: FaceNetInfo
+
+    def preprocess(self, crops: Tensor) -> Tensor:
+        """RGB crops (B, 3, H, W), float, 0..255 -> the net's own input (B, 3, input_px, input_px)."""
+        size = (self.info.input_px, self.info.input_px)
+        if crops.shape[-2:] != size:
+            shrinking = crops.shape[-1] > self.info.input_px
+            crops = functional.interpolate(
+                crops, size=size, mode="bilinear", align_corners=False, antialias=shrinking
+            )
+        mean = crops.new_tensor(self.info.mean_rgb).view(1, 3, 1, 1)
+        normalised = (crops - mean) / self.info.scale
+        return normalised.flip(1) if self.info.colour == "bgr" else normalised
+
+    def features(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of the named layers for preprocessed inputs; stops after the deepest layer asked for."""
+        raise TypeError(f"{type(self).__name__} has to define features()")
+
+    def forward(self, crops: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """RGB crops (B, 3, H, W) in 0..255 -> layer name -> its output (B, C, H', W') or (B, U).
+
+        Raises:
+            ValueError: If a tap does not exist; the message lists those that do.
+        """
+        unknown = [tap for tap in taps if tap not in self.info.taps]
+        if unknown:
+            raise ValueError(
+                f"{self.info.name} has no layer '{unknown[0]}'; its layers are {', '.join(self.info.taps)}"
+            )
+        return self.features(self.preprocess(crops), taps)
+
+
+def weights_sha256(net: nn.Module) -> str:
+    """A hash of every parameter and buffer, by name: two nets with one hash give the same features."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+Loader = Callable[[Path | None], FaceNet]
