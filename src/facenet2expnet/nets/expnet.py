@@ -1,0 +1,102 @@
+"""The expression net of the paper: five convolution blocks, a bridge, one fully connected layer, class scores."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+from facenet2expnet.nets.bridge import Bridge
+
+CHANNELS: tuple[int, ...] = (64, 128, 256, 512, 512)
+"""Output channels of the five convolutions at width 1 (FN2EN, section III-B)."""
+
+
+FC_STD = 0.01
+"""Standard deviation of the Gaussian that the fully connected layers begin from; the paper gives none, Caffe's habit."""
+
+
+class ExpNet(nn.Module):
+    """O = h(g(I)): `g` are the convolutions up to the bridge, `h` the fully connected layers.
+
+    At 224 pixels and eight classes it holds 10.6 million weights (the paper rounds to 11). Each block is a 3x3
+    convolution of padding 1, ReLU and 3x3 max-pooling of stride 2 in ceil mode: 224 becomes 112, 56, 28, 14, 7.
+
+    Args:
+        classes: number of classes K, two or more.
+        input_px: side of the square input in pixels, 32 or more.
+        bridge_chw: (C, H, W) of the face net's layer that the bridge has to match. The paper's VGG-16 pool5 by
+            default, at its own size: (512, 7, 7) for 224 pixels.
+        width: factor on every convolution's channels; 1 is the paper's.
+        hidden: units of the fully connected layer.
+        dropout: share of the hidden layer's inputs and outputs dropped in training.
+        batch_norm: batch normalisation after every convolution, for the baseline "Train From Scratch (BN)".
+    Source: FN2EN, section III-B. Padding, ceil mode and where the dropout stands are our reading.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        input_px: int = 224,
+        bridge_chw: tuple[int, int, int] | None = None,
+        width: float = 1.0,
+        hidden: int = 256,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"classes is {classes}, expected 2 or more")
+        if input_px < 32:
+            raise ValueError(f"input_px is {input_px}, expected 32 or more: five poolings leave nothing of less")
+        channels = [max(1, round(c * width)) for c in CHANNELS]
+        side = input_px
+        blocks: OrderedDict[str, nn.Module] = OrderedDict()
+        for number, (incoming, outgoing) in enumerate(zip([3, *channels], channels, strict=False), start=1):
+            blocks[f"conv{number}"] = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=not batch_norm)
+            if batch_norm:
+                blocks[f"bn{number}"] = nn.BatchNorm2d(outgoing)
+            blocks[f"relu{number}"] = nn.ReLU(inplace=True)
+            blocks[f"pool{number}"] = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+            side = pooled_px(side)
+        self.input_px = input_px
+        self.convolutions = nn.Sequential(blocks)
+        self.bridge = Bridge((channels[-1], side, side), bridge_chw or (channels[-1], side, side))
+        units = self.bridge.out_chw[0] * self.bridge.out_chw[1] * self.bridge.out_chw[2]
+        self.head = nn.Sequential(
+            OrderedDict(
+                flatten=nn.Flatten(),
+                drop6=nn.Dropout(dropout),
+                fc6=nn.Linear(units, hidden),
+                relu6=nn.ReLU(inplace=True),
+                drop7=nn.Dropout(dropout),
+                scores=nn.Linear(hidden, classes),
+            )
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Convolutions from He's normal distribution, fully connected layers from a Gaussian (FN2EN, IV-A)."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=FC_STD)
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        """g(I): normalised images (B, 3, H, W) -> bridge output (B, *bridge_chw)."""
+        bridged: Tensor = self.bridge(self.convolutions(images))
+        return bridged
+
+    def forward(self, images: Tensor) -> Tensor:
+        """O = h(g(I)): normalised images (B, 3, H, W) -> class scores before softmax (B, K)."""
+        scores: Tensor = self.head(self.features(images))
+        return scores
+
+
+def pooled_px(side_px: int) -> int:
+    """Side of a map after one block's pooling (kernel 3, stride 2, ceil mode)."""
+    return side_px // 2
