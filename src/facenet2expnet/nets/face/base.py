@@ -1,14 +1,17 @@
-"""What every face net offers, whatever its architecture: layers by name, its own preprocessing, its provenance."""
+"""What every face net offers: layers by name, its own preprocessing, its provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,36 @@ class FaceNet(nn.Module):
 
     info: FaceNetInfo
 
+    def freeze(self) -> Self:
+        """Take every parameter out of training; the net then stays in evaluation mode, batch norms too."""
+        return self.requires_grad_(False)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that learn: all of them unless the net, or a part of it, was frozen."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """As in nn.Module; what was frozen goes into evaluation mode at once."""
+        super().requires_grad_(requires_grad)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As in nn.Module, but what is frozen stays in evaluation mode.
+
+        A net without trainable parameters stays in it whole (dropout too); otherwise each batch norm does
+        whose own parameters are frozen, since its running statistics are part of what was to be kept.
+        """
+        super().train(mode and bool(self.trainable()))
+        for module in self.modules():
+            if isinstance(module, BATCH_NORMS):
+                own = [parameter.requires_grad for parameter in module.parameters()]
+                if own and not any(own):
+                    module.eval()
+        return self
+
     def preprocess(self, crops: Tensor) -> Tensor:
-        """RGB crops (B, 3, H, W), float, 0..255 -> the net's own input (B, 3, input_px, input_px)."""
+        """RGB crops (B, 3, H, W), 0..255 -> the net's own input (B, 3, input_px, input_px)."""
+        crops = crops if crops.is_floating_point() else crops.float()
         size = (self.info.input_px, self.info.input_px)
         if crops.shape[-2:] != size:
             shrinking = crops.shape[-1] > self.info.input_px
