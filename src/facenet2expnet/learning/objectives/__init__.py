@@ -1,0 +1,77 @@
+"""The objectives that a student can be trained with; a recipe names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from facenet2expnet.errors import UserError
+from facenet2expnet.learning.objectives.base import Objective, ObjectiveModule, WeightedSum
+from facenet2expnet.learning.objectives.regression import (
+    Cosine,
+    FitNets,
+    PNorm,
+    SmoothL1,
+    StandardisedL2,
+    cosine_loss,
+    fitnets_loss,
+    p_norm_loss,
+    smooth_l1_loss,
+    standardised_l2_loss,
+)
+from facenet2expnet.learning.objectives.statistics import FeatureStatistics, RSquared, r_squared
+
+REGISTRY: dict[str, type[ObjectiveModule]] = {
+    "p-norm": PNorm,
+    "standardised-l2": StandardisedL2,
+    "smooth-l1": SmoothL1,
+    "cosine": Cosine,
+    "fitnets": FitNets,
+}
+"""Name in a recipe -> objective."""
+
+
+def build(name: str, features: Iterable[Tensor] | None = None, **options: Any) -> ObjectiveModule:
+    """Make an objective by its name.
+
+    Args:
+        name: a key of REGISTRY.
+        features: the teacher's features of the training part, batch by batch; read only by those objectives
+            that measure something on them (`needs_features`).
+        options: the objective's own numbers, such as p or temperature.
+    Raises:
+        UserError: If there is no such objective, an option is not one of its own, or features are missing.
+    """
+    if name not in REGISTRY:
+        raise UserError(f"there is no objective '{name}'; expected one of {', '.join(REGISTRY)}")
+    kind = REGISTRY[name]
+    if kind.needs_features and features is None:
+        raise UserError(f"objective '{name}' measures the training part's features first; none were given")
+    try:
+        return kind.fit(features or (), **options)
+    except TypeError as error:
+        raise UserError(f"objective '{name}' can't be made from {options}: {error}") from error
+
+
+__all__ = [
+    "REGISTRY",
+    "Cosine",
+    "FeatureStatistics",
+    "FitNets",
+    "Objective",
+    "ObjectiveModule",
+    "PNorm",
+    "RSquared",
+    "SmoothL1",
+    "StandardisedL2",
+    "WeightedSum",
+    "build",
+    "cosine_loss",
+    "fitnets_loss",
+    "p_norm_loss",
+    "r_squared",
+    "smooth_l1_loss",
+    "standardised_l2_loss",
+]
