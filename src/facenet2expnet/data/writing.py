@@ -1,0 +1,32 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from facenet2expnet.errors import UserError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it and rename it, so that nobody ever sees half of it.
+
+    Raises:
+        UserError: If it can't be written: a full disk, no permission.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as fault:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"{path} could not be written: {fault.strerror or fault}; nothing was left behind, "
+            "free some space or give another folder"
+        ) from fault

@@ -1,0 +1,274 @@
+"""Tables and folders of pictures: what is read, and what is said when it can't be."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facenet2expnet.data.manifest import Manifest, from_folder, natural_key, read_manifest
+from facenet2expnet.errors import UserError
+from facenet2expnet.faces.contract import CropContract
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def table(tmp_path: Path, text: str, *pictures: str) -> Path:
+    touch(*(tmp_path / name for name in pictures))
+    path = tmp_path / "labels.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(path: Path, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        read_manifest(path, **options)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+class TestFolder:
+    def test_classes_come_from_folder_names_and_pictures_may_lie_deeper(self, tmp_path: Path) -> None:
+        touch(tmp_path / "surprise/b.JPG", tmp_path / "anger/deep/er/a.png", tmp_path / "zest/c.tiff")
+        manifest = from_folder(tmp_path)
+        assert list(manifest.table["image"]) == ["anger/deep/er/a.png", "surprise/b.JPG", "zest/c.tiff"]
+        assert manifest.classes == ("anger", "surprise", "zest")
+        assert list(manifest.labels) == [0, 1, 2]
+        assert manifest.paths[0] == tmp_path / "anger/deep/er/a.png"
+        assert manifest.subjects is None
+
+    def test_what_other_programs_leave_behind_is_passed_over(self, tmp_path: Path) -> None:
+        left = ["a/.DS_Store", "a/._x.png", "__MACOSX/a/x.png", ".git/y.png", "a/Thumbs.db"]
+        touch(tmp_path / "a/x.png", tmp_path / "b/y.png", *(tmp_path / name for name in left))
+        assert list(from_folder(tmp_path).table["image"]) == ["a/x.png", "b/y.png"]
+
+    def test_split_folders_give_the_split_column(self, tmp_path: Path) -> None:
+        touch(tmp_path / "train/happy/1.png", tmp_path / "Validation/sad/2.png")
+        manifest = from_folder(tmp_path)
+        assert list(manifest.table["split"]) == ["train", "valid"]
+        assert list(manifest.table["label"]) == ["happy", "sad"]
+
+    def test_spaces_and_letters_beyond_ascii(self, tmp_path: Path) -> None:
+        folder = tmp_path / "Gesichter & Gefühle 表情"
+        touch(folder / "freude é/bild 1.png", folder / "wut/2.png")
+        manifest = from_folder(folder)
+        assert manifest.classes == ("freude é", "wut")
+        assert all(path.is_file() for path in manifest.paths)
+
+    @pytest.mark.parametrize(
+        ("make", "said"),
+        [
+            ([], r"holds no pictures; expected one folder a class .*\.png, \.jpg"),
+            (["notes.txt"], r"holds no pictures"),
+            (["a.png", "b.png"], r"holds 2 pictures but no class folders.*image,label"),
+            (["a/1.png", "b/2.png", "loose.png"], r"loose\.png lies outside the class folders"),
+            (["a/1.png", "b/readme.txt"], r"b holds no pictures; add some or remove the folder"),
+        ],
+    )
+    def test_what_is_said_of_a_wrong_folder(self, tmp_path: Path, make: list[str], said: str) -> None:
+        touch(*(tmp_path / name for name in make))
+        with pytest.raises(UserError, match=said):
+            from_folder(tmp_path)
+
+    def test_missing_folder_names_the_nearest_that_exists(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=rf"nowhere was not found; the nearest .* is {tmp_path}$"):
+            from_folder(tmp_path / "deep" / "nowhere")
+
+    @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
+    def test_closed_folder(self, tmp_path: Path) -> None:
+        touch(tmp_path / "a/1.png", tmp_path / "b/1.png")
+        (tmp_path / "b").chmod(0)
+        try:
+            with pytest.raises(UserError, match="can't be read"):
+                from_folder(tmp_path)
+        finally:
+            (tmp_path / "b").chmod(0o755)
+
+    def test_allowed_classes_are_held(self, tmp_path: Path) -> None:
+        touch(tmp_path / "happiness/1.png", tmp_path / "suprise/2.png")
+        assert "did you mean 'surprise'?" in refused(tmp_path, classes=("happiness", "surprise"))
+        (tmp_path / "suprise").rename(tmp_path / "surprise")
+        order = ("surprise", "happiness", "anger")
+        assert read_manifest(tmp_path, classes=order).classes == order
+
+
+class TestTable:
+    def test_reads_text_as_text_and_numbers_as_numbers(self, tmp_path: Path) -> None:
+        path = table(
+            tmp_path, "image,label,subject,age,code,p\na.png,happy,007,31,007,\nb.png,sad,8,2,1,.5\n", "a.png"
+        )
+        manifest = read_manifest(path)
+        assert list(manifest.subjects) == ["007", "8"]  # type: ignore[arg-type]
+        assert manifest.table["age"].dtype == np.int64
+        assert list(manifest.table["code"]) == ["007", "1"]
+        assert manifest.classes == ("happy", "sad")
+        assert manifest.counts == {"happy": 1, "sad": 1}
+
+    @pytest.mark.parametrize(
+        "text", ["image;label\na.png;x\nb.png;y\n", "\ufeffimage,label\r\na.png,x\r\n\r\nb.png,y"]
+    )
+    def test_what_spreadsheets_write(self, tmp_path: Path, text: str) -> None:
+        assert list(read_manifest(table(tmp_path, text, "a.png")).table["label"]) == ["x", "y"]
+
+    def test_unlabelled_rows_are_kept(self, tmp_path: Path) -> None:
+        manifest = read_manifest(table(tmp_path, "image,label\na.png,x\nb.png,\n", "a.png"))
+        assert list(manifest.labels) == [0, -1]
+
+    def test_all_faults_in_one_message_with_their_lines(self, tmp_path: Path) -> None:
+        text = "image,label,split\na.png,happy,train\n\nb.png,hapy,trian\n./a.png,sad,test\n,sad,test\n"
+        said = refused(table(tmp_path, text, "a.png"), classes=("happy", "sad"))
+        assert "labels.csv line 4: class 'hapy' is not one of happy, sad; did you mean 'happy'?" in said
+        assert (
+            "labels.csv line 4: split 'trian' is not one of train, valid, test; did you mean 'train'?" in said
+        )
+        assert "labels.csv line 5: 'a.png' stands already in line 2; keep one of the two" in said
+        assert "labels.csv line 6: the column image is empty" in said
+
+    def test_many_faults_are_counted(self, tmp_path: Path) -> None:
+        text = "image,label\n" + "".join(f"{n}.png,wrong\n" for n in range(25))
+        assert refused(table(tmp_path, text, "0.png"), classes=("right",)).endswith("… and 15 more")
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("path,emotion\na.png,x\n", "has no column image and no column label; .*is 'path' the image"),
+            ("", "has no column image and no column label; its first line says nothing"),
+            ("image,label\n", "has no rows"),
+            ("image,label\na.png\n", r"line 2: expected 2 cells \(image, label\), got 1"),
+            ("image,label,label\na.png,x,y\n", "has the column label twice"),
+            ("image,label\nmissing.png,x\n", "none of its 1 pictures was found; the first .*missing.png"),
+        ],
+    )
+    def test_what_is_said_of_a_wrong_table(self, tmp_path: Path, text: str, said: str) -> None:
+        path = table(tmp_path, text, "a.png")
+        with pytest.raises(UserError, match=said):
+            read_manifest(path)
+
+    def test_not_utf8(self, tmp_path: Path) -> None:
+        (tmp_path / "labels.csv").write_bytes("image,label\na.png,Gefühl\n".encode("latin-1"))
+        assert "line 2 is not UTF-8" in refused(tmp_path / "labels.csv")
+
+    def test_other_endings_and_broken_parquet(self, tmp_path: Path) -> None:
+        touch(tmp_path / "labels.xlsx", tmp_path / "labels.parquet")
+        assert "ends in .csv or .parquet" in refused(tmp_path / "labels.xlsx")
+        assert "can't be read as Parquet" in refused(tmp_path / "labels.parquet")
+        assert "was not found" in refused(tmp_path / "none.csv")
+
+
+class TestSaved:
+    @pytest.mark.parametrize("ending", [".csv", ".parquet"])
+    def test_comes_back_as_it_was(self, tmp_path: Path, ending: str) -> None:
+        touch(tmp_path / "faces/a, b.png", tmp_path / "faces/c.png")
+        manifest = Manifest(
+            pd.DataFrame(
+                {
+                    "image": ["faces/a, b.png", "faces/c.png"],
+                    "label": ["x", None],
+                    "subject": [3.0, None],
+                    "score": np.array([0.1, np.nan]),
+                    "md5": ["00a", "1e5"],
+                }
+            ),
+            tmp_path,
+            classes=("y", "x"),
+            name="mine",
+            contract=CropContract(stored_px=96, crop_px=80),
+        )
+        path = tmp_path / f"table{ending}"
+        manifest.save(path)
+        again = read_manifest(path)
+        assert (again.classes, again.name, again.contract) == (manifest.classes, "mine", manifest.contract)
+        assert list(again.subjects) == ["3", ""]  # type: ignore[arg-type]
+        assert again.sha256() == manifest.sha256()
+        assert json.loads((tmp_path / "table.json").read_text())["root"] == "."
+        assert read_manifest(tmp_path / "table.csv" if ending == ".csv" else path).paths[1].is_file()
+
+    def test_a_folder_with_a_saved_manifest_is_read_from_it(self, tmp_path: Path) -> None:
+        touch(tmp_path / "faces/a.png")
+        Manifest(pd.DataFrame({"image": ["faces/a.png"], "label": ["x"]}), tmp_path).save(
+            tmp_path / "manifest.csv"
+        )
+        assert list(read_manifest(tmp_path).table["label"]) == ["x"]
+
+    def test_hash_sees_labels_but_not_the_root(self, tmp_path: Path) -> None:
+        frame = pd.DataFrame({"image": ["a", "b"], "label": ["x", "y"]})
+        first = Manifest(frame, tmp_path)
+        assert Manifest(frame, tmp_path / "elsewhere").sha256() == first.sha256()
+        assert Manifest(frame.assign(label=["y", "x"]), tmp_path).sha256() != first.sha256()
+        assert Manifest(frame, tmp_path, ("y", "x")).sha256() != first.sha256()
+
+    def test_full_disk_or_closed_folder_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        manifest = Manifest(pd.DataFrame({"image": ["a"], "label": ["x"]}), tmp_path)
+        with pytest.raises(UserError, match="could not be written: No space left on device"):
+            manifest.save(tmp_path / "m.csv")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_manifest_itself_refuses_what_cannot_be() -> None:
+    with pytest.raises(UserError, match="no column label"):
+        Manifest(pd.DataFrame({"image": ["a"]}), Path())
+    with pytest.raises(UserError, match="row 1: 'a' stands already in row 0"):
+        Manifest(pd.DataFrame({"image": ["a", "a"], "label": ["x", "x"]}), Path())
+    with pytest.raises(UserError, match="class 'z' is not one of x, y"):
+        Manifest(pd.DataFrame({"image": ["a"], "label": ["z"]}), Path(), ("x", "y"))
+    with pytest.raises(UserError, match="name one class twice"):
+        Manifest(pd.DataFrame({"image": ["a"], "label": ["x"]}), Path(), ("x", "x"))
+
+
+def test_rows_take_numbers_and_masks() -> None:
+    manifest = Manifest(pd.DataFrame({"image": ["a", "b", "c"], "label": ["x", "y", "x"]}), Path())
+    assert list(manifest.rows([2, 0]).table["image"]) == ["c", "a"]
+    part = manifest.rows(np.array([False, True, False]))
+    assert list(part.table.index) == [0]
+    assert part.classes == ("x", "y")
+
+
+def test_natural_order() -> None:
+    names = ["S10", "S2", "s2", "S02", "S1a", "S1", "", "10", "9", "²"]
+    ordered = sorted(names, key=natural_key)
+    assert ordered.index("S2") < ordered.index("S10")
+    assert ordered.index("9") < ordered.index("10")
+    assert ordered[0] == ""
+
+
+@given(st.lists(st.text(max_size=6), unique=True))
+def test_natural_order_is_total(names: list[str]) -> None:
+    assert sorted(names, key=natural_key) == sorted(reversed(names), key=natural_key)
+
+
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=8), min_size=1
+    )
+)
+def test_any_label_and_name_comes_back_from_csv(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str]
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    images = [f"{number}/{name.strip()}.png" for number, name in enumerate(names)]
+    manifest = Manifest(pd.DataFrame({"image": images, "label": names, "note": names}), folder)
+    manifest.save(folder / "m.csv")
+    (folder / "0").mkdir()
+    first = folder / images[0]
+    if first.parent != folder / "0":
+        return
+    first.write_bytes(b"x")
+    again = read_manifest(folder / "m.csv")
+    assert list(again.table["image"]) == images
+    assert list(again.labels) == list(manifest.labels)
+    assert again.sha256() == manifest.sha256()

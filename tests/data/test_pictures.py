@@ -1,0 +1,162 @@
+"""Pictures of every kind, and those that are no pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facenet2expnet.data import pictures
+from facenet2expnet.data.pictures import Skipped, fit_square, read_picture, read_pictures, write_skipped
+from facenet2expnet.errors import UserError
+
+
+def save(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def solid(mode: str, colour: object, size: tuple[int, int] = (6, 4)) -> Image.Image:
+    return Image.new(mode, size, colour)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "rgb"),
+    [
+        (solid("RGB", (10, 20, 30)), "a.png", (10, 20, 30)),
+        (solid("L", 77), "grey.png", (77, 77, 77)),
+        (solid("1", 1), "bits.png", (255, 255, 255)),
+        (solid("RGB", (200, 0, 0)).convert("P"), "palette.png", (204, 0, 0)),
+        (solid("CMYK", (0, 255, 255, 0)), "cmyk.tif", (255, 0, 0)),
+        (solid("CMYK", (0, 255, 255, 0)), "cmyk.jpg", (255, 0, 0)),
+        (solid("I;16", 32896), "deep.png", (128, 128, 128)),
+        (solid("I;16", 65535), "deep.tif", (255, 255, 255)),
+        (solid("I", 257 * 9), "int.tif", (9, 9, 9)),
+        (solid("F", 0.5), "unit.tif", (128, 128, 128)),
+        (solid("F", 200.0), "float.tif", (200, 200, 200)),
+        (solid("RGBA", (9, 9, 9, 255)), "solid.png", (9, 9, 9)),
+        (solid("RGBA", (9, 9, 9, 0)), "clear.png", (127, 127, 127)),
+        (solid("RGBA", (255, 255, 255, 128)), "half.png", (191, 191, 191)),
+        (solid("LA", (255, 0)), "clear-grey.png", (127, 127, 127)),
+    ],
+)
+def test_every_kind_becomes_rgb(tmp_path: Path, image: Image.Image, name: str, rgb: tuple[int, ...]) -> None:
+    picture = read_picture(save(image, tmp_path / name))
+    assert picture.shape == (4, 6, 3)
+    assert picture.dtype == np.uint8
+    assert np.abs(picture.astype(int) - rgb).max() <= 2
+
+
+def test_16_bit_rgb(tmp_path: Path) -> None:
+    import cv2
+
+    bgr = np.full((4, 6, 3), (0, 257 * 60, 257 * 200), np.uint16)
+    for name in ("a.png", "a.tif"):
+        cv2.imwrite(str(tmp_path / name), bgr)
+        assert (read_picture(tmp_path / name) == (200, 60, 0)).all()
+
+
+def test_palette_with_transparency(tmp_path: Path) -> None:
+    image = solid("P", 0)
+    image.putpalette([250, 0, 0, 0, 250, 0])
+    path = save(image, tmp_path / "a.png", transparency=0)
+    assert (read_picture(path) == 127).all()
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = read_picture(save(image, tmp_path / "a.png", exif=exif))
+    assert np.array_equal(turned[..., 0], np.rot90(np.asarray(image), -1))
+
+
+def test_first_frame_of_several(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    solid("RGB", (250, 0, 0)).save(path, save_all=True, append_images=[solid("RGB", (0, 250, 0))])
+    assert read_picture(path)[0, 0, 0] > 200
+
+
+def broken(tmp_path: Path) -> dict[str, Path]:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    files = {
+        "zero": b"",
+        "text": b"this is no picture at all",
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.png").write_bytes(content)
+    for ending in ("png", "jpg", "bmp", "tif"):
+        whole = save(Image.fromarray(noise), tmp_path / f"cut.{ending}").read_bytes()
+        (tmp_path / f"cut.{ending}").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "folder.png").mkdir()
+    named = {path.name: path for path in tmp_path.iterdir()}
+    return named | {"missing.png": tmp_path / "missing.png"}
+
+
+SAID = {
+    "zero.png": "zero bytes",
+    "text.png": r"not a picture that can be read \(\.png",
+    "cut.png": "damaged or truncated",
+    "cut.jpg": "damaged or truncated",
+    "cut.bmp": "damaged or truncated",
+    "cut.tif": "damaged or truncated",
+    "folder.png": "is a folder",
+    "missing.png": "was not found",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_cannot_be_read_says_why(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=SAID[name]):
+        read_picture(broken(tmp_path)[name])
+
+
+@pytest.mark.parametrize("most", [23, 5])
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    path = save(solid("L", 1), tmp_path / "a.png")
+    monkeypatch.setattr(pictures, "PIXELS_MOST", most)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 if most > 12 else most)
+    with pytest.raises(UserError, match="is too large"):
+        read_picture(path)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
+def test_no_permission(tmp_path: Path) -> None:
+    path = save(solid("L", 1), tmp_path / "a.png")
+    path.chmod(0)
+    with pytest.raises(UserError, match="no read permission"):
+        read_picture(path)
+
+
+def test_one_bad_picture_never_loses_the_others(tmp_path: Path) -> None:
+    bad = broken(tmp_path)
+    good = [save(solid("L", value), tmp_path / f"good{value}.png") for value in (10, 20, 30)]
+    paths = [good[0], *bad.values(), good[1], good[2]]
+    done: list[int] = []
+    got, kept, skipped = read_pictures(paths, 8, workers=4, progress=done.append)
+    assert got.shape == (3, 8, 8, 3)
+    assert [int(picture[0, 0, 0]) for picture in got] == [10, 20, 30]
+    assert kept == [0, len(bad) + 1, len(bad) + 2]
+    assert [item.image for item in skipped] == [str(path) for path in bad.values()]
+    assert sum(done) == len(paths)
+
+
+def test_skipped_is_named_as_the_manifest_names_it_and_saved(tmp_path: Path) -> None:
+    _, kept, skipped = read_pictures([tmp_path / "x"], 8, workers=1, names=["a, b.png"])
+    assert kept == []
+    assert skipped == [Skipped("a, b.png", "was not found")]
+    write_skipped(skipped, tmp_path / "skipped.csv")
+    assert (tmp_path / "skipped.csv").read_text() == 'image,reason\n"a, b.png",was not found\n'
+
+
+def test_middle_square_and_area_average() -> None:
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = 100
+    assert (fit_square(wide, 4) == 100).all()
+    board = np.zeros((4, 4, 3), np.uint8)
+    board[::2, ::2] = 200
+    assert (fit_square(board, 2) == 50).all()
+    assert fit_square(board, 16).shape == (16, 16, 3)
