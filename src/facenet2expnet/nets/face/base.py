@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,14 +111,36 @@ class FaceNet(nn.Module):
         return self.features(self.preprocess(crops), taps)
 
 
+class ChainFaceNet(FaceNet):
+    """A face net whose taps lie on one chain, each computed from the one before: subclasses write `step`."""
+
+    def step(self, name: str, features: Tensor) -> Tensor:
+        """From the output of the tap before `name` (from the preprocessed inputs, for the first) to `name`'s."""
+        raise TypeError(f"{type(self).__name__} has to define step()")
+
+    def features(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """Outputs of the named layers for preprocessed inputs; stops after the deepest layer asked for."""
+        wanted: set[str] = set(taps)
+        found: dict[str, Tensor] = {}
+        # Channels last saves a quarter of the time on a CPU; the caller gets the usual layout all the same.
+        on_cpu = inputs.device.type == "cpu"
+        features = inputs.contiguous(memory_format=torch.channels_last) if on_cpu else inputs
+        for name in self.info.taps:
+            if not wanted:
+                break
+            features = self.step(name, features)
+            if name in wanted:
+                found[name] = features.contiguous()
+                wanted.remove(name)
+        return {name: found[name] for name in taps}
+
+
 def weights_sha256(net: nn.Module) -> str:
     """A hash of every parameter and buffer, by name: two nets with one hash give the same features."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -1,0 +1,308 @@
+"""The stages of the method: fine-tune the face net, regress its features, classify; and both baselines.
+
+    stage 0  `fine_tune`   the face net learns the classes of the training part
+    stage 1  `regress`     the expression net's convolutions regress the frozen face net's layer, eq. (4)
+    stage 2  `classify`    everything learns with cross-entropy, eq. (5)
+    baseline `from_scratch`
+
+Each composes plain parts and hands them to the one loop, `loop.fit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facenet2expnet.errors import UserError
+from facenet2expnet.learning.augment import Augment
+from facenet2expnet.learning.loop import Listener, fit
+from facenet2expnet.learning.objectives import ObjectiveModule, RSquared, StandardisedL2, build
+from facenet2expnet.learning.teacher import Progress, TrainingPart, Views, compute_views, tapped_features
+from facenet2expnet.nets import face
+from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
+from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.recipe import ClassifyRecipe, Recipe, RegressRecipe, StageRecipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all stages of one training share.
+
+    Attributes:
+        recipe: every number.
+        seed: of this training.
+        fabric: device and precision.
+        listener: told of every epoch.
+        progress: told of the teacher's views, done and in all.
+    """
+
+    recipe: Recipe
+    seed: int
+    fabric: Fabric
+    listener: Listener | None = None
+    progress: Progress | None = None
+
+
+class Classification:
+    """Cross-entropy on augmented crops, FN2EN eq. (5); with soft labels where a teacher's views are given."""
+
+    def __init__(
+        self,
+        name: str,
+        recipe: StageRecipe,
+        module: nn.Module,
+        part: TrainingPart,
+        augment: Augment,
+        fresh: Iterable[nn.Parameter],
+        views: Views | None = None,
+    ) -> None:
+        self.name, self.recipe, self.module = name, recipe, module
+        self.part, self.augment, self.views = part, augment, views
+        self.fresh = list(fresh)
+        counts = torch.bincount(part.targets, minlength=part.classes).clamp(min=1).float()
+        self.class_weights = len(part) / (part.classes * counts) if recipe.balance != "none" else None
+        self.right, self.seen = 0.0, 0
+
+    def sample(self) -> Tensor:
+        if self.recipe.balance == "sampler":
+            assert self.class_weights is not None
+            return torch.multinomial(
+                self.class_weights[self.part.targets].cpu(), len(self.part), replacement=True
+            )
+        return torch.randperm(len(self.part))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        fresh = {id(parameter) for parameter in self.fresh}
+        pretrained = [p for p in self.module.parameters() if id(p) not in fresh]
+        return [
+            {"params": self.fresh, "lr_factor": 1.0},
+            {"params": pretrained, "lr_factor": self.recipe.lr_factor_pretrained},
+        ]
+
+    def loss(self, examples: Tensor) -> Tensor:
+        targets = self.part.targets[examples.to(self.part.device)]
+        weights = self.class_weights if self.recipe.balance == "weights" else None
+        if self.views is None:
+            scores = self.module(self.augment(self.part.stored(examples)))
+            soft = None
+        else:
+            index = self.views.draw(examples)
+            crops = torch.from_numpy(self.views.crops[index]).to(self.part.device).float()
+            soft = torch.from_numpy(self.views.scores[index]).to(self.part.device)
+            scores = self.module(crops)
+        self.right += float((scores.argmax(1) == targets).sum())
+        self.seen += len(examples)
+        hard = functional.cross_entropy(scores, targets, weights, label_smoothing=self.recipe.label_smoothing)
+        if soft is None or not isinstance(self.recipe, ClassifyRecipe):
+            return hard
+        share, temperature = self.recipe.soft_labels, self.recipe.temperature
+        return (1 - share) * hard + share * soft_label_loss(scores, soft, temperature)
+
+    def epoch_metrics(self) -> dict[str, float]:
+        accuracy = self.right / max(1, self.seen)
+        self.right, self.seen = 0.0, 0
+        return {"accuracy": accuracy}
+
+
+class Regression:
+    """The expression net's features against the frozen face net's, FN2EN eq. (4)."""
+
+    name = "stage1"
+
+    def __init__(
+        self,
+        recipe: RegressRecipe,
+        student: ExpressionClassifier,
+        part: TrainingPart,
+        augment: Augment,
+        objective: ObjectiveModule,
+        teacher: FaceClassifier,
+        tap: str,
+        views: Views | None,
+        target_mean: Tensor,
+    ) -> None:
+        self.recipe, self.student, self.part, self.augment = recipe, student, part, augment
+        self.objective, self.teacher, self.tap, self.views = objective, teacher.eval(), tap, views
+        self.target_mean = target_mean
+        self.module: nn.Module = nn.ModuleList([student.net.convolutions, student.net.bridge])
+        self.explained = RSquared(target_mean)
+
+    def sample(self) -> Tensor:
+        return torch.randperm(len(self.part))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.module.parameters()), "lr_factor": 1.0}]
+
+    def loss(self, examples: Tensor) -> Tensor:
+        crops, features = self._crops_and_features(examples)
+        predicted = self.student.features(crops)
+        self.explained.update(predicted, self.objective.target(features))
+        return self.objective(predicted, features)
+
+    @torch.no_grad()
+    def _crops_and_features(self, examples: Tensor) -> tuple[Tensor, Tensor]:
+        if self.views is None:
+            crops = self.augment(self.part.stored(examples))
+            features = self.teacher.with_tap(crops, self.tap)[1]
+            assert features is not None
+            return crops, features.float()
+        index = self.views.draw(examples)
+        crops = torch.from_numpy(self.views.crops[index]).to(self.part.device).float()
+        return crops, torch.from_numpy(self.views.features[index]).to(self.part.device).float()
+
+    def epoch_metrics(self) -> dict[str, float]:
+        r2 = self.explained.compute()
+        self.explained = RSquared(self.target_mean)
+        return {"r2": r2}
+
+
+def soft_label_loss(scores: Tensor, teacher_scores: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) at a temperature, times its square (Hinton et al., arXiv 1503.02531, section 2)."""
+    student = functional.log_softmax(scores / temperature, dim=1)
+    teacher = functional.log_softmax(teacher_scores / temperature, dim=1)
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def fine_tune(part: TrainingPart, setting: Setting, folder: Path) -> FaceClassifier:
+    """Stage 0: the face net with a new head learns the training part; also the baseline "VGG Fine-Tune".
+
+    Returns:
+        The classifier on the device, in evaluation mode, frozen.
+    """
+    recipe = setting.recipe
+    torch.manual_seed(setting.seed)
+    net = face.load(recipe.face_net.name, recipe.face_net.weights or None)
+    classifier = FaceClassifier(
+        net, part.classes, head_norm=recipe.face_net.head_norm, head_dropout=recipe.face_net.head_dropout
+    ).to(part.device)
+    stage = Classification(
+        "fine_tune", recipe.fine_tune, classifier, part, _augment(recipe, part), classifier.head.parameters()
+    )
+    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+    return classifier.eval().requires_grad_(False)
+
+
+def from_scratch(part: TrainingPart, setting: Setting, folder: Path) -> ExpressionClassifier:
+    """The baseline "Train From Scratch (BN)": the same architecture with batch norm, cross-entropy only."""
+    recipe = setting.recipe
+    torch.manual_seed(setting.seed)
+    model = _expression_classifier(recipe, part, None, batch_norm=True)
+    stage = Classification("scratch", recipe.scratch, model, part, _augment(recipe, part), model.parameters())
+    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+    return model.eval()
+
+
+def fn2en(
+    part: TrainingPart, teacher: FaceClassifier, setting: Setting, folder: Path
+) -> ExpressionClassifier:
+    """Stages 1 and 2: the expression net of the paper.
+
+    Args:
+        part: the training part, the same that the teacher was fine-tuned on.
+        teacher: the fine-tuned face net, frozen.
+        setting: recipe, seed, device.
+        folder: for checkpoints and the teacher's views.
+    """
+    recipe = setting.recipe
+    tap = recipe.face_net.tap or teacher.face_net.info.default_tap
+    _check_tap(teacher, tap)
+    augment = _augment(recipe, part)
+    views = None
+    if recipe.stage1.views:
+        views = compute_views(
+            teacher, part, tap, augment, recipe.stage1.views, folder,
+            seed=setting.seed, fabric=setting.fabric, progress=setting.progress,
+        )  # fmt: skip
+    torch.manual_seed(setting.seed)
+    shape = teacher.face_net.info.taps[tap]
+    bridge_chw = (shape[0], shape[1], shape[2])
+    model = _expression_classifier(recipe, part, bridge_chw, batch_norm=recipe.expnet.batch_norm)
+    regress(model, part, teacher, tap, augment, views, setting, folder)
+    classify(model, part, augment, views, setting, folder)
+    return model.eval()
+
+
+def regress(
+    model: ExpressionClassifier,
+    part: TrainingPart,
+    teacher: FaceClassifier,
+    tap: str,
+    augment: Augment,
+    views: Views | None,
+    setting: Setting,
+    folder: Path,
+) -> None:
+    """Stage 1: train the convolutions and the bridge on the face net's layer; leaves its scale in the bridge."""
+    recipe = setting.recipe.stage1
+    own: dict[str, dict[str, Any]] = {
+        "p-norm": {"p": recipe.p},
+        "standardised-l2": {"per": recipe.statistics},
+    }
+    options = own.get(recipe.objective, {})
+
+    def features() -> Iterable[Tensor]:
+        return views.batches() if views else tapped_features(teacher, part, tap, augment.crop_px)
+
+    objective = build(recipe.objective, features(), **options).to(part.device)
+    target_mean = _mean(objective, features())
+    stage = Regression(recipe, model, part, augment, objective, teacher, tap, views, target_mean)
+    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+    if isinstance(objective, StandardisedL2) and not setting.recipe.stage2.standardised_input:
+        model.net.bridge.set_affine(objective.statistics.mean, objective.statistics.spread)
+
+
+def classify(
+    model: ExpressionClassifier,
+    part: TrainingPart,
+    augment: Augment,
+    views: Views | None,
+    setting: Setting,
+    folder: Path,
+) -> None:
+    """Stage 2: the fully connected layers from a Gaussian, the convolutions from stage 1, all trained."""
+    recipe = setting.recipe.stage2
+    soft = views if recipe.soft_labels else None
+    if recipe.soft_labels and views is None:
+        raise UserError("stage2.soft_labels is above 0, expected stage1.views above 0 with it")
+    stage = Classification("stage2", recipe, model, part, augment, model.net.head.parameters(), soft)
+    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+
+
+def _augment(recipe: Recipe, part: TrainingPart) -> Augment:
+    return Augment(recipe.augment, recipe.crop.crop_px).to(part.device)
+
+
+def _expression_classifier(
+    recipe: Recipe, part: TrainingPart, bridge_chw: tuple[int, int, int] | None, *, batch_norm: bool
+) -> ExpressionClassifier:
+    net = ExpNet(
+        part.classes, input_px=recipe.crop.crop_px, bridge_chw=bridge_chw, width=recipe.expnet.width,
+        hidden=recipe.expnet.hidden, dropout=recipe.expnet.dropout, batch_norm=batch_norm,
+    )  # fmt: skip
+    return ExpressionClassifier(net, recipe.crop.mean, recipe.crop.scale).to(part.device)
+
+
+def _mean(objective: ObjectiveModule, features: Iterable[Tensor]) -> Tensor:
+    """Per-unit mean of the training part's targets, against which stage 1's R2 is taken."""
+    total, count = torch.zeros(()), 0
+    for batch in features:
+        targets = objective.target(batch.to(next(objective.buffers(), batch).device)).double().cpu()
+        total = total + targets.sum(0)
+        count += len(targets)
+    return total / count
+
+
+def _check_tap(teacher: FaceClassifier, tap: str) -> None:
+    taps = teacher.face_net.info.taps
+    maps = [name for name, shape in taps.items() if len(shape) == 3]
+    if tap not in maps:
+        raise UserError(
+            f"face_net.tap is '{tap}', expected a layer of {teacher.face_net.info.name} with maps: {', '.join(maps)}"
+        )

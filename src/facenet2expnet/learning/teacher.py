@@ -1,0 +1,211 @@
+"""The fine-tuned face net as a teacher: run live in every step, or computed once on a finite set of views."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from facenet2expnet.errors import UserError
+from facenet2expnet.learning.augment import Augment, centre_crop
+from facenet2expnet.nets.classifier import FaceClassifier
+from facenet2expnet.nets.face import weights_sha256
+
+BATCH = 64
+LARGEST_HALF = 65_504.0
+
+Progress = Callable[[int, int], None]
+
+
+class TrainingPart:
+    """The pictures that a training may see, with their class numbers.
+
+    Args:
+        pixels: (N, S, S, 3) uint8 RGB, in memory or memory-mapped.
+        targets: (N,) class numbers.
+        classes: how many classes there are.
+        device: where batches go.
+    """
+
+    def __init__(self, pixels: np.ndarray, targets: np.ndarray, classes: int, device: torch.device) -> None:
+        self.pixels = pixels
+        self.targets = torch.as_tensor(targets, dtype=torch.long, device=device)
+        self.classes = classes
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def stored(self, examples: Tensor) -> Tensor:
+        """Stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
+        batch = torch.from_numpy(np.ascontiguousarray(self.pixels[examples.cpu().numpy()]))
+        return batch.to(self.device).permute(0, 3, 1, 2)
+
+    def batches(self) -> Iterator[Tensor]:
+        """All stored faces in order."""
+        for start in range(0, len(self), BATCH):
+            yield self.stored(torch.arange(start, min(start + BATCH, len(self))))
+
+
+@torch.no_grad()
+def tapped_features(
+    classifier: FaceClassifier, part: TrainingPart, tap: str, crop_px: int
+) -> Iterator[Tensor]:
+    """The tapped layer's output on every centre crop of the training part, batch by batch, (B, C, H, W)."""
+    classifier.eval()
+    for stored in part.batches():
+        tapped = classifier.with_tap(centre_crop(stored, crop_px), tap)[1]
+        assert tapped is not None
+        yield tapped
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """What the teacher says of K augmented views of each of N training pictures.
+
+    Attributes:
+        crops: (N, K, 3, c, c) uint8, what both nets see.
+        features: (N, K, C, H, W) half precision, the tapped layer's output.
+        scores: (N, K, classes) 32 bits, class scores before softmax.
+    """
+
+    crops: np.ndarray
+    features: np.ndarray
+    scores: np.ndarray
+
+    def draw(self, examples: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """A random view of each of the examples: two index arrays into N and K."""
+        views = torch.randint(self.crops.shape[1], (len(examples),))
+        return examples.cpu().numpy(), views.numpy()
+
+    def batches(self) -> Iterator[Tensor]:
+        """All features, K views of some pictures at a time, (B, C, H, W) 32 bits."""
+        pictures = max(1, 256 // self.features.shape[1])
+        for start in range(0, len(self.features), pictures):
+            block = np.asarray(self.features[start : start + pictures], np.float32)
+            yield torch.from_numpy(block.reshape(-1, *block.shape[2:]))
+
+
+@torch.no_grad()
+def compute_views(
+    classifier: FaceClassifier,
+    part: TrainingPart,
+    tap: str,
+    augment: Augment,
+    count: int,
+    folder: Path,
+    *,
+    seed: int,
+    fabric: Fabric,
+    progress: Progress | None = None,
+) -> Views:
+    """Run the teacher once over `count` augmented views of every picture; memory-mapped files keep the answers.
+
+    The files are named by what they depend on: the face net's weights, the tap, the augmentation, the pictures and
+    the seed. Where all that is the same they are read again, otherwise made anew.
+
+    Raises:
+        UserError: If the disk is full, or a feature is not finite or too large for half precision.
+    """
+    shapes = {
+        "crops": ((len(part), count, 3, augment.crop_px, augment.crop_px), np.dtype(np.uint8)),
+        "features": (
+            (len(part), count, *_tap_shape(classifier, part, tap, augment.crop_px)),
+            np.dtype(np.float16),
+        ),
+        "scores": ((len(part), count, part.classes), np.dtype(np.float32)),
+    }
+    key = _key(classifier, part, tap, augment, count, seed)
+    paths = {name: folder / f"views-{name}-{key}.npy" for name in shapes}
+    if not all(path.is_file() for path in paths.values()):
+        classifier.eval()
+        torch.manual_seed(seed)
+        with _Files(folder, paths, shapes) as files:
+            for start in range(0, len(part), BATCH):
+                stop = min(start + BATCH, len(part))
+                stored = part.stored(torch.arange(start, stop))
+                for view in range(count):
+                    crops = augment(stored).round()
+                    with fabric.autocast():
+                        scores, features = classifier.with_tap(crops, tap)
+                    assert features is not None
+                    if not float(features.abs().max()) <= LARGEST_HALF:
+                        raise UserError(
+                            f"layer '{tap}' gives {float(features.abs().max()):g}, expected at most "
+                            f"{LARGEST_HALF:g} for the cache in half precision: set stage1.views=0"
+                        )
+                    files["crops"][start:stop, view] = crops.to(torch.uint8).cpu().numpy()
+                    files["features"][start:stop, view] = features.float().cpu().numpy()
+                    files["scores"][start:stop, view] = scores.float().cpu().numpy()
+                if progress:
+                    progress(stop, len(part))
+    return Views(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
+
+
+class _Files:
+    """Memory-mapped files under temporary names, renamed when all is written."""
+
+    def __init__(
+        self, folder: Path, paths: dict[str, Path], shapes: dict[str, tuple[tuple[int, ...], np.dtype]]
+    ) -> None:
+        self.folder, self.paths, self.shapes = folder, paths, shapes
+        self.maps: dict[str, np.memmap] = {}
+
+    def _partial(self, name: str) -> Path:
+        return self.paths[name].with_suffix(".partial")
+
+    def __enter__(self) -> dict[str, np.memmap]:
+        needed = sum(
+            int(np.prod(shape, dtype=np.int64)) * kind.itemsize for shape, kind in self.shapes.values()
+        )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _check_room(self.folder, needed)
+            for name, (shape, kind) in self.shapes.items():
+                self.maps[name] = np.lib.format.open_memmap(self._partial(name), "w+", kind, shape)
+        except OSError as error:
+            raise UserError(f"{self.folder}: can't be written ({error.strerror})") from None
+        return self.maps
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for name, values in self.maps.items():
+            values.flush()
+            if kind is None:
+                self._partial(name).replace(self.paths[name])
+            else:
+                self._partial(name).unlink(missing_ok=True)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    import shutil
+
+    free = shutil.disk_usage(folder).free
+    if free < needed + 50_000_000:
+        raise UserError(
+            f"{folder}: the teacher's views need {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; make room, "
+            "or lower stage1.views (0 runs the teacher in every step)"
+        )
+
+
+def _tap_shape(classifier: FaceClassifier, part: TrainingPart, tap: str, crop_px: int) -> tuple[int, ...]:
+    classifier.eval()
+    features = classifier.with_tap(centre_crop(part.stored(torch.arange(1)), crop_px), tap)[1]
+    assert features is not None
+    return tuple(features.shape[1:])
+
+
+def _key(
+    classifier: FaceClassifier, part: TrainingPart, tap: str, augment: Augment, count: int, seed: int
+) -> str:
+    pictures = hashlib.sha256()
+    for start in range(0, len(part), 1024):
+        pictures.update(np.ascontiguousarray(part.pixels[start : start + 1024]).tobytes())
+    facts = [weights_sha256(classifier), tap, repr(augment.recipe), augment.crop_px, count, seed]
+    return hashlib.sha256(json.dumps([*facts, pictures.hexdigest()]).encode()).hexdigest()[:16]

@@ -1,0 +1,82 @@
+"""Networks from crop to class scores: the expression net with its pixel scale, and a face net with a new head."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.nets.face.base import FaceNet
+
+
+class ExpressionClassifier(nn.Module):
+    """The expression net behind its pixel normalisation: RGB crops in 0..255 in, class scores out.
+
+    Args:
+        net: the expression net.
+        mean_rgb: subtracted from the pixels.
+        scale: divides the difference.
+    """
+
+    mean: Tensor
+
+    def __init__(self, net: ExpNet, mean_rgb: tuple[float, float, float], scale: float) -> None:
+        super().__init__()
+        self.net = net
+        self.scale = scale
+        self.register_buffer("mean", torch.tensor(mean_rgb).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, crops: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) in 0..255 -> what the expression net sees."""
+        return (crops - self.mean) / self.scale
+
+    def features(self, crops: Tensor) -> Tensor:
+        """g(I): (B, 3, H, W) in 0..255 -> (B, *bridge_chw)."""
+        return self.net.features(self.normalise(crops))
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..255 -> class scores before softmax (B, K)."""
+        scores: Tensor = self.net(self.normalise(crops))
+        return scores
+
+
+class FaceClassifier(nn.Module):
+    """A face net with a new classifier upon its embedding: what stage 0 trains, and the paper's second baseline.
+
+    Args:
+        face_net: the face net; all of it learns.
+        classes: number of classes K.
+        head_norm: an affine-free batch norm before the classifier, for embeddings of a scale of their own.
+        head_dropout: before the classifier.
+    """
+
+    def __init__(self, face_net: FaceNet, classes: int, *, head_norm: bool, head_dropout: float) -> None:
+        super().__init__()
+        self.face_net = face_net
+        self.embedding = face_net.info.embedding
+        shape = face_net.info.taps[self.embedding]
+        self.pools = len(shape) == 3
+        self.head = nn.Sequential(
+            OrderedDict(
+                norm=nn.BatchNorm1d(shape[0], affine=False) if head_norm else nn.Identity(),
+                dropout=nn.Dropout(head_dropout),
+                scores=nn.Linear(shape[0], classes),
+            )
+        )
+        nn.init.normal_(self.head.scores.weight, std=0.01)
+        nn.init.zeros_(self.head.scores.bias)
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..255 -> class scores before softmax (B, K)."""
+        return self.with_tap(crops, None)[0]
+
+    def with_tap(self, crops: Tensor, tap: str | None) -> tuple[Tensor, Tensor | None]:
+        """Class scores, and the output of one more layer from the same pass."""
+        taps = dict.fromkeys([self.embedding, tap] if tap else [self.embedding])
+        found = self.face_net(crops, list(taps))
+        embedding = found[self.embedding]
+        if self.pools:
+            embedding = embedding.mean(dim=(2, 3))
+        return self.head(embedding), found[tap] if tap else None
