@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.faces.contract import CropContract
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -28,23 +29,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=100)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True, config=_STRICT)
-class CropRecipe:
-    """How large the faces are and how their pixels are scaled; becomes part of the crop contract.
-
-    Attributes:
-        stored_px: side of the stored face.
-        crop_px: side of the window that the networks see.
-        mean: subtracted from RGB pixels in 0..255 before the expression net.
-        scale: divides the difference.
-    """
-
-    stored_px: Annotated[int, Field(ge=32, le=1024)] = 256
-    crop_px: Annotated[int, Field(ge=32, le=1024)] = 224
-    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
-    scale: Rate = 64.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -183,7 +167,8 @@ class Recipe:
     Attributes:
         name: the preset that it began as.
         precision: "32-true" or "bf16-mixed", as Lightning Fabric names them.
-        crop, augment, face_net, expnet: see there.
+        crop: the crop contract.
+        augment, face_net, expnet: see there.
         fine_tune: stage 0, the face net on the training part.
         stage1: regression on the face net's layer.
         stage2: cross-entropy on everything.
@@ -192,7 +177,7 @@ class Recipe:
 
     name: str = "paper"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    crop: CropRecipe = field(default_factory=CropRecipe)
+    crop: CropContract = field(default_factory=CropContract)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     face_net: FaceNetRecipe = field(default_factory=FaceNetRecipe)
     expnet: ExpNetRecipe = field(default_factory=ExpNetRecipe)
@@ -299,10 +284,6 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 def _contradictions(recipe: Recipe) -> list[str]:
     faults = []
-    if recipe.crop.crop_px > recipe.crop.stored_px:
-        faults.append(
-            f"crop.crop_px is {recipe.crop.crop_px}, expected at most crop.stored_px ({recipe.crop.stored_px})"
-        )
     for name in ("fine_tune", "stage1", "stage2", "scratch"):
         stage: StageRecipe = getattr(recipe, name)
         if list(stage.milestones) != sorted(set(stage.milestones)) or any(m < 1 for m in stage.milestones):
@@ -330,6 +311,8 @@ def _faults(error: ValidationError | TypeError, where: str) -> str:
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             close = difflib.get_close_matches(str(fault["loc"][-1]), sorted(known), n=1)
             lines.append(f"{name} is unknown" + (f"; did you mean {close[0]}?" if close else ""))
+        elif fault["type"] == "value_error":
+            lines.append(str(fault["ctx"]["error"]))
         else:
             lines.append(f"{name} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
     return f"{where}: " + "; ".join(lines)
@@ -337,7 +320,7 @@ def _faults(error: ValidationError | TypeError, where: str) -> str:
 
 def _sections() -> dict[str, type[Any]]:
     return {
-        "crop": CropRecipe,
+        "crop": CropContract,
         "augment": AugmentRecipe,
         "face_net": FaceNetRecipe,
         "expnet": ExpNetRecipe,

@@ -1,10 +1,10 @@
-"""The crop contract: how a picture becomes a network's input, one value that travels with manifest and model."""
+"""The crop contract: how a picture becomes a network's input, one value that goes with manifest and model."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from facenet2expnet.errors import UserError
 
@@ -39,6 +39,8 @@ class CropContract:
         margin: with a detector and template "none": how much wider the crop is than the box, as a part of the
             box's longer side (0.25: a quarter wider and higher). Of no effect otherwise.
     """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}  # read as part of a recipe
 
     detector: str = "already-cropped"
     template: str = "none"

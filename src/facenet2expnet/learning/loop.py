@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.learning.checkpoint import pack, read_tensors, unpack, write_tensors
+from facenet2expnet.learning.checkpoint import pack, unpack
+from facenet2expnet.nets.storage import read_tensors, write_tensors
 from facenet2expnet.recipe import StageRecipe
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0

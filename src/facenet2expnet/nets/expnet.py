@@ -13,7 +13,7 @@ CHANNELS: tuple[int, ...] = (64, 128, 256, 512, 512)
 
 
 FC_STD = 0.01
-"""Standard deviation of the Gaussian that the fully connected layers begin from; the paper gives none, Caffe's habit."""
+"""Standard deviation of the Gaussian for the fully connected layers; the paper gives none, this is Caffe's habit."""
 
 
 class ExpNet(nn.Module):
@@ -31,6 +31,8 @@ class ExpNet(nn.Module):
         hidden: units of the fully connected layer.
         dropout: share of the hidden layer's inputs and outputs dropped in training.
         batch_norm: batch normalisation after every convolution, for the baseline "Train From Scratch (BN)".
+    Attributes:
+        arguments: those above but `classes`, for a description from which the net can be built again.
     Source: FN2EN, section III-B. Padding, ceil mode and where the dropout stands are our reading.
     """
 
@@ -67,6 +69,14 @@ class ExpNet(nn.Module):
         self.input_px = input_px
         self.convolutions = nn.Sequential(blocks)
         self.bridge = Bridge((channels[-1], side, side), bridge_chw or (channels[-1], side, side))
+        self.arguments = {
+            "input_px": input_px,
+            "bridge_chw": self.bridge.out_chw,
+            "width": width,
+            "hidden": hidden,
+            "dropout": dropout,
+            "batch_norm": batch_norm,
+        }
         units = self.bridge.out_chw[0] * self.bridge.out_chw[1] * self.bridge.out_chw[2]
         self.head = nn.Sequential(
             OrderedDict(

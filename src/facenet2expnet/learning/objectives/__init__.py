@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.learning.objectives.base import Objective, ObjectiveModule, WeightedSum
+from facenet2expnet.learning.objectives.logits import SoftLabels, soft_label_loss
+from facenet2expnet.learning.objectives.phi_s import IsotropicStatistics, PhiS, phi_s_loss
 from facenet2expnet.learning.objectives.regression import (
     Cosine,
     FitNets,
@@ -21,6 +23,15 @@ from facenet2expnet.learning.objectives.regression import (
     smooth_l1_loss,
     standardised_l2_loss,
 )
+from facenet2expnet.learning.objectives.relations import (
+    SRD,
+    AttentionTransfer,
+    RelationalKD,
+    attention_transfer_loss,
+    rkd_angle_loss,
+    rkd_distance_loss,
+    srd_loss,
+)
 from facenet2expnet.learning.objectives.statistics import FeatureStatistics, RSquared, r_squared
 
 REGISTRY: dict[str, type[ObjectiveModule]] = {
@@ -28,7 +39,12 @@ REGISTRY: dict[str, type[ObjectiveModule]] = {
     "standardised-l2": StandardisedL2,
     "smooth-l1": SmoothL1,
     "cosine": Cosine,
+    "phi-s": PhiS,
+    "srd": SRD,
+    "attention-transfer": AttentionTransfer,
+    "rkd": RelationalKD,
     "fitnets": FitNets,
+    "soft-labels": SoftLabels,
 }
 """Name in a recipe -> objective."""
 
@@ -55,23 +71,49 @@ def build(name: str, features: Iterable[Tensor] | None = None, **options: Any) -
         raise UserError(f"objective '{name}' can't be made from {options}: {error}") from error
 
 
+def build_sum(weights: Mapping[str, float], features: Iterable[Tensor] | None = None) -> WeightedSum:
+    """Make a weighted sum of objectives by their names, each with its standard numbers.
+
+    Args:
+        weights: objective name -> weight, one or more.
+        features: as for build; at most one term reads them, as only one may have a space of its own.
+    Raises:
+        UserError: If a name is unknown, or features are missing.
+        ValueError: If the terms can't be summed; see WeightedSum.
+    """
+    return WeightedSum([(weight, build(name, features)) for name, weight in weights.items()])
+
+
 __all__ = [
     "REGISTRY",
+    "SRD",
+    "AttentionTransfer",
     "Cosine",
     "FeatureStatistics",
     "FitNets",
+    "IsotropicStatistics",
     "Objective",
     "ObjectiveModule",
     "PNorm",
+    "PhiS",
     "RSquared",
+    "RelationalKD",
     "SmoothL1",
+    "SoftLabels",
     "StandardisedL2",
     "WeightedSum",
+    "attention_transfer_loss",
     "build",
+    "build_sum",
     "cosine_loss",
     "fitnets_loss",
     "p_norm_loss",
+    "phi_s_loss",
     "r_squared",
+    "rkd_angle_loss",
+    "rkd_distance_loss",
     "smooth_l1_loss",
+    "soft_label_loss",
+    "srd_loss",
     "standardised_l2_loss",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
@@ -27,7 +28,7 @@ class ObjectiveModule(nn.Module):
         needs_features: whether `fit` has to see the teacher's features of the training part.
     """
 
-    reads: ClassVar[Literal["features", "logits"]] = "features"
+    reads: Literal["features", "logits"] = "features"
     space: str = "teacher"
     needs_features: ClassVar[bool] = False
 
@@ -54,51 +55,60 @@ class ObjectiveModule(nn.Module):
 class WeightedSum(ObjectiveModule):
     """sum_i w_i * objective_i(student, teacher): several objectives on the same pair of outputs.
 
+    One term may have a space of its own, such as standardised features. The student has one output only, so
+    it then lives in that space, and all other terms compare it with the teacher's output brought there.
+
     Args:
         terms: (weight, objective) pairs, one or more; weights are finite and not negative.
     Raises:
-        ValueError: If there is no term, a weight is negative or not finite, or the terms read different
-            outputs or compare in different spaces: a sum of them would pull one output towards two targets.
+        ValueError: If there is no term, a weight is negative or not finite, some terms read features and some
+            logits, or more than one term has a space of its own.
     """
 
     def __init__(self, terms: Sequence[tuple[float, Objective]]) -> None:
         super().__init__()
         if not terms:
             raise ValueError("a weighted sum needs at least one (weight, objective) term, got none")
-        weights = [float(weight) for weight, _ in terms]
-        for weight in weights:
+        self.weights = [float(weight) for weight, _ in terms]
+        for weight in self.weights:
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"a weight of the sum is {weight}, expected a finite number of 0 or more")
-        for attribute in ("reads", "space"):
-            found = {str(getattr(term, attribute, getattr(ObjectiveModule, attribute))) for _, term in terms}
-            if len(found) > 1:
-                raise ValueError(
-                    f"the terms of a weighted sum differ in '{attribute}': {', '.join(sorted(found))}; "
-                    "sum only objectives that compare the same outputs in the same space"
-                )
-        self.weights = weights
         self.terms = [term for _, term in terms]
         self.members = nn.ModuleList([term for term in self.terms if isinstance(term, nn.Module)])
-        self.space = str(getattr(self.terms[0], "space", "teacher"))
-        # Shadows the class attribute: a sum reads what its terms read.
-        self.reads = getattr(self.terms[0], "reads", "features")  # type: ignore[misc]
+        reads = {str(getattr(term, "reads", "features")) for term in self.terms}
+        if len(reads) > 1:
+            raise ValueError("some terms of the sum read features, others logits; make one sum for each")
+        self.reads = "logits" if reads == {"logits"} else "features"
+        guides = [t for t in self.terms if isinstance(t, ObjectiveModule) and t.space != "teacher"]
+        if len(guides) > 1:
+            raise ValueError(
+                f"{len(guides)} terms of the sum have a space of their own ({', '.join(g.space for g in guides)}), "
+                "but the student has one output; keep one of them"
+            )
+        self.space = guides[0].space if guides else "teacher"
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Student and teacher outputs as the terms take them -> scalar."""
+        target = self.target(teacher)
         total = student.new_zeros((), dtype=torch.promote_types(student.dtype, torch.float32))
         for weight, term in zip(self.weights, self.terms, strict=True):
-            total = total + weight * term(student, teacher)
+            own_space = getattr(term, "space", "teacher") != "teacher"
+            total = total + weight * term(student, teacher if own_space else target)
         return total
 
     def target(self, teacher: Tensor) -> Tensor:
-        """The target of the terms' common space."""
-        first = self.terms[0]
-        return first.target(teacher) if isinstance(first, ObjectiveModule) else teacher
+        """The teacher's output in the space that the student's output lives in."""
+        guide = self._guide()
+        return teacher if guide is None else guide.target(teacher)
 
     def restore(self, student: Tensor) -> Tensor:
         """The student's output in the teacher's own space."""
-        first = self.terms[0]
-        return first.restore(student) if isinstance(first, ObjectiveModule) else student
+        guide = self._guide()
+        return student if guide is None else guide.restore(student)
+
+    def _guide(self) -> ObjectiveModule | None:
+        """The term with a space of its own, if there is one."""
+        return next((t for t in self.terms if isinstance(t, ObjectiveModule) and t.space != "teacher"), None)
 
 
 def compared(student: Tensor, teacher: Tensor, *, same_shape: bool = True) -> tuple[Tensor, Tensor]:
@@ -129,3 +139,8 @@ def compared(student: Tensor, teacher: Tensor, *, same_shape: bool = True) -> tu
     dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
     fixed = teacher.clone() if teacher.is_inference() else teacher.detach()
     return student.to(dtype), fixed.to(dtype)
+
+
+def full_precision(output: Tensor) -> AbstractContextManager[None]:
+    """Matrix products inside this context keep 32 bits under automatic mixed precision."""
+    return torch.autocast(output.device.type, enabled=False)

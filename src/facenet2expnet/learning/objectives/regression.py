@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from facenet2expnet.learning.objectives.base import ObjectiveModule, compared
-from facenet2expnet.learning.objectives.statistics import FeatureStatistics, Per
+from facenet2expnet.learning.objectives.statistics import FeatureStatistics, Per, check_units
 
 
 def p_norm_loss(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tensor:
@@ -154,19 +154,13 @@ class StandardisedL2(ObjectiveModule):
 
     def target(self, teacher: Tensor) -> Tensor:
         """Raw features -> standardised features."""
-        self._check(teacher)
+        check_units(teacher, self.mean)
         return (teacher - self.mean) / self.spread
 
     def restore(self, student: Tensor) -> Tensor:
         """Standardised features -> the teacher's scale."""
-        self._check(student)
+        check_units(student, self.mean)
         return student * self.spread + self.mean
-
-    def _check(self, features: Tensor) -> None:
-        if features.shape[1:] != self.mean.shape:
-            raise ValueError(
-                f"the statistics are of {tuple(self.mean.shape)}, the batch is {tuple(features.shape)}"
-            )
 
 
 class SmoothL1(ObjectiveModule):

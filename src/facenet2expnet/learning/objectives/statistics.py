@@ -115,12 +115,12 @@ class FeatureStatistics:
 
     def apply(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) or (B, U) -> (features - mean) / spread, the same shape."""
-        self._check(features)
+        check_units(features, self.mean)
         return (features - self.mean) / self.spread
 
     def restore(self, standardised: Tensor) -> Tensor:
         """Standardised features -> standardised * spread + mean; the inverse of `apply`."""
-        self._check(standardised)
+        check_units(standardised, self.mean)
         return standardised * self.spread + self.mean
 
     def channel_affine(self) -> tuple[Tensor, Tensor]:
@@ -143,12 +143,6 @@ class FeatureStatistics:
         return replace(
             self, mean=self.mean.to(device), spread=self.spread.to(device), constant=self.constant.to(device)
         )
-
-    def _check(self, features: Tensor) -> None:
-        if features.shape[1:] != self.mean.shape:
-            raise ValueError(
-                f"the statistics are of {tuple(self.mean.shape)}, the batch is {tuple(features.shape)}"
-            )
 
 
 class RSquared:
@@ -235,7 +229,7 @@ def check_features(batch: Tensor, number: int, shape: torch.Size | None) -> torc
     finite = torch.isfinite(batch)
     if not bool(finite.all()):
         raise UserError(
-            f"face net, batch {number}: {int((~finite).sum())} of {batch.numel()} features not finite; "
+            f"face net, batch {number}: {int((~finite).sum())} of {batch.numel()} features are not finite; "
             "look at its weights and its input, or compute it in 32 bits"
         )
     return batch.shape[1:]
@@ -247,3 +241,11 @@ def as_rows(batch: Tensor, per: Per) -> Tensor:
     if per == "channel" and wide.ndim == 4:
         return wide.movedim(1, -1).reshape(-1, wide.shape[1])
     return wide.flatten(1)
+
+
+def check_units(batch: Tensor, mean: Tensor) -> None:
+    """Raise ValueError unless the pictures of a batch have the shape that the statistics were measured on."""
+    if batch.shape[1:] != mean.shape:
+        raise ValueError(
+            f"the statistics are of {tuple(mean.shape)} features, the batch is {tuple(batch.shape)}"
+        )

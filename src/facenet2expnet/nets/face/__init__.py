@@ -9,7 +9,7 @@ from pathlib import Path
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import FaceNet, FaceNetInfo, weights_sha256
 
-__all__ = ["FaceNet", "FaceNetInfo", "available", "load", "weights_sha256"]
+__all__ = ["FaceNet", "FaceNetInfo", "available", "build", "load", "weights_sha256"]
 
 _BUILT_IN = {
     "dlib-resnet29": "facenet2expnet.nets.face.dlib_resnet",
@@ -42,3 +42,15 @@ def load(name: str, weights: str | Path | None = None) -> FaceNet:
             third_party: FaceNet = entry.load()(path)
             return third_party.eval()
     raise UserError(f"no face net is called '{name}'; there are {', '.join(available())}")
+
+
+def build(name: str) -> FaceNet:
+    """A face net of this architecture with weights of no meaning, for a saved model's own to be put into.
+
+    Raises:
+        UserError: If the name is unknown, or the net can't be built without its weights file.
+    """
+    if name not in _BUILT_IN:
+        return load(name)
+    net: FaceNet = importlib.import_module(_BUILT_IN[name]).build()
+    return net.eval()

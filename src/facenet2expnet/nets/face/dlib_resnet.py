@@ -8,7 +8,6 @@ network definition in dlib's examples/dnn_face_recognition_ex.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.nets.face.base import FaceNet, FaceNetInfo
+from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
 
 PACKAGE = "face_recognition_models"
 FILE = "models/dlib_face_recognition_resnet_model_v1.dat"
@@ -112,7 +111,7 @@ def _padded_sum(first: Tensor, second: Tensor) -> Tensor:
     return grown(first) + grown(second)
 
 
-class DlibResNet29(FaceNet):
+class DlibResNet29(ChainFaceNet):
     """dlib's ResNet-29 (version 1): 29 convolutions and one fully connected layer, 128 numbers for a face."""
 
     info = INFO
@@ -125,24 +124,8 @@ class DlibResNet29(FaceNet):
             self.add_module(name, nn.Sequential(Block(channels_in, channels_out, halves), *rest))
         self.descriptor = nn.Linear(256, 128, bias=False)
 
-    def features(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-        """Outputs of the named layers for preprocessed inputs; stops after the deepest layer asked for."""
-        wanted: set[str] = set(taps)
-        found: dict[str, Tensor] = {}
-        # Channels last saves a quarter of the time on a CPU; the caller gets the usual layout all the same.
-        on_cpu = inputs.device.type == "cpu"
-        features = inputs.contiguous(memory_format=torch.channels_last) if on_cpu else inputs
-        for name in self.info.taps:
-            if not wanted:
-                break
-            features = self._step(name, features)
-            if name in wanted:
-                found[name] = features.contiguous()
-                wanted.remove(name)
-        return {name: found[name] for name in taps}
-
-    def _step(self, name: str, features: Tensor) -> Tensor:
-        """From the tap before `name` to `name`."""
+    def step(self, name: str, features: Tensor) -> Tensor:
+        """From the output of the tap before `name` to that of `name`."""
         if name == "stem":
             return functional.max_pool2d(functional.relu(self.stem(features)), 3, stride=2)
         if name == "pooled":
@@ -257,10 +240,15 @@ def bundled_file() -> Path:
     return Path(spec.submodule_search_locations[0]) / FILE
 
 
-def load(weights: Path | None = None) -> DlibResNet29:
+def load(weights: Path | None = None, name: str = "dlib-resnet29") -> DlibResNet29:
     """dlib's ResNet-29 with the weights of the package face-recognition-models, or of a .dat file.
 
     Raises:
         UserError: If the package or the file is missing, or the file is cut short or not dlib's.
     """
     return read_dat(weights or bundled_file())
+
+
+def build() -> DlibResNet29:
+    """The architecture alone, for weights that come from elsewhere."""
+    return DlibResNet29()
