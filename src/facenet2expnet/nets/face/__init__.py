@@ -1,4 +1,4 @@
-"""Face nets by name. A new one is a file here that registers a loader, or an entry point of a third party."""
+"""Face nets by name. A new one is a file here with a function `load`, or an entry point of a third party."""
 
 from __future__ import annotations
 
@@ -8,19 +8,29 @@ from pathlib import Path
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import FaceNet, FaceNetInfo, weights_sha256
+from facenet2expnet.nets.face.weights import GENERATED, locate
 
-__all__ = ["FaceNet", "FaceNetInfo", "available", "build", "load", "weights_sha256"]
+__all__ = ["GENERATED", "FaceNet", "FaceNetInfo", "available", "load", "weights_sha256"]
 
 _BUILT_IN = {
-    "dlib-resnet29": "facenet2expnet.nets.face.dlib_resnet",
+    "dlib-resnet29": "dlib_resnet",
+    "vgg-face": "vgg_face",
+    "iresnet18": "iresnet",
+    "iresnet34": "iresnet",
+    "iresnet50": "iresnet",
+    "iresnet100": "iresnet",
+    "inception-resnet-v1": "inception_resnet",
 }
-"""Name -> module with a function `load(weights: Path | None) -> FaceNet`."""
+"""Name -> module here with a function `load(weights: Path | None, name: str) -> FaceNet`."""
+
+_FAMILIES = {"timm": "timm_net", "onnx": "onnx_net"}
+"""What stands before the colon of a name that goes on, as in timm:resnet18 or onnx:face.onnx -> the same."""
 
 ENTRY_POINT_GROUP = "facenet2expnet.face_nets"
 
 
 def available() -> tuple[str, ...]:
-    """Names of the face nets that can be asked for."""
+    """Names of the face nets that can be asked for; beside them stand timm:NAME and onnx:PATH."""
     return (*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)))
 
 
@@ -28,29 +38,25 @@ def load(name: str, weights: str | Path | None = None) -> FaceNet:
     """Load a face net by name, in evaluation mode.
 
     Args:
-        name: one of `available()`.
-        weights: a weights file; None where the net brings its own.
+        name: one of `available()`, timm:NAME or onnx:PATH.
+        weights: a weights file, hf:owner/name/file, https://…#sha256=HEX, or "generated" for weights from a fixed
+            seed that know no faces; None where the net brings its own.
     Raises:
         UserError: If the name is unknown, or the weights are missing or not this net's.
     """
-    path = Path(weights) if weights else None
-    if name in _BUILT_IN:
-        net: FaceNet = importlib.import_module(_BUILT_IN[name]).load(path)
-        return net.eval()
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        if entry.name == name:
-            third_party: FaceNet = entry.load()(path)
-            return third_party.eval()
-    raise UserError(f"no face net is called '{name}'; there are {', '.join(available())}")
-
-
-def build(name: str) -> FaceNet:
-    """A face net of this architecture with weights of no meaning, for a saved model's own to be put into.
-
-    Raises:
-        UserError: If the name is unknown, or the net can't be built without its weights file.
-    """
-    if name not in _BUILT_IN:
-        return load(name)
-    net: FaceNet = importlib.import_module(_BUILT_IN[name]).build()
+    before = name.partition(":")[0]
+    entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if before not in _BUILT_IN | _FAMILIES and name not in entries:
+        raise UserError(
+            f"no face net is called '{name}'; there are {', '.join(available())}, timm:NAME and onnx:PATH"
+        )
+    path = None
+    if weights:
+        path = Path(GENERATED) if str(weights) == GENERATED else locate(weights)
+    net: FaceNet
+    if name in entries and before not in _BUILT_IN:
+        net = entries[name].load()(path)
+    else:
+        module = importlib.import_module(f"{__name__}.{(_BUILT_IN | _FAMILIES)[before]}")
+        net = module.load(path, name)
     return net.eval()

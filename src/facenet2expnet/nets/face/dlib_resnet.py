@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
+from facenet2expnet.nets.face.weights import GENERATED, generate
 
 PACKAGE = "face_recognition_models"
 FILE = "models/dlib_face_recognition_resnet_model_v1.dat"
@@ -241,11 +242,18 @@ def bundled_file() -> Path:
 
 
 def load(weights: Path | None = None, name: str = "dlib-resnet29") -> DlibResNet29:
-    """dlib's ResNet-29 with the weights of the package face-recognition-models, or of a .dat file.
+    """dlib's ResNet-29, in training mode.
 
+    Args:
+        weights: dlib's .dat file; None for the one of the package face-recognition-models; or "generated".
+        name: as it was asked for; there is one such net.
     Raises:
         UserError: If the package or the file is missing, or the file is cut short or not dlib's.
     """
+    if str(weights) == GENERATED:
+        net = DlibResNet29()
+        generate(net)
+        return net
     return read_dat(weights or bundled_file())
 
 

@@ -1,0 +1,166 @@
+"""Weights files from the network: a URL with its checksum, or a Hugging Face repository, into a cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from facenet2expnet.errors import UserError
+
+CHUNK_BYTES = 1 << 20
+TRIES = 4
+TIMEOUT_S = 30.0
+CACHE_VARIABLE = "FACENET2EXPNET_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: $FACENET2EXPNET_CACHE, or the user's cache folder."""
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return Path(own).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(base).expanduser() / "facenet2expnet"
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def download(url: str, sha256: str, folder: Path | None = None) -> Path:
+    """A file from a URL, checked against its SHA-256, from the cache where it is there already.
+
+    A download that breaks off goes on where it stopped, in this call or a later one, if the server can.
+
+    Args:
+        url: http or https.
+        sha256: 64 hexadecimal digits.
+        folder: where to keep it; `cache_folder()/weights` by default.
+    Raises:
+        UserError: If the server cannot be reached or refuses, or the file is not the one of the checksum.
+    """
+    sha256 = sha256.lower()
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise UserError(f"{url}: expected a sha256 of 64 hexadecimal digits, got '{sha256}'")
+    folder = folder or cache_folder() / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.-]", "_", Path(unquote(urlsplit(url).path)).name) or "weights"
+    target = folder / f"{sha256[:16]}-{name}"
+    part = target.with_name(target.name + ".part")
+    with FileLock(f"{part}.lock"):
+        if target.is_file() and file_sha256(target) == sha256:
+            return target
+        resumed = part.exists()
+        while True:
+            _complete(url, part)
+            found = file_sha256(part)
+            if found == sha256:
+                part.replace(target)
+                return target
+            part.unlink()
+            if not resumed:
+                break
+            resumed = False  # the first piece may have been of another version: once more, from its beginning
+    raise UserError(
+        f"{url}: expected a file with sha256 {sha256}, got one with {found}; it was not kept. "
+        "Check the address and the checksum with whoever published them"
+    )
+
+
+def _complete(url: str, part: Path) -> None:
+    """Bring `part` to the server's full length, going on after a broken connection."""
+    why: Exception | None = None
+    for attempt in range(TRIES):
+        if attempt:
+            time.sleep(0.2 * 4 ** (attempt - 1))
+        try:
+            if _fetch(url, part):
+                return
+            why = ConnectionError("the connection closed before the end")
+        except urllib.error.HTTPError as error:
+            if error.code == 416:
+                return  # nothing is left to send; the checksum tells whether it is the file
+            why = error
+            if error.code < 500:
+                break
+        except (OSError, http.client.HTTPException) as error:
+            why = error
+    kept = part.stat().st_size if part.exists() else 0
+    raise UserError(
+        f"{url}: could not be downloaded ({why}); {kept:,} bytes are kept and the next call goes on from there. "
+        "Check the address and the connection, or download it by hand and give the path of the file"
+    )
+
+
+def _fetch(url: str, part: Path) -> bool:
+    """One request, from the end of `part` on where the server allows it; whether it ran to the end."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "facenet2expnet"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        goes_on = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+            f"bytes {have}-"
+        )
+        start = have if goes_on else 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        console = Console(stderr=True)
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with (
+            part.open("ab" if goes_on else "wb") as file,
+            Progress(
+                "{task.description}",
+                *columns,
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            ) as bar,
+        ):
+            task = bar.add_task(part.name.removesuffix(".part"), total=total, completed=start)
+            while chunk := response.read(CHUNK_BYTES):
+                file.write(chunk)
+                bar.advance(task, len(chunk))
+    return total is None or part.stat().st_size >= total
+
+
+def from_hugging_face(reference: str) -> Path:
+    """A file of a Hugging Face repository, from its own cache where it is there already.
+
+    Args:
+        reference: owner/name/path/to/file, or owner/name@revision/path/to/file.
+    Raises:
+        UserError: If the reference has another form, or the repository or the file cannot be had.
+    """
+    matched = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", reference)
+    if not matched:
+        raise UserError(f"'hf:{reference}': expected hf:owner/name/file or hf:owner/name@revision/file")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, revision, name = matched.groups()
+    try:
+        found = hf_hub_download(repository, name, revision=revision, endpoint=os.environ.get("HF_ENDPOINT"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"hf:{reference}: '{name}' of the Hugging Face repository {repository} could not be had ({reason}); "
+            "check the names, log in with `hf auth login` if it is private, or give the path of the file"
+        ) from error
+    return Path(found)
