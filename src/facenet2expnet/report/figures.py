@@ -114,13 +114,27 @@ def readable(name: object) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def short(name: object, length: int = LABEL_LENGTH) -> str:
-    """A readable name of at most `length` characters, cut in the middle so that both ends stay."""
+def short(name: object, length: int = LABEL_LENGTH, head: float = 0.5) -> str:
+    """A readable name of at most `length` characters; a longer one keeps its start, the share `head`, and end."""
     text = readable(name)
     if len(text) <= length:
         return text
-    head = length // 2
-    return text[:head] + "…" + text[len(text) - (length - 1 - head) :]
+    start = round((length - 1) * head)
+    return text[:start] + "…" + text[len(text) - (length - 1 - start) :]
+
+
+def short_names(names: Sequence[str], length: int = LABEL_LENGTH) -> list[str]:
+    """Short names that still tell all of them apart: cut elsewhere, or numbered, where the middle is what differs."""
+    for head in (0.5, 0.25, 0.75):
+        labels = [short(name, length, head) for name in names]
+        if len(set(labels)) == len(set(names)):
+            return labels
+    labels = [short(name, length) for name in names]
+    twice = {label for label in labels if labels.count(label) > 1}
+    return [
+        f"{short(name, length - 4)} {place + 1}" if label in twice else label
+        for place, (name, label) in enumerate(zip(names, labels, strict=True))
+    ]
 
 
 @cache
@@ -198,7 +212,7 @@ def _percent_axis(axes: Axes, which: str) -> None:
 
 def _name_ticks(axes: Axes, which: str, names: Sequence[str], angle: float = 0) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_ticks(list(range(len(names))), labels=[short(name) for name in names])
+    axis.set_ticks(list(range(len(names))), labels=short_names(names))
     if angle:
         for label in axis.get_ticklabels():
             label.set(rotation=angle, ha="right", rotation_mode="anchor")
@@ -222,7 +236,7 @@ def confusion_figure(counts: npt.ArrayLike, classes: Sequence[str], title: str =
         raise ValueError(f"counts: expected shape ({k}, {k}) for {k} classes, got {matrix.shape}")
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros((k, k)), where=totals > 0)
-    longest = max(len(short(name)) for name in classes)
+    longest = max(map(len, short_names(classes)))
     cell = 0.62 if k <= 8 else 0.52 if k <= 12 else 0.38 if k <= 20 else 0.24
     side = max(k * cell, 1.6) + 0.5 + 0.075 * longest
     with style():
@@ -280,11 +294,19 @@ def _method_handles(
     ]
 
 
-_CURVES = {"loss": "loss", "accuracy": "accuracy, %", "r2": "R²"}
+STAGES: Mapping[str, str] = {
+    "fine_tune": "Stage 0: fine-tune the face net",
+    "stage1": "Stage 1: regress its features",
+    "stage2": "Stage 2: classify",
+    "scratch": "From scratch (BN)",
+}
+"""What a reader sees for a stage, in the order of the figure; other stages follow under their own names."""
+
+_CURVES = {"loss": "loss", "accuracy": "training accuracy, %", "r2": "R²"}
 
 
 def curves_figure(history: pd.DataFrame, names: Mapping[str, str] | None = None) -> Figure:
-    """Learning curves: one row a stage, one column a quantity, one line a method.
+    """Learning curves on the training part: one row a stage, one column a quantity, one line a method.
 
     The line is the mean over folds and seeds, the band goes from the lowest to the highest of them. A loss
     that falls by more than a factor of 50 is drawn on a log scale.
@@ -298,7 +320,8 @@ def curves_figure(history: pd.DataFrame, names: Mapping[str, str] | None = None)
     stages = [str(stage) for stage in pd.unique(history["stage"])] if len(history) else []
     methods = [str(name) for name in pd.unique(history["method"])] if len(history) else []
     rows: dict[str, list[str]] = {}
-    for stage in sorted(stages):
+    known = [stage for stage in STAGES if stage in stages]
+    for stage in known + [stage for stage in stages if stage not in STAGES]:
         part = history[history["stage"].astype(str) == stage]
         rows[stage] = [q for q in _CURVES if q in part and part[q].notna().any()]
     rows = {stage: quantities for stage, quantities in rows.items() if quantities}
@@ -316,7 +339,7 @@ def curves_figure(history: pd.DataFrame, names: Mapping[str, str] | None = None)
             for axes, quantity in zip(axes_row, quantities, strict=False):
                 _draw_curves(axes, part, quantity, looks)
                 axes.set(xlabel="epoch", ylabel=_CURVES[quantity])
-            axes_row[0].set_title(short(stage, 40))
+            axes_row[0].set_title(short(STAGES.get(stage, stage), 40))
         figure.legend(
             handles=_method_handles(looks, names), loc="outside upper center", ncols=min(len(looks), 4)
         )

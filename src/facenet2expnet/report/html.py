@@ -127,7 +127,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
 def _results(run: RunFolder, metrics: dict[str, Any], dataset: str) -> dict[str, Any]:
     """The part of the context that needs predictions."""
     methods = list(metrics["methods"])
-    main = "fn2en" if "fn2en" in methods else methods[-1]
+    main = _main_method(run, methods)
     comparison = tables.comparison(metrics, dataset, run.sizes)
     known = published.published(dataset, len(metrics["classes"]))
     over = next((o for o in comparison["spread_over"] if o), "")
@@ -156,6 +156,14 @@ def _results(run: RunFolder, metrics: dict[str, Any], dataset: str) -> dict[str,
         "mistakes": _mistakes(run, metrics, main),
         "calibration": _calibration(metrics),
     }
+
+
+def _main_method(run: RunFolder, methods: Sequence[str]) -> str:
+    """The method that the page is about: what `train` trained, else FN2EN, else the last one."""
+    asked = run.about.get("methods") or []
+    if len(asked) == 1 and asked[0] in methods:
+        return str(asked[0])
+    return "fn2en" if "fn2en" in methods else methods[-1]
 
 
 def _whole(value: Any) -> int:
@@ -213,7 +221,7 @@ def _duration(seconds: float) -> str:
 
 
 def _method_words(run: RunFolder) -> list[tuple[str, str]]:
-    names = run.about.get("methods") or (list(run.metrics["methods"]) if run.metrics else [])
+    names = list(run.metrics["methods"]) if run.metrics else run.about.get("methods") or []
     return [(shown(name), METHODS.get(str(name), "")) for name in names]
 
 
@@ -301,7 +309,9 @@ def _curves(run: RunFolder) -> Markup | None:
         figure = figures.curves_figure(run.history, names=tables.NAMES)
     except ValueError:
         return None
-    stages = ", ".join(map(str, pd.unique(run.history["stage"])))
+    stages = ", ".join(
+        figures.STAGES.get(str(stage), str(stage)) for stage in pd.unique(run.history["stage"])
+    )
     return inline_svg(figure, "curves", f"Learning curves of the stages {stages}, one line a method.")
 
 
@@ -393,6 +403,7 @@ def _sizes(run: RunFolder) -> list[dict[str, str]]:
             "parameters": number(size.get("parameters"), 0),
             "megabytes": number(size.get("megabytes"), 1),
             "ms": number(size.get("ms_per_picture"), 2),
+            "ms_single": number(size.get("ms_single"), 2),
         }
         for size in run.sizes
     ]

@@ -1,0 +1,129 @@
+"""What the figures draw, and what they write."""
+
+from __future__ import annotations
+
+import warnings
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from facenet2expnet.report import figures
+
+
+def texts(svg: str) -> list[str]:
+    return [
+        "".join(element.itertext()).strip()
+        for element in ET.fromstring(svg).iter()
+        if element.tag.endswith("text")
+    ]
+
+
+def test_confusion_writes_shares_and_counts_as_text():
+    svg = figures.to_svg(figures.confusion_figure([[3, 1], [0, 0]], ["yes", "no"], "a title"))
+    found = texts(svg)
+    assert {"75", "25", "3", "1", "yes", "no", "truth", "predicted", "a title"} <= set(found)
+    assert "0" not in found, "a class without pictures has no share"
+
+
+def test_confusion_shades_rise_with_the_share_even_in_grey():
+    counts = np.array([[8, 2], [5, 5]])
+    figure = figures.confusion_figure(counts, ["a", "b"])
+    mesh = figure.axes[0].collections[0]
+    figure.canvas.draw()
+    grey = mesh.get_facecolors()[:, :3] @ [0.299, 0.587, 0.114]
+    assert np.argsort(grey).tolist()[0] == 0
+    assert grey[0] < grey[2] < grey[1]
+    assert grey[2] == pytest.approx(grey[3])
+
+
+@pytest.mark.parametrize("classes", [2, 8, 13, 30])
+def test_confusion_of_any_size(classes: int):
+    names = [f"a rather long name of the class with number {i}" for i in range(classes)]
+    figures.to_svg(figures.confusion_figure(np.eye(classes, dtype=int), names))
+
+
+def test_confusion_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"expected shape \(3, 3\) for 3 classes, got \(2, 2\)"):
+        figures.confusion_figure([[1, 0], [0, 1]], ["a", "b", "c"])
+
+
+def test_names_from_users_are_drawn_as_they_are_and_without_warnings():
+    names = ["$x_1^2$", "喜び", "غضب", "a\x00b", '<b>&"']
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = texts(figures.to_svg(figures.confusion_figure(np.eye(5, dtype=int), names)))
+    assert {"$x_1^2$", "喜び", "غضب", "a�b", '<b>&"'} <= set(found)
+
+
+def test_short_names_stay_apart():
+    assert figures.short("abcdefghij", 7) == "abc…hij"
+    assert figures.short("abc", 7) == "abc"
+    middle = [f"the class with number {i:02d} of a long list" for i in range(30)]
+    ends = [f"the class of a long list with number {i:02d}" for i in range(30)]
+    for names in (middle, ends, ["x" * 40 + str(i) + "x" * 40 for i in range(30)]):
+        labels = figures.short_names(names)
+        assert len(set(labels)) == 30
+        assert max(map(len, labels)) <= figures.LABEL_LENGTH
+
+
+def history() -> pd.DataFrame:
+    rows = [
+        {"method": m, "fold": f, "stage": s, "epoch": e, "loss": 10.0**-e, "accuracy": a, "r2": r}
+        for m, s, a, r in (("fn2en", "stage1", np.nan, 0.5), ("fn2en", "stage2", 0.7, np.nan))
+        for f in ("1", "2")
+        for e in (1, 2, 3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_curves_have_a_row_a_stage_and_only_what_was_measured():
+    figure = figures.curves_figure(history(), names={"fn2en": "Ours"})
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_ylabel() for axes in shown] == ["loss", "R²", "loss", "training accuracy, %"]
+    assert shown[0].get_title(loc="left") == "Stage 1: regress its features"
+    assert shown[0].get_yscale() == "log"
+    assert "Ours" in texts(figures.to_svg(figure))
+
+
+def test_curves_draw_the_mean_over_folds():
+    table = history()
+    table.loc[table["fold"] == "2", "r2"] = 0.9
+    line = figures.curves_figure(table).axes[1].lines[0]
+    assert line.get_ydata().tolist() == pytest.approx([0.7, 0.7, 0.7])
+
+
+def test_curves_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="at least one epoch"):
+        figures.curves_figure(history().iloc[:0])
+
+
+def test_folds_show_mean_and_the_papers_number():
+    figure = figures.folds_figure({"fn2en": [0.5, 0.7]}, {"fn2en": 0.968}, chance=0.2)
+    points = [x for line in figure.axes[0].lines for x in np.atleast_1d(line.get_xdata())]
+    assert {0.2, 0.5, 0.6, 0.7, 0.968} <= {round(float(x), 6) for x in points}
+
+
+def test_methods_look_the_same_whatever_else_is_drawn():
+    alone, together = figures.marks(["fn2en"]), figures.marks(["other", "scratch", "fn2en"])
+    assert alone["fn2en"] == together["fn2en"]
+    assert len({mark.colour for mark in together.values()}) == 3
+    assert len({mark.marker for mark in together.values()}) == 3
+
+
+def test_saving_writes_both_formats_and_the_numbers(tmp_path: Path):
+    figure = figures.confusion_figure([[1]], ["only"])
+    written = figures.save_figure(figure, tmp_path / "layer.conv5", data=pd.DataFrame({"a": [1, 2]}))
+    assert [path.name for path in written] == ["layer.conv5.svg", "layer.conv5.png", "layer.conv5.csv"]
+    assert Image.open(written[1]).format == "PNG"
+    assert pd.read_csv(written[2])["a"].tolist() == [1, 2]
+    (only,) = figures.save_figure(figure, tmp_path / "one.svg")
+    assert only.name == "one.svg"
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    first, second = (figures.to_svg(figures.folds_figure({"a": [0.1, 0.2]})) for _ in range(2))
+    assert first == second
