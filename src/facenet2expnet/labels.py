@@ -38,7 +38,7 @@ SYNONYMS: Mapping[str, str] = {
     "sad": "sadness",
     "surprised": "surprise",
 }
-"""Everyday spellings found in datasets. Only the dataset sources apply them; a user's own class names stay as they are."""
+"""Everyday spellings found in datasets. Only dataset sources apply them; a user's class names stay as they are."""
 
 CKPLUS_CODES: Mapping[int, str] = {
     0: "neutral",
@@ -60,6 +60,67 @@ FER2013_CODES: Mapping[int, str] = {
     5: "surprise",
     6: "neutral",
 }
+
+TFD_CODES: Mapping[int, str] = {
+    1: "anger",
+    2: "disgust",
+    3: "fear",
+    4: "happiness",
+    5: "sadness",
+    6: "surprise",
+    7: "neutral",
+}
+
+RAFDB_CODES: Mapping[int, str] = {
+    1: "surprise",
+    2: "fear",
+    3: "disgust",
+    4: "happiness",
+    5: "sadness",
+    6: "anger",
+    7: "neutral",
+}
+
+AFFECTNET_CODES: Mapping[int, str] = {
+    0: "neutral",
+    1: "happiness",
+    2: "sadness",
+    3: "surprise",
+    4: "fear",
+    5: "disgust",
+    6: "anger",
+    7: "contempt",
+}
+"""8 (none), 9 (uncertain) and 10 (no face) are no expressions."""
+
+JAFFE_CODES: Mapping[str, str] = {
+    "AN": "anger",
+    "DI": "disgust",
+    "FE": "fear",
+    "HA": "happiness",
+    "SA": "sadness",
+    "SU": "surprise",
+    "NE": "neutral",
+}
+
+FERPLUS_VOTES: tuple[str, ...] = (
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+)
+"""The order of FER+'s vote columns; after them come `unknown` and `NF` (not a face)."""
+
+
+def canonical(name: str) -> str | None:
+    """The paper's expression for a dataset's spelling of it (Happy, sad, FEAR), or None if it is no expression."""
+    lowered = name.strip().lower()
+    lowered = SYNONYMS.get(lowered, lowered)
+    return lowered if lowered in EXPRESSIONS else None
 
 
 def in_canonical_order(names: Iterable[str]) -> tuple[str, ...]:

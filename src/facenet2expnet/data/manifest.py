@@ -60,6 +60,7 @@ class Manifest:
             order.
         name: what the data is called in reports.
         contract: how the faces were made ready; None for pictures as they came.
+        notes: plain sentences about what was left out on the way here, and why.
     Raises:
         UserError: If a column is missing, a picture stands in two rows, or a label is no class.
     """
@@ -69,6 +70,7 @@ class Manifest:
     classes: tuple[str, ...] = ()
     name: str = "data"
     contract: CropContract | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         missing = [column for column in COLUMNS[:2] if column not in self.table.columns]
@@ -149,6 +151,7 @@ class Manifest:
             "root": root.relative_to(folder).as_posix() if root.is_relative_to(folder) else root.as_posix(),
             "classes": list(self.classes),
             "contract": None if self.contract is None else self.contract.to_dict(),
+            "notes": list(self.notes),
             "sha256": self.sha256(),
         }
         write_whole(path, content)
@@ -251,7 +254,9 @@ def from_folder(folder: Path) -> Manifest:
     return Manifest(table, folder, name=folder.resolve().name or "data")
 
 
-def read_manifest(path: Path, *, classes: Sequence[str] | None = None) -> Manifest:
+def read_manifest(
+    path: Path, *, classes: Sequence[str] | None = None, need_pictures: bool = True
+) -> Manifest:
     """A manifest from a CSV or Parquet table, or from a folder.
 
     The NAME.json beside a table is honoured; without one, `image` starts from the table's own folder and
@@ -262,6 +267,7 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None) -> Manife
         path: the table or folder.
         classes: the class names that are allowed, in the order of the network's outputs; by default those
             found.
+        need_pictures: refuse a table none of whose pictures is there; a face store does without them.
     Raises:
         UserError: All faults in one message, with line numbers and the nearest class to an unknown label.
     """
@@ -295,7 +301,7 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None) -> Manife
     if not len(table):
         raise UserError(f"{path} has no rows; expected one line a picture below the header")
     root = path.parent if about is None else path.parent / about["root"]
-    if not any((root / image).exists() for image in table["image"]):
+    if need_pictures and not any((root / image).exists() for image in table["image"]):
         raise UserError(
             f"{path}: none of its {len(table)} pictures was found; the first one was looked for at "
             f"{root / table['image'].iloc[0]}; the column image counts from the folder of the table"
@@ -308,6 +314,7 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None) -> Manife
         names,
         name=about["name"] if about else path.stem,
         contract=None if contract is None else CropContract.from_dict(contract),
+        notes=tuple(about.get("notes", ())) if about else (),
     )
 
 

@@ -129,6 +129,13 @@ def fit_square(picture: np.ndarray, size_px: int) -> np.ndarray:
     return cv2.resize(square, (size_px, size_px), interpolation=how)
 
 
+def png_bytes(picture: np.ndarray) -> bytes:
+    """A grey (H, W) or RGB (H, W, 3) uint8 picture as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def write_skipped(skipped: Sequence[Skipped], path: Path) -> None:
     """Write skipped.csv: image,reason."""
     text = io.StringIO()

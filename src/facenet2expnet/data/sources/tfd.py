@@ -1,0 +1,135 @@
+"""TFD, the Toronto Face Database: grey faces in one .mat file, with five official folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.pictures import png_bytes
+from facenet2expnet.data.sources.base import About, Source
+from facenet2expnet.data.sources.layout import found_below, wrong_root
+from facenet2expnet.errors import UserError
+from facenet2expnet.labels import TFD_CODES
+
+SIZES = (48, 96)
+PARTS = {1: "train", 2: "valid", 3: "test"}
+FOLDS = 5
+LABELLED = 4178
+
+ABOUT = About(
+    title="TFD (Toronto Face Database)",
+    ask="the authors of Susskind, Anderson and Hinton, 'The Toronto Face Dataset', University of Toronto, 2010",
+    terms="Research only; the faces come from some thirty other sets, whose terms go on.",
+    tree="""
+TFD_48x48.mat      (or TFD_96x96.mat; variables images, labs_ex, labs_id, folds)
+""",
+    classes="7 (An Di Fe Ha Sa Su Ne).",
+    protocol="Five official folds, each with train, valid and test; train on train, report the mean over test: "
+    "--protocol official.",
+    traps=(
+        "112,234 faces, 4,178 of them with an expression: only these are read.",
+        "Faces are cropped and aligned already: prepare with --detector already-cropped.",
+        "The paper trains on train alone; adding valid to it is another protocol.",
+        "TFD contains pictures of CK+ and JAFFE: never train on it and test on those.",
+    ),
+)
+
+
+def read(path: Path, size: int = 48) -> Manifest:
+    """The labelled faces; columns fold_1 to fold_5 say train, valid or test.
+
+    Identities become subjects, unless an official fold has one on two sides: then they are kept as the column
+    `identity` and the notes say so, since the official folds are what the literature compares on.
+
+    Raises:
+        UserError: If there is no such file, or its variables are not TFD's.
+    """
+    data = _load(path, size)
+    rows = np.flatnonzero(np.isin(data["labs_ex"], list(TFD_CODES)))
+    if not len(rows):
+        raise UserError(f"{path} holds no face with an expression (labs_ex from 1 to 7); is the file whole?")
+    table = pd.DataFrame(
+        {
+            "image": [_name(int(row)) for row in rows],
+            "label": [TFD_CODES[int(code)] for code in data["labs_ex"][rows]],
+        }
+    )
+    for fold in range(FOLDS):
+        table[f"fold_{fold + 1}"] = [PARTS.get(int(part), "") for part in data["folds"][rows, fold]]
+    notes = [f"{len(rows)} faces with an expression out of {len(data['labs_ex'])} were read."]
+    if len(rows) != LABELLED:
+        notes.append(f"The release has {LABELLED} of them.")
+    identity = ["" if number < 0 else str(int(number)) for number in data["labs_id"][rows]]
+    both = _on_two_sides(table, identity)
+    if both:
+        table["identity"] = identity
+        notes.append(
+            f"The official folds have {len(both)} identities on two sides; they are kept as the column identity, "
+            "not as subjects, so that the official protocol can be run."
+        )
+    else:
+        table["subject"] = identity
+    return Manifest(table, path if path.is_dir() else path.parent, name="tfd", notes=tuple(notes))
+
+
+def pictures(path: Path, size: int = 48) -> Iterator[tuple[str, bytes]]:
+    """Name and PNG bytes of every labelled face."""
+    data = _load(path, size)
+    for row in np.flatnonzero(np.isin(data["labs_ex"], list(TFD_CODES))):
+        yield _name(int(row)), png_bytes(data["images"][row])
+
+
+def _name(row: int) -> str:
+    return f"tfd{row:06d}.png"
+
+
+def _load(path: Path, size: int) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    if size not in SIZES:
+        raise UserError(f"size is {size}, expected {' or '.join(map(str, SIZES))}")
+    file = path
+    if path.is_dir():
+        found = [p for s in (size, *SIZES) for p in found_below(path, f"TFD_{s}x{s}.mat", depth=2)]
+        if not found:
+            raise wrong_root(path, "TFD", f"TFD_{size}x{size}.mat")
+        file = found[0]
+    try:
+        data: dict[str, Any] = loadmat(str(file), variable_names=["images", "labs_ex", "labs_id", "folds"])
+    except PermissionError as fault:
+        raise UserError(f"{file} can't be read: no permission") from fault
+    except Exception as fault:  # scipy raises many kinds on a damaged file
+        raise UserError(
+            f"{file} can't be read as a MATLAB file: {fault}; is the download complete?"
+        ) from fault
+    missing = [name for name in ("images", "labs_ex", "labs_id", "folds") if name not in data]
+    if missing:
+        raise UserError(f"{file} lacks the variable {', '.join(missing)}; expected TFD's own file")
+    for name in ("labs_ex", "labs_id"):
+        data[name] = data[name].reshape(-1)
+    count = len(data["images"])
+    if data["images"].ndim != 3 or data["folds"].shape != (count, FOLDS) or len(data["labs_ex"]) != count:
+        raise UserError(
+            f"{file}: expected images (N, size, size), labs_ex (N,), folds (N, {FOLDS}); got "
+            f"{data['images'].shape}, {data['labs_ex'].shape}, {data['folds'].shape}"
+        )
+    return data
+
+
+def _on_two_sides(table: pd.DataFrame, identity: list[str]) -> set[str]:
+    both: set[str] = set()
+    for fold in range(1, FOLDS + 1):
+        sides: dict[str, set[str]] = {}
+        for who, part in zip(identity, table[f"fold_{fold}"], strict=True):
+            if who and part:
+                sides.setdefault(who, set()).add(part)
+        both |= {who for who, parts in sides.items() if len(parts) > 1}
+    return both
+
+
+SOURCE = Source("tfd", ABOUT, read, {"size": "48 or 96, the side of the faces in pixels"}, pictures)
