@@ -1,1 +1,66 @@
+"""FaceNet2ExpNet: a face recognition network and a few labelled faces become a compact expression network.
+
+    import facenet2expnet
+
+    run = facenet2expnet.train("faces/", recipe="quick", out="runs/mine")
+    recognizer = facenet2expnet.Recognizer.load(run)
+    print(recognizer.predict(["face.jpg"]).table())
+
+The names below load on first use, so that importing the package is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from facenet2expnet.data.manifest import Manifest, read_manifest
+    from facenet2expnet.errors import UserError
+    from facenet2expnet.experiment.evaluate import evaluate
+    from facenet2expnet.experiment.run import Machine, compare, train
+    from facenet2expnet.faces.contract import CropContract
+    from facenet2expnet.recipe import Recipe, preset
+    from facenet2expnet.recognize.recognizer import Predictions, Recognizer
+
+_HOME = {
+    "CropContract": "faces.contract",
+    "Machine": "experiment.run",
+    "Manifest": "data.manifest",
+    "Predictions": "recognize.recognizer",
+    "Recipe": "recipe",
+    "Recognizer": "recognize.recognizer",
+    "UserError": "errors",
+    "compare": "experiment.run",
+    "evaluate": "experiment.evaluate",
+    "preset": "recipe",
+    "read_manifest": "data.manifest",
+    "train": "experiment.run",
+}
+
+__all__ = [
+    "CropContract",
+    "Machine",
+    "Manifest",
+    "Predictions",
+    "Recipe",
+    "Recognizer",
+    "UserError",
+    "compare",
+    "evaluate",
+    "preset",
+    "read_manifest",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'facenet2expnet' has no attribute '{name}'")
+    return getattr(import_module(f"facenet2expnet.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -101,7 +101,7 @@ class FaceStore:
             raise UserError(
                 f"{path}: expected uint8 {shape}, found {pixels.dtype} {pixels.shape}; prepare again"
             )
-        manifest = dataclasses.replace(read_manifest(folder / MANIFEST), contract=contract)
+        manifest = read_manifest(folder / MANIFEST, need_pictures=False)
         if len(manifest) != shape[0]:
             raise UserError(
                 f"{folder / MANIFEST}: expected {shape[0]} rows, one a crop, "
@@ -112,6 +112,11 @@ class FaceStore:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a face store, finished or not."""
+    return (folder / ABOUT).is_file() or folder.with_name(folder.name + ".part").is_dir()
 
 
 def prepare(

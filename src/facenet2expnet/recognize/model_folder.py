@@ -126,6 +126,6 @@ def _rebuild(architecture: dict[str, Any], classes: int, contract: CropContract)
         arguments["bridge_chw"] = tuple(arguments["bridge_chw"])
         return ExpressionClassifier(ExpNet(classes, **arguments), contract.mean, contract.scale)
     if kind == "face-net":
-        net = face.build(arguments["face_net"])
+        net = face.load(arguments["face_net"], face.GENERATED)
         return FaceClassifier(net, classes, head_norm=arguments["head_norm"], head_dropout=0.0)
     raise UserError(f"the model's architecture is '{kind}', expected expression-net or face-net")

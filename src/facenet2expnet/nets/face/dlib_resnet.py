@@ -255,8 +255,3 @@ def load(weights: Path | None = None, name: str = "dlib-resnet29") -> DlibResNet
         generate(net)
         return net
     return read_dat(weights or bundled_file())
-
-
-def build() -> DlibResNet29:
-    """The architecture alone, for weights that come from elsewhere."""
-    return DlibResNet29()

@@ -1,0 +1,77 @@
+"""The command `fn2en`. Every command is thin: it reads options, calls the library and prints."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from facenet2expnet import __version__
+from facenet2expnet.errors import UserError
+
+app = typer.Typer(
+    name="fn2en",
+    help="Turn a face recognition network and a small set of labelled faces into a compact expression network.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Debug = False,
+) -> None:
+    if version:
+        print(f"facenet2expnet {__version__}")
+        raise typer.Exit
+
+
+def _mount() -> None:
+    """Add the command groups; each file imports heavy libraries only inside its commands."""
+    from facenet2expnet.cli import data, model, run
+
+    run.add(app)
+    model.add(app)
+    data.add(app)
+
+
+def run() -> None:
+    """Entry point: run a command, print what the user can mend in one line, exit with 2."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    _mount()
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), debug, error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        _fail(
+            f"{error.filename or 'a file'}: {error.strerror}; make room or choose another folder",
+            debug,
+            error,
+        )
+    except KeyboardInterrupt:
+        print("fn2en: interrupted; a run goes on with --resume", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str, debug: bool, error: Exception) -> None:
+    if debug:
+        raise error
+    print(f"fn2en: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,102 @@
+"""The data in hand: every usable picture as a stored face, with its row of the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from facenet2expnet.data.manifest import Manifest, read_manifest
+from facenet2expnet.data.pictures import Skipped, fit_square
+from facenet2expnet.errors import UserError
+from facenet2expnet.faces.contract import CropContract
+from facenet2expnet.faces.ready import load_faces, worker_count
+from facenet2expnet.faces.store import FaceStore, is_store
+
+NO_LABEL = "no label"
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Pictures that can be trained and tested on.
+
+    Attributes:
+        manifest: N rows, each with a label.
+        pixels: (N, stored_px, stored_px, 3) uint8 RGB.
+        contract: how a picture as it came becomes such a crop.
+        skipped: the pictures left out, each with its reason.
+    """
+
+    manifest: Manifest
+    pixels: np.ndarray
+    contract: CropContract
+    skipped: list[Skipped]
+
+
+def gather(
+    data: str | Path | Manifest,
+    contract: CropContract,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Material:
+    """Read the pictures of a folder of class folders, a CSV or Parquet manifest, or a face store.
+
+    Args:
+        data: where they are, or a manifest.
+        contract: size, window and pixel scale; also detector and template, unless the data was made ready
+            already and brings them.
+        workers: threads; None for one a core.
+        progress: called with how many pictures are done and how many there are.
+    Raises:
+        UserError: If the data can't be read, or holds fewer than two classes.
+    """
+    if not isinstance(data, Manifest) and is_store(Path(data)):
+        store = FaceStore.open(Path(data))
+        manifest, skipped = store.manifest, list(store.skipped)
+        contract = _made_ready(contract, manifest)
+        pixels = _resized(store.pixels, contract.stored_px, workers)
+    else:
+        manifest = data if isinstance(data, Manifest) else read_manifest(Path(data))
+        pixels, rows, skipped = load_faces(
+            manifest, _as_it_lies(contract, manifest), workers, progress=progress
+        )
+        manifest, contract = manifest.rows(rows), _made_ready(contract, manifest)
+    labelled = np.flatnonzero(manifest.labels >= 0)
+    if len(labelled) < len(manifest):
+        images = manifest.table["image"]
+        skipped += [Skipped(str(images[row]), NO_LABEL) for row in np.flatnonzero(manifest.labels < 0)]
+        manifest, pixels = manifest.rows(labelled), pixels[labelled]
+    found = [name for name, count in manifest.counts.items() if count]
+    if len(found) < 2:
+        raise UserError(
+            f"{manifest.name}: {len(found)} class with pictures ({', '.join(found) or 'none'}), expected two or more"
+        )
+    return Material(manifest, pixels, contract, skipped)
+
+
+def _made_ready(contract: CropContract, manifest: Manifest) -> CropContract:
+    """The contract for pictures as they came: finding and aligning is as the data was made ready."""
+    made = manifest.contract
+    if made is None:
+        return contract
+    return replace(
+        contract, detector=made.detector, template=made.template, choice=made.choice, margin=made.margin
+    )
+
+
+def _as_it_lies(contract: CropContract, manifest: Manifest) -> CropContract:
+    """The contract for the manifest's own files: faces that were made ready are only resized."""
+    if manifest.contract is None:
+        return contract
+    return replace(contract, detector="already-cropped", template="none")
+
+
+def _resized(pixels: np.ndarray, side_px: int, workers: int | None) -> np.ndarray:
+    if pixels.shape[1] == side_px:
+        return pixels
+    with ThreadPoolExecutor(worker_count(workers)) as pool:
+        return np.stack(list(pool.map(lambda crop: fit_square(np.asarray(crop), side_px), pixels)))

@@ -1,0 +1,356 @@
+"""A run: one folder with everything about it. `train` makes one model, `compare` all methods over all folds."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from facenet2expnet import recipe as recipes
+from facenet2expnet.data import protocols
+from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.pictures import write_skipped
+from facenet2expnet.data.writing import write_whole
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.crossval import METHODS, Cut, Job, collect, plan, run_job
+from facenet2expnet.experiment.material import Material, gather
+from facenet2expnet.experiment.metrics import summarise
+from facenet2expnet.experiment.reporter import LogFile, Reporter
+from facenet2expnet.experiment.speed import measure
+from facenet2expnet.recipe import Recipe
+from facenet2expnet.recognize.model_folder import load_model, save_model
+
+FORMAT = "facenet2expnet-run-1"
+PACKAGES = ("facenet2expnet", "torch", "kornia", "numpy", "opencv-python-headless", "scikit-learn", "pandas")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes.
+
+    Attributes:
+        device: "auto", "cpu", "cuda" or "mps".
+        threads: of the CPU; None for PyTorch's own choice. A resumed run takes those it began with.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+
+
+def compare(
+    data: str | Path | Manifest,
+    *,
+    recipe: Recipe | str = "quick",
+    out: str | Path,
+    methods: Sequence[str] = METHODS,
+    protocol: str = "auto",
+    folds: int = 10,
+    first_folds: int | None = None,
+    seeds: Sequence[int] = (0,),
+    machine: Machine | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Train every method on every fold with the same splits and seeds, and test each once.
+
+        compare("faces/", recipe="normalised", out="runs/faces")
+
+    Args:
+        data: a folder of class folders, a CSV or Parquet manifest, a face store, or a manifest.
+        recipe: a recipe, a preset's name or a TOML file.
+        out: the run folder; new, or with `resume` one that the same call began.
+        methods: of METHODS; "fn2en" brings "fine-tune" with it.
+        protocol: see `data.protocols.choose`.
+        folds: groups, where the protocol leaves that open.
+        first_folds: do only so many of them.
+        seeds: of the trainings.
+        machine: device and threads.
+        resume: go on with a run that was interrupted.
+        reporter: told of progress.
+    Returns:
+        The run folder, with metrics.json, predictions.parquet and report.html.
+    Raises:
+        UserError: If anything given can't be used; nothing is written then.
+    """
+    unknown = set(methods) - set(METHODS)
+    if unknown or not methods:
+        named = ", ".join(sorted(unknown)) or "no method"
+        raise UserError(f"methods: got {named}, expected some of {', '.join(METHODS)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
+    chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    begun = _Begun("compare", Path(out), chosen, machine or Machine(), resume, reporter or Reporter())
+    material = gather(data, chosen.crop, progress=begun.reporter.faces)
+    drawn = protocols.choose(material.manifest, protocol, folds)
+    chosen_folds = drawn.folds[:first_folds]
+    if len(chosen_folds) < len(drawn.folds):
+        note = f"Only the first {len(chosen_folds)} of {len(drawn.folds)} folds were done."
+        drawn = replace(drawn, note=f"{drawn.note} {note}".strip())
+    cuts = [Cut(fold.name, fold.train, fold.test) for fold in chosen_folds]
+    return begun.finish(material, replace(drawn, folds=chosen_folds), cuts, methods, seeds)
+
+
+def train(
+    data: str | Path | Manifest,
+    *,
+    recipe: Recipe | str = "quick",
+    out: str | Path,
+    method: str = "fn2en",
+    holdout: bool = True,
+    protocol: str = "auto",
+    seed: int = 0,
+    machine: Machine | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Path:
+    """One training, one model, in `out/model`.
+
+    Args:
+        method: of METHODS.
+        holdout: keep the protocol's first fold (a tenth, by subject where subjects are known; the manifest's own
+            split where it has one) out of the training and test on it once. False trains on everything.
+        seed: of the training.
+        data, recipe, out, protocol, machine, resume, reporter: see `compare`.
+    Returns:
+        The run folder.
+    Raises:
+        UserError: If anything given can't be used; nothing is written then.
+    """
+    if method not in METHODS:
+        raise UserError(f"method is '{method}', expected one of {', '.join(METHODS)}")
+    chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    begun = _Begun("train", Path(out), chosen, machine or Machine(), resume, reporter or Reporter())
+    material = gather(data, chosen.crop, progress=begun.reporter.faces)
+    if holdout:
+        drawn = protocols.choose(material.manifest, protocol)
+        drawn = replace(drawn, folds=drawn.folds[:1])
+        cuts = [Cut(drawn.folds[0].name, drawn.folds[0].train, drawn.folds[0].test)]
+    else:
+        note = "Nothing was held out, so there is no honest accuracy of this model."
+        drawn = protocols.Protocol("none", [], material.manifest.subjects is not None, note)
+        cuts = [Cut("all", np.arange(len(material.manifest)), np.zeros(0, np.int64))]
+    return begun.finish(material, drawn, cuts, [method], [seed])
+
+
+class _Begun:
+    """A run between its first checks and its report."""
+
+    def __init__(
+        self, kind: str, out: Path, recipe: Recipe, machine: Machine, resume: bool, reporter: Reporter
+    ) -> None:
+        self.kind, self.out, self.recipe, self.resume = kind, out, recipe, resume
+        self.started = time.monotonic()
+        earlier = _earlier(out, resume)
+        threads = earlier["threads"] if earlier else machine.threads
+        if threads:
+            torch.set_num_threads(threads)
+        self.earlier = earlier
+        self.fabric = open_device(machine.device, recipe.precision)
+        self.reporter = reporter
+
+    def finish(
+        self,
+        material: Material,
+        drawn: protocols.Protocol,
+        cuts: Sequence[Cut],
+        methods: Sequence[str],
+        seeds: Sequence[int],
+    ) -> Path:
+        """Do all trainings, then metrics, sizes and the report."""
+        about = self._about(material, drawn, cuts, methods, seeds)
+        if self.earlier and self.earlier["identity"] != about["identity"]:
+            raise UserError(
+                f"{self.out}: was begun with {_difference(self.earlier['identity'], about['identity'])}; resume it "
+                "with what it began with, or choose another --out"
+            )
+        self._open(about, material, drawn)
+        reporter = LogFile(self.out / "log.txt", self.reporter)
+        if material.skipped:
+            reporter.note(f"{len(material.skipped)} pictures were left out, see {self.out / 'skipped.csv'}")
+        if drawn.note:
+            reporter.note(drawn.note)
+        facts = _facts(about)
+        jobs = plan(cuts, methods, seeds, self.recipe, self.out)
+        for job in jobs:
+            run_job(job, material, self.recipe, self.fabric, reporter, facts)
+        self._conclude(about, material, jobs, methods)
+        return self.out
+
+    def _about(
+        self,
+        material: Material,
+        drawn: protocols.Protocol,
+        cuts: Sequence[Cut],
+        methods: Sequence[str],
+        seeds: Sequence[int],
+    ) -> dict[str, Any]:
+        manifest = material.manifest
+        subjects = manifest.subjects
+        identity = {
+            "kind": self.kind,
+            "recipe": recipes.to_dict(self.recipe),
+            "manifest": manifest.sha256(),
+            "folds": [[cut.name, len(cut.train), len(cut.test)] for cut in cuts],
+            "protocol": drawn.name,
+            "methods": list(methods),
+            "seeds": list(seeds),
+        }
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "command": shlex.join(["fn2en", *sys.argv[1:]] if _by_command() else ["python", *sys.argv]),
+            "created": self.earlier["created"] if self.earlier else _now(),
+            "finished": None,
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "device": _device_name(self.fabric),
+            "precision": self.recipe.precision,
+            "threads": torch.get_num_threads(),
+            "manifest": {
+                "name": manifest.name,
+                "sha256": manifest.sha256(),
+                "pictures": len(manifest),
+                "classes": list(manifest.classes),
+                "counts": manifest.counts,
+                "subjects": None if subjects is None else len(set(subjects) - {""}),
+                "skipped": len(material.skipped),
+            },
+            "contract": material.contract.to_dict(),
+            "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(cuts)},
+            "methods": list(methods),
+            "seeds": list(seeds),
+            "seconds": None,
+            "identity": json.loads(json.dumps(identity)),
+        }
+
+    def _open(self, about: dict[str, Any], material: Material, drawn: protocols.Protocol) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.out}: can't be made: {error.strerror}") from None
+        _write_json(self.out / "run.json", about)
+        recipes.save(self.recipe, self.out / "recipe.toml")
+        material.manifest.save(self.out / "manifest.csv")
+        write_skipped(material.skipped, self.out / "skipped.csv")
+        if drawn.folds:
+            protocols.write_split(drawn.folds, material.manifest, self.out / "folds.json")
+
+    def _conclude(
+        self, about: dict[str, Any], material: Material, jobs: Sequence[Job], methods: Sequence[str]
+    ) -> None:
+        from facenet2expnet.report.html import write_report
+
+        predictions, history = collect(jobs)
+        history.to_csv(self.out / "history.csv", index=False)
+        if len(predictions):
+            predictions.to_parquet(self.out / "predictions.parquet", index=False)
+            _write_json(self.out / "metrics.json", summarise(predictions, material.manifest.classes))
+        first = {job.training.method: job.folder for job in reversed(jobs)}
+        models = {method: load_model(first[method] / "model") for method in dict.fromkeys(first)}
+        sizes = [
+            asdict(measure(name, models[name].module, material.contract.crop_px, self.fabric.device))
+            for name in METHODS
+            if name in models
+        ]
+        _write_json(self.out / "sizes.json", sizes)
+        if self.kind == "train":
+            save_model(models[methods[0]], self.out / "model")
+        seconds = time.monotonic() - self.started + (self.earlier or {}).get("seconds_before", 0.0)
+        _write_json(self.out / "run.json", {**about, "finished": _now(), "seconds": seconds})
+        write_report(self.out)
+
+
+def open_device(device: str, precision: str) -> Fabric:
+    """Device and precision for a training.
+
+    Raises:
+        UserError: If the device is not there.
+    """
+    known = {"auto": "auto", "cpu": "cpu", "cuda": "cuda", "mps": "mps"}
+    if device not in known:
+        raise UserError(f"device is '{device}', expected one of {', '.join(known)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is 'cuda', but PyTorch sees no CUDA device; use cpu or auto")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device is 'mps', but PyTorch sees no Apple GPU; use cpu or auto")
+    # The literal types of Fabric's arguments are narrower than str.
+    return Fabric(accelerator=known[device], devices=1, precision=precision)  # type: ignore[arg-type]
+
+
+def _earlier(out: Path, resume: bool) -> dict[str, Any] | None:
+    """run.json of a run to go on with; None for a new one."""
+    record = out / "run.json"
+    if record.is_file():
+        if not resume:
+            raise UserError(
+                f"{out}: holds a run already; add --resume to go on with it, or choose another --out"
+            )
+        try:
+            about: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+            return about if {"identity", "threads", "created"} <= set(about) else None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{record}: can't be read ({error}); choose another --out") from None
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not resume:
+        raise UserError(f"{out}: is there and not empty; choose another --out")
+    return None
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    names = [name for name in now if before.get(name) != now[name]]
+    if names != ["recipe"]:
+        return "another " + ", ".join(names)
+    changed = []
+    for section, values in now["recipe"].items():
+        other = before["recipe"].get(section)
+        if isinstance(values, dict) and isinstance(other, dict):
+            changed += [
+                f"{section}.{key}={other.get(key)}"
+                for key, value in values.items()
+                if other.get(key) != value
+            ]
+        elif values != other:
+            changed.append(f"{section}={other}")
+    return "another recipe: " + ", ".join(changed)
+
+
+def _facts(about: dict[str, Any]) -> dict[str, Any]:
+    """What is saved with every model of the run."""
+    return {
+        "recipe": about["identity"]["recipe"],
+        "trained_on": {"manifest": about["manifest"]["name"], "sha256": about["manifest"]["sha256"]},
+        "protocol": about["protocol"]["name"],
+        "command": about["command"],
+        "created": _now(),
+        "versions": about["versions"],
+        "device": about["device"],
+    }
+
+
+def _device_name(fabric: Fabric) -> str:
+    if fabric.device.type == "cuda":
+        return torch.cuda.get_device_name(fabric.device)
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _by_command() -> bool:
+    return Path(sys.argv[0]).name == "fn2en"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
