@@ -14,7 +14,9 @@ from rich.progress import TimeRemainingColumn as TimeLeftColumn
 from facenet2expnet.experiment.reporter import Reporter, Training, describe
 from facenet2expnet.learning.loop import EpochRecord
 
-out = Console(highlight=False)
+PLAIN_WIDTH = 140
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 PLAIN_EVERY_S = 30.0

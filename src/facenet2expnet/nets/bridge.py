@@ -57,20 +57,27 @@ def _resize(channels: int, in_hw: tuple[int, int], out_hw: tuple[int, int]) -> n
 
 
 class Deconvolution(nn.ConvTranspose2d):
-    """Upsampling by a whole factor, learned, beginning as bilinear interpolation of every channel by itself."""
+    """Upsampling by a whole factor, learned, each channel by itself; begins as bilinear interpolation.
+
+    One kernel a channel is how Caffe's users upsample ("group" and the bilinear filler); kernels between all pairs of
+    channels would hold more weights than the rest of a small expression net.
+    """
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__(
-            channels, channels, kernel_size=2 * factor - factor % 2, stride=factor, padding=factor // 2
+            channels,
+            channels,
+            kernel_size=2 * factor - factor % 2,
+            stride=factor,
+            padding=factor // 2,
+            groups=channels,
         )
 
     def reset_parameters(self) -> None:
-        """Every channel's kernel is the triangle of bilinear interpolation; other kernels and the bias are 0."""
+        """Every kernel is the pyramid of bilinear interpolation; the bias is 0."""
         side = self.kernel_size[0]
         ramp = 1 - (torch.arange(side) - (side - 1) / 2).abs() / self.stride[0]
         with torch.no_grad():
-            self.weight.zero_()
-            diagonal = torch.arange(self.in_channels)
-            self.weight[diagonal, diagonal] = torch.outer(ramp, ramp)
+            self.weight.copy_(torch.outer(ramp, ramp).expand_as(self.weight))
             if self.bias is not None:
                 self.bias.zero_()
