@@ -9,12 +9,12 @@ from facenet2expnet.faces.contract import CropContract
 from facenet2expnet.faces.detect import Face
 
 TEMPLATE_POINTS: dict[str, dict[int, tuple[float, float]]] = {
-    "eyes-mouth": {0: (0.37, 0.38), 1: (0.63, 0.38), 3: (0.39, 0.68), 4: (0.61, 0.68)},
-    "eyes": {0: (0.37, 0.38), 1: (0.63, 0.38)},
+    "eyes-mouth": {0: (0.36, 0.37), 1: (0.64, 0.37), 3: (0.385, 0.69), 4: (0.615, 0.69)},
+    "eyes": {0: (0.36, 0.37), 1: (0.64, 0.37)},
 }
 """Template -> index into `landmarks.POINTS` -> where it goes, (x, y) as parts of the crop's side.
 
-The proportions are those of the mean face (eye distance to eye-mouth distance 1 : 1.15); the whole face
+The proportions are those of the mean face (eye distance to eye-mouth distance 1 : 1.14); the whole face
 from the brows to a dropped jaw stays inside the centre window of 224 out of 256.
 """
 

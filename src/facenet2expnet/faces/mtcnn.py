@@ -116,7 +116,7 @@ class Mtcnn:
         nets = (proposal_net(), refinement_net(), output_net())
         for net, name in zip(nets, ("pnet", "rnet", "onet"), strict=True):
             path = package_file("mtcnn", f"assets/weights/{name}.lz4", HELP)
-            load_weights(net, read_arrays(path), path)
+            load_weights(net, path)
         return cls(*nets)
 
     @torch.inference_mode()
@@ -168,60 +168,56 @@ class Mtcnn:
         return _squares(all_boxes[keep]), all_scores[keep]
 
 
-def read_arrays(path: Path) -> list[np.ndarray]:
-    """The float32 arrays of a joblib file, without unpickling: the pickle's text is walked, never run.
+def read_arrays(path: Path, counts: Sequence[int]) -> list[np.ndarray]:
+    """The float32 arrays of a joblib file, flat, without unpickling: the pickle is walked, never run.
 
-    joblib writes, for each array, a pickled description with its shape, one byte that counts the padding, the
-    padding, and the raw values.
+    joblib writes, for each array, a pickled description, one byte that counts the padding, the padding, and
+    the raw values.
 
+    Args:
+        path: an LZ4-compressed joblib file.
+        counts: how many values each array has, in the file's order.
     Raises:
-        UserError: If the file is not of this form.
+        UserError: If the file is not of this form, or has more, fewer or shorter arrays.
     """
-    import lz4.frame
+    import lz4.frame  # type: ignore[import-untyped]
 
     arrays: list[np.ndarray] = []
-    numbers: list[int] = []
-    shape: tuple[int, ...] = ()
-    previous, awaiting_shape = "", False
+    previous = ""
     try:
         stream = io.BytesIO(lz4.frame.decompress(path.read_bytes()))
-        for opcode, argument, _ in pickletools.genops(stream):
-            name = opcode.name
-            if argument == "shape":
-                awaiting_shape, numbers = True, []
-            elif awaiting_shape and isinstance(argument, int) and name.startswith("BININT"):
-                numbers.append(argument)
-            elif awaiting_shape and name.startswith("TUPLE"):
-                shape, awaiting_shape = tuple(numbers), False
-            elif name == "BUILD" and previous == "SETITEMS":
+        for opcode, _, _ in pickletools.genops(stream):
+            if opcode.name == "BUILD" and previous == "SETITEMS":
                 stream.seek(stream.read(1)[0], io.SEEK_CUR)
-                count = int(np.prod(shape))
-                arrays.append(np.frombuffer(stream.read(4 * count), "<f4", count).reshape(shape))
-            previous = name
+                count = counts[len(arrays)]
+                arrays.append(np.frombuffer(stream.read(4 * count), "<f4", count))
+            previous = opcode.name
     except (RuntimeError, ValueError, IndexError, OSError) as error:
         raise UserError(f"{path} is not a weight file of mtcnn 1.0.0 ({error}); {HELP}") from error
+    if len(arrays) != len(counts):
+        raise UserError(f"{path}: expected {len(counts)} arrays, found {len(arrays)}; {HELP}")
     return arrays
 
 
-def load_weights(net: _Nested, arrays: Sequence[np.ndarray], path: Path) -> None:
-    """Put Keras's arrays into a net: kernels (H, W, in, out) and matrices (in, out) are turned round.
+def load_weights(net: _Nested, path: Path) -> None:
+    """Put a weight file of the package `mtcnn` into a net.
+
+    Keras keeps a kernel as (H, W, in, out) and a matrix as (in, out).
 
     Raises:
-        UserError: If there are more, fewer or other arrays than the net has.
+        UserError: If the file is not that net's.
     """
     parameters = list(net.parameters())
-    turned = [torch.from_numpy(_turned(array)) for array in arrays]
-    if [value.shape for value in turned] != [value.shape for value in parameters]:
-        raise UserError(f"{path}: its {len(arrays)} arrays are not those of mtcnn 1.0.0; {HELP}")
+    arrays = read_arrays(path, [parameter.numel() for parameter in parameters])
     with torch.no_grad():
-        for parameter, value in zip(parameters, turned, strict=True):
+        for parameter, array in zip(parameters, arrays, strict=True):
+            value = torch.from_numpy(array.copy())
+            if parameter.ndim == 4:
+                outputs, inputs, height, width = parameter.shape
+                value = value.view(height, width, inputs, outputs).permute(3, 2, 0, 1)
+            elif parameter.ndim == 2:
+                value = value.view(parameter.shape[1], parameter.shape[0]).T
             parameter.copy_(value)
-
-
-def _turned(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 3:  # a PReLU shared over height and width
-        array = array.reshape(-1)
-    return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 
 def _to_input(pictures: np.ndarray) -> Tensor:
