@@ -1,0 +1,197 @@
+"""ONNX face nets as frozen teachers: agreement with PyTorch, inner maps as taps, files that will not do."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from facenet2expnet.errors import UserError
+from facenet2expnet.nets import face
+from facenet2expnet.nets.face.onnx_net import OnnxNet
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+SIDE = 12
+
+
+def weights() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (4, 3, 3, 3), "w2": (6, 4, 3, 3), "w3": (216, 5)}
+    return {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def write(
+    path: Path, *, batch: int | str = "N", side: int | str = SIDE, layout: str = "NCHW", inputs: int = 1
+) -> Path:
+    """Convolution 12x12, ReLU, convolution to 6x6, ReLU, flatten, matrix product: an ONNX face net in small."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    shape = [batch, 3, side, side] if layout == "NCHW" else [batch, side, side, 3]
+    picture = helper.make_tensor_value_info("picture", kinds.FLOAT, shape)
+    more = [helper.make_tensor_value_info(f"more{k}", kinds.FLOAT, [1]) for k in range(inputs - 1)]
+    nodes = [helper.make_node("Transpose", ["picture"], ["x"], perm=[0, 3, 1, 2])] if layout == "NHWC" else []
+    nodes += [
+        helper.make_node("Conv", ["x" if nodes else "picture", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("Flatten", ["r2"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w3"], ["embedding"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "face",
+        [picture, *more],
+        [helper.make_tensor_value_info("embedding", kinds.FLOAT, [batch, 5])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights().items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def reference(inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    w1, w2, w3 = (torch.from_numpy(value) for value in weights().values())
+    large = functional.relu(functional.conv2d(inputs, w1, padding=1))
+    small = functional.relu(functional.conv2d(large, w2, stride=2, padding=1))
+    return {"map12": large, "map6": small, "embedding": small.flatten(1) @ w3}
+
+
+@pytest.fixture
+def crops() -> torch.Tensor:
+    return torch.randint(0, 256, (3, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).float()
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_agrees_with_pytorch(tmp_path: Path, crops: torch.Tensor, layout: str, batch: int | str) -> None:
+    net = face.load(f"onnx:{write(tmp_path / 'face.onnx', layout=layout, batch=batch)}")
+    assert net.info.input_px == SIDE
+    assert net.info.embedding == "embedding"
+    assert net.info.default_tap == "map6"
+    expected = reference((crops - 127.5) / 127.5)
+    outputs = net(crops, list(net.info.taps))
+    assert {"map12", "map6", "embedding"} <= set(outputs)
+    for tap, value in expected.items():
+        torch.testing.assert_close(outputs[tap], value, rtol=1e-5, atol=1e-5)
+        assert net.info.taps[tap] == tuple(value.shape[1:])
+        torch.testing.assert_close(net(crops, [tap])[tap], outputs[tap])
+
+
+def test_preprocessing_beside_the_file(tmp_path: Path, crops: torch.Tensor) -> None:
+    path = write(tmp_path / "face.onnx", side="S")
+    settings = {
+        "mean_rgb": [1, 2, 3],
+        "scale": 4,
+        "colour": "bgr",
+        "input_px": SIDE,
+        "licence": "CC0",
+        "source": "x",
+    }
+    path.with_suffix(".json").write_text(json.dumps(settings))
+    net = face.load("onnx", path)
+    assert (net.info.licence, net.info.source, net.info.colour) == ("CC0", "x", "bgr")
+    expected = reference(((crops - torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)) / 4).flip(1))
+    torch.testing.assert_close(
+        net(crops, ["embedding"])["embedding"], expected["embedding"], rtol=1e-5, atol=1e-4
+    )
+
+
+def test_faults_of_the_settings_are_all_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "face.onnx")
+    beside = path.with_suffix(".json")
+    beside.write_text(json.dumps({"mean_rgb": [1, 2], "scale": 0, "colour": "grey"}))
+    with pytest.raises(UserError, match=r"mean_rgb is \[1, 2\].*scale is 0.*colour is grey"):
+        face.load("onnx", path)
+    beside.write_text(json.dumps({"means": [1, 2, 3]}))
+    with pytest.raises(UserError, match="unknown key means; the keys are mean_rgb, scale"):
+        face.load("onnx", path)
+    beside.write_text("{")
+    with pytest.raises(UserError, match=r"face\.json: expected JSON"):
+        face.load("onnx", path)
+
+
+def test_is_frozen_and_passes_no_gradient(tmp_path: Path, crops: torch.Tensor) -> None:
+    net = face.load("onnx", write(tmp_path / "face.onnx")).train()
+    assert net.trainable() == []
+    assert not net.training
+    assert not net(crops, ["embedding"])["embedding"].requires_grad
+    with pytest.raises(UserError, match="no gradient passes through an ONNX face net"):
+        net(crops.requires_grad_(), ["embedding"])
+
+
+def test_copies_and_its_hash_follows_the_file(tmp_path: Path, crops: torch.Tensor) -> None:
+    path = write(tmp_path / "face.onnx")
+    net = face.load("onnx", path)
+    twin = copy.deepcopy(net)
+    torch.testing.assert_close(twin(crops, ["embedding"]), net(crops, ["embedding"]))
+    assert face.weights_sha256(twin) == face.weights_sha256(net)
+    other = onnx.load(path)
+    other.graph.initializer[0].raw_data = bytes(len(other.graph.initializer[0].raw_data))
+    onnx.save(other, tmp_path / "other.onnx")
+    assert face.weights_sha256(face.load("onnx", tmp_path / "other.onnx")) != face.weights_sha256(net)
+
+
+def test_without_the_package_onnx_the_outputs_alone_are_taps(
+    tmp_path: Path, crops: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "face.onnx")
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    net = face.load("onnx", path)
+    assert list(net.info.taps) == ["embedding"]
+    expected = reference((crops - 127.5) / 127.5)["embedding"]
+    torch.testing.assert_close(net(crops, ["embedding"])["embedding"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"inputs": 2}, "expected an ONNX face net with one input, a picture; it has picture, more0"),
+        ({"side": "S"}, r"no size in the file; state input_px in face\.json"),
+        ({"batch": 4}, "the file fixes it at 4"),
+    ],
+)
+def test_files_of_another_form(tmp_path: Path, form: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        OnnxNet(write(tmp_path / "face.onnx", **form), "onnx:face")
+
+
+def test_input_that_is_no_picture(tmp_path: Path) -> None:
+    helper, kinds = onnx.helper, onnx.TensorProto
+    entry = helper.make_tensor_value_info("x", kinds.FLOAT, ["N", 7])
+    node = helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph(
+        [node], "g", [entry], [helper.make_tensor_value_info("y", kinds.FLOAT, ["N", 7])]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "x.onnx",
+    )
+    with pytest.raises(UserError, match=r"expected an input \(batch, 3, height, width\)"):
+        face.load("onnx", tmp_path / "x.onnx")
+
+
+def test_file_that_is_no_onnx_and_no_file(tmp_path: Path) -> None:
+    (tmp_path / "face.onnx").write_bytes(b"no model")
+    with pytest.raises(UserError, match="expected an ONNX model, ONNX Runtime can't read it"):
+        face.load(f"onnx:{tmp_path / 'face.onnx'}")
+    with pytest.raises(UserError, match="no such file"):
+        face.load("onnx:none.onnx")
+    with pytest.raises(UserError, match="expected onnx:PATH"):
+        face.load("onnx")
+
+
+def test_without_onnx_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "face.onnx")
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(
+        UserError, match=r'needs ONNX Runtime, which is not here; pip install "facenet2expnet\[onnx\]"'
+    ):
+        face.load("onnx", path)

@@ -1,0 +1,230 @@
+"""Weights files: found, read without running code, and a wrong file told from wrong names and wrong shapes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from facenet2expnet.errors import UserError
+from facenet2expnet.nets import face
+from facenet2expnet.nets.face.weights import load_into, locate, looks_like, read_state_dict
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Linear(4, 2)
+
+
+def toy_state() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return {
+        name: torch.randn_like(v) if v.is_floating_point() else v for name, v in Toy().state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_reads_what_was_written(tmp_path: Path, ending: str) -> None:
+    path, state = tmp_path / f"toy{ending}", toy_state()
+    save_file(state, path) if ending == ".safetensors" else torch.save(state, path)
+    read = read_state_dict(path)
+    assert set(read) == set(state)
+    assert all(torch.equal(read[name], value) for name, value in state.items())
+
+
+def test_reads_files_of_old_pytorch_and_of_half_precision(tmp_path: Path) -> None:
+    state = {
+        name: value.half() if value.is_floating_point() else value for name, value in toy_state().items()
+    }
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    read = read_state_dict(tmp_path / "old.pth")
+    assert read["first.weight"].dtype == torch.float32
+    assert torch.equal(read["first.weight"], state["first.weight"].float())
+    assert read["norm.num_batches_tracked"].dtype == torch.int64
+
+
+def test_unwraps_and_takes_off_prefixes(tmp_path: Path) -> None:
+    inner = {f"module.backbone.{name}": value for name, value in toy_state().items()}
+    torch.save({"epoch": 3, "model": {"state_dict": inner}}, tmp_path / "wrapped.pth")
+    assert set(read_state_dict(tmp_path / "wrapped.pth")) == set(toy_state())
+
+
+class Trap:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('the file was run')",))
+
+
+def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"first.weight": torch.zeros(1), "trap": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(UserError, match=r"holds Python objects .* Save it again with torch\.save"):
+        read_state_dict(tmp_path / "trap.pth")
+
+
+def test_a_whole_model_is_refused(tmp_path: Path) -> None:
+    torch.save(Toy(), tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"holds Python objects \(a whole model\?\)"):
+        read_state_dict(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_files_raise_nothing_but_our_error(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "toy.pth"
+    torch.save(toy_state(), path, _use_new_zipfile_serialization=seed % 2 == 0)
+    content, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for place in rng.integers(0, min(len(content), 600), 8):
+        content[place] = rng.integers(0, 256)
+    path.write_bytes(bytes(content[: rng.integers(10, len(content))]))
+    with pytest.raises(UserError, match=r"toy\.pth"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html></html>", "a web page"),
+        (b"neither weights nor anything else" * 10, "cut short, damaged or of another kind"),
+    ],
+)
+def test_files_that_are_no_weights(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "file.pth").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_state_dict(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_file_cut_short(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"toy{ending}"
+    save_file(toy_state(), path) if ending == ".safetensors" else torch.save(toy_state(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cut short, damaged or of another kind"):
+        read_state_dict(path)
+
+
+def test_file_without_tensors(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "none.pth")
+    with pytest.raises(UserError, match="expected a dictionary of tensors by name, found a dict"):
+        read_state_dict(tmp_path / "none.pth")
+
+
+def test_gives_a_net_on_the_meta_device_its_weights() -> None:
+    with torch.device("meta"):
+        net = Toy()
+    state = toy_state()
+    del state["norm.num_batches_tracked"]
+    load_into(net, state, "toy.pth", "toy")
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
+    assert int(net.norm.num_batches_tracked) == 0
+
+
+def test_wrong_file() -> None:
+    other = {"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(4)}
+    with pytest.raises(UserError) as error:
+        load_into(Toy(), other, "other.pth", "toy")
+    assert str(error.value) == (
+        "other.pth: these are not the weights of toy: 0 of its 8 tensors are there. "
+        "Expected first.weight (4, 3, 3, 3), first.bias (4,), norm.weight (4,), norm.bias (4,) and 4 more; "
+        "found a (2,), b (3,), c (4,)"
+    )
+
+
+def test_right_file_with_other_names() -> None:
+    other = {f"x{number}": value for number, value in enumerate(toy_state().values()) if value.ndim}
+    with pytest.raises(
+        UserError, match=r"the shapes are those of toy, but the names are others: .* rename them"
+    ):
+        load_into(Toy(), other, "other.pth", "toy")
+
+
+def test_missing_foreign_and_misshapen_tensors_are_all_named() -> None:
+    state = toy_state()
+    del state["second.bias"]
+    state["head.weight"] = torch.zeros(5)
+    state["first.weight"] = torch.zeros(4, 1, 3, 3)
+    with pytest.raises(UserError) as error:
+        load_into(Toy(), state, "toy.pth", "toy")
+    assert str(error.value) == (
+        "toy.pth: most names are those of toy, but 1 tensors are missing: second.bias (2,); "
+        "1 tensors do not belong to it: head.weight (5,); "
+        "1 tensors have another shape: first.weight (4, 1, 3, 3), not (4, 3, 3, 3)"
+    )
+
+
+def test_weights_of_no_net_of_ours_are_not_guessed() -> None:
+    assert looks_like(toy_state()) is None
+
+
+def test_locates_a_path_and_checks_its_sum(tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    path.write_bytes(b"content")
+    good = hashlib.sha256(b"content").hexdigest()
+    assert locate(path) == path
+    assert locate(f"{path}#sha256={good}") == path
+    with pytest.raises(UserError, match=f"expected a file with sha256 {'0' * 64}, got one with {good}"):
+        locate(f"{path}#sha256={'0' * 64}")
+    with pytest.raises(UserError, match="no such file; expected a weights file, hf:owner/name/file or"):
+        locate(tmp_path / "none.pth")
+    with pytest.raises(UserError, match="a folder; expected a weights file"):
+        locate(tmp_path)
+
+
+def test_url_without_checksum_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"a URL needs the checksum of its file, as in http://x\.org/f\.pth#sha256="
+    ):
+        locate("http://x.org/f.pth")
+
+
+def test_names_of_face_nets() -> None:
+    assert "vgg-face" in face.available()
+    with pytest.raises(
+        UserError, match="no face net is called 'vggface'; there are dlib-resnet29, vgg-face, "
+    ):
+        face.load("vggface")
+    with pytest.raises(UserError, match="timm:NAME and onnx:PATH"):
+        face.load("resnet18")
+
+
+@pytest.mark.parametrize("name", ["dlib-resnet29", "iresnet18", "inception-resnet-v1"])
+def test_generated_weights_are_the_same_each_time(name: str) -> None:
+    torch.manual_seed(1)
+    first = face.load(name, face.GENERATED)
+    torch.manual_seed(2)
+    second = face.load(name, "generated")
+    assert face.weights_sha256(first) == face.weights_sha256(second)
+    assert not first.training
+    with torch.no_grad():
+        output = first(torch.rand(1, 3, 64, 64) * 255, [first.info.default_tap])[first.info.default_tap]
+    assert output.isfinite().all()
+    assert output.std() > 0
+
+
+def test_entry_point_of_a_third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = []
+
+    class Entry:
+        name = "theirs"
+
+        def load(self) -> object:
+            def loader(path: Path | None) -> face.FaceNet:
+                given.append(path)
+                return face.load("dlib-resnet29", face.GENERATED)
+
+            return loader
+
+    monkeypatch.setattr(
+        face, "entry_points", lambda group: [Entry()] if group == face.ENTRY_POINT_GROUP else []
+    )
+    assert "theirs" in face.available()
+    (tmp_path / "their.pth").write_bytes(b"x")
+    assert isinstance(face.load("theirs", tmp_path / "their.pth"), face.FaceNet)
+    assert given == [tmp_path / "their.pth"]
