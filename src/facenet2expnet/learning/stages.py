@@ -186,6 +186,7 @@ def fine_tune(part: TrainingPart, setting: Setting, folder: Path) -> FaceClassif
         "fine_tune", recipe.fine_tune, classifier, part, _augment(recipe, part), classifier.head.parameters()
     )
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+    classifier.zero_grad(set_to_none=True)
     return classifier.eval().requires_grad_(False)
 
 

@@ -1,0 +1,20 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def tiny_face_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`face.load("tiny")` works within the test."""
+    import tiny
+    from facenet2expnet.nets import face
+
+    monkeypatch.setattr(face, "entry_points", face.entry_points)
+    tiny.register_tiny()

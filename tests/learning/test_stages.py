@@ -1,0 +1,196 @@
+"""The stages: what learns and what does not, the losses to the letter, the teacher's views, one batch overfitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch.nn import functional
+
+import tiny
+from facenet2expnet import recipe as recipes
+from facenet2expnet.errors import UserError
+from facenet2expnet.learning import stages
+from facenet2expnet.learning.augment import Augment, centre_crop
+from facenet2expnet.learning.loop import EpochRecord
+from facenet2expnet.learning.objectives import PNorm
+from facenet2expnet.learning.stages import Classification, Regression, Setting
+from facenet2expnet.learning.teacher import TrainingPart, compute_views
+from facenet2expnet.nets.classifier import FaceClassifier
+
+pytestmark = pytest.mark.usefixtures("tiny_face_net")
+
+
+@pytest.fixture
+def fabric() -> Fabric:
+    return Fabric(accelerator="cpu", devices=1)
+
+
+@pytest.fixture
+def part() -> TrainingPart:
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 90, (24, 36, 36, 3), dtype=np.uint8)
+    targets = np.arange(24) % 3
+    pixels[np.arange(24), ..., targets] += 120
+    return TrainingPart(pixels, targets, 3, torch.device("cpu"))
+
+
+def setting(fabric: Fabric, *settings: str, told: list[EpochRecord] | None = None) -> Setting:
+    return Setting(tiny.tiny_recipe(*settings), 0, fabric, None if told is None else told.append)
+
+
+def test_stage_0_moves_the_face_net_and_leaves_it_frozen(
+    part: TrainingPart, fabric: Fabric, tmp_path: Path
+) -> None:
+    classifier = stages.fine_tune(part, setting(fabric), tmp_path)
+    fresh = tiny.TinyFaceNet()
+    assert not classifier.face_net.early.weight.equal(fresh.early.weight)
+    assert not classifier.training
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+
+
+def test_stage_1_leaves_the_face_net_as_it_is(part: TrainingPart, fabric: Fabric, tmp_path: Path) -> None:
+    teacher = stages.fine_tune(part, setting(fabric), tmp_path / "teacher")
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    for views in (0, 2):
+        stages.fn2en(part, teacher, setting(fabric, f"stage1.views={views}"), tmp_path / f"{views}")
+        assert all(value.equal(before[name]) for name, value in teacher.state_dict().items())
+        assert not teacher.training
+        assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_stage_1_explains_the_features_and_its_scale_lands_in_the_bridge(
+    part: TrainingPart, fabric: Fabric, tmp_path: Path
+) -> None:
+    told: list[EpochRecord] = []
+    long = setting(
+        fabric, "stage1.epochs=60", "stage1.lr=0.003", "stage2.standardised_input=false", told=told
+    )
+    teacher = stages.fine_tune(part, setting(fabric), tmp_path / "teacher")
+    model = stages.fn2en(part, teacher, long, tmp_path)
+    r2 = [record.r2 for record in told if record.stage == "stage1"]
+    assert r2[-1] is not None
+    assert r2[-1] > 0.5 > 0.1 > (r2[0] or 0.0)
+    assert not torch.equal(model.net.bridge.scale, torch.ones_like(model.net.bridge.scale))
+    kept = stages.fn2en(part, teacher, setting(fabric), tmp_path / "standardised")
+    assert torch.equal(kept.net.bridge.scale, torch.ones_like(kept.net.bridge.scale))
+
+
+def test_stage_1_loss_is_equation_4_with_caffes_reduction(
+    part: TrainingPart, fabric: Fabric, tmp_path: Path
+) -> None:
+    recipe = tiny.tiny_recipe(
+        "augment.flip=0", "augment.erasing=0", "augment.rotation_deg=0", "augment.zoom=0"
+    )
+    recipe = recipes.override(recipe, ["augment.brightness=0", "crop.stored_px=36", "crop.crop_px=36"])
+    teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.0).eval()
+    model = stages._expression_classifier(recipe, part, (16, 8, 8), batch_norm=False)
+    augment = Augment(recipe.augment, 36)
+    stage = Regression(
+        recipe.stage1, model, part, augment, PNorm(2.0), teacher, "late", None, torch.zeros(16, 8, 8)
+    )
+    examples = torch.arange(5)
+    crops = part.stored(examples).float()
+    difference = model.features(crops) - teacher.face_net(crops, ["late"])["late"]
+    assert stage.loss(examples).item() == pytest.approx((difference**2).sum().item() / 10, rel=1e-5)
+
+
+def test_soft_labels_are_hintons() -> None:
+    scores = torch.tensor([[1.0, 2.0, 0.5]], dtype=torch.float64)
+    teacher = torch.tensor([[2.0, 0.0, 1.0]], dtype=torch.float64)
+    p, q = (teacher / 4).softmax(1), (scores / 4).softmax(1)
+    expected = 16 * (p * (p / q).log()).sum()
+    assert stages.soft_label_loss(scores, teacher, 4.0).item() == pytest.approx(expected.item())
+    assert stages.soft_label_loss(teacher, teacher, 4.0).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_one_batch_can_be_overfitted(part: TrainingPart, fabric: Fabric, tmp_path: Path) -> None:
+    told: list[EpochRecord] = []
+    calm = [
+        "augment.erasing=0",
+        "augment.brightness=0",
+        "expnet.dropout=0",
+        "scratch.epochs=40",
+        "scratch.lr=0.003",
+    ]
+    model = stages.from_scratch(part, setting(fabric, *calm, told=told), tmp_path)
+    assert told[-1].accuracy == 1.0
+    assert told[-1].loss < 0.1
+    crops = centre_crop(part.stored(torch.arange(24)), 32)
+    assert model(crops).argmax(1).equal(part.targets)
+    assert any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+
+
+def test_views_are_what_the_teacher_says_and_are_read_again(
+    part: TrainingPart, fabric: Fabric, tmp_path: Path
+) -> None:
+    recipe = tiny.tiny_recipe()
+    augment = Augment(recipe.augment, 32)
+    teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.5).eval()
+    told: list[tuple[int, int]] = []
+
+    def compute(seed: int = 0) -> stages.Views:
+        return compute_views(
+            teacher, part, "late", augment, 3, tmp_path, seed=seed, fabric=fabric,
+            progress=lambda done, total: told.append((done, total)),
+        )  # fmt: skip
+
+    views = compute()
+    assert views.crops.shape == (24, 3, 3, 32, 32)
+    assert told == [(24, 24)]
+    crops = torch.from_numpy(np.array(views.crops[5])).float()
+    with torch.no_grad():
+        scores, features = teacher.with_tap(crops, "late")
+    assert features is not None
+    assert np.allclose(views.features[5], features.numpy(), rtol=1e-3, atol=1e-3)
+    assert np.allclose(views.scores[5], scores.numpy(), atol=1e-4)
+    compute()
+    assert told == [(24, 24)]
+    compute(seed=1)
+    with torch.no_grad():
+        teacher.face_net.early.bias += 1
+    compute()
+    assert len(told) == 3
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_features_too_large_for_half_precision_are_refused(
+    part: TrainingPart, fabric: Fabric, tmp_path: Path
+) -> None:
+    teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.5).eval()
+    with torch.no_grad():
+        teacher.face_net.late.bias += 1e5
+    augment = Augment(tiny.tiny_recipe().augment, 32)
+    with pytest.raises(UserError, match=r"expected at most 65504 .*set stage1\.views=0"):
+        compute_views(teacher, part, "late", augment, 1, tmp_path, seed=0, fabric=fabric)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tap_without_maps_is_refused(part: TrainingPart, fabric: Fabric, tmp_path: Path) -> None:
+    teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.5)
+    with pytest.raises(
+        UserError, match=r"face_net.tap is 'pooled', expected a layer of tiny with maps: early, late"
+    ):
+        stages.fn2en(part, teacher, setting(fabric, "face_net.tap=pooled"), tmp_path)
+
+
+def test_balanced_sampling_and_weights(part: TrainingPart) -> None:
+    rare = TrainingPart(part.pixels, np.array([0] * 20 + [1] * 3 + [2]), 3, torch.device("cpu"))
+    augment = Augment(tiny.tiny_recipe().augment, 32)
+    torch.manual_seed(0)
+    sampler = Classification(
+        "scratch", tiny.tiny_recipe("scratch.balance=sampler").scratch, torch.nn.Identity(), rare, augment, []
+    )
+    drawn = torch.cat([rare.targets[sampler.sample()] for _ in range(50)]).bincount() / 1200
+    assert torch.allclose(drawn, torch.full((3,), 1 / 3), atol=0.05)
+    scores = torch.randn(24, 3)
+    weighted = Classification(
+        "scratch", tiny.tiny_recipe("scratch.balance=weights").scratch, torch.nn.Identity(), rare, augment, []
+    )
+    weighted.module = lambda crops: scores  # type: ignore[assignment]
+    weights = 24 / (3 * torch.tensor([20.0, 3.0, 1.0]))
+    expected = functional.cross_entropy(scores, rare.targets, weights)
+    assert weighted.loss(torch.arange(24)).item() == pytest.approx(expected.item())

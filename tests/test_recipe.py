@@ -1,0 +1,103 @@
+"""Recipes: strict reading, all faults at once, overrides, and the paper's numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facenet2expnet import recipe as recipes
+from facenet2expnet.errors import UserError
+
+
+@pytest.mark.parametrize("name", recipes.presets())
+def test_every_preset_parses_and_survives_saving(name: str, tmp_path: Path) -> None:
+    recipe = recipes.preset(name)
+    assert recipe.name == name
+    recipes.save(recipe, tmp_path / "saved.toml")
+    assert recipes.read(tmp_path / "saved.toml") == recipe
+
+
+def test_presets_are_the_three_named_in_the_design() -> None:
+    assert {"normalised", "paper", "quick"} <= set(recipes.presets())
+
+
+def test_paper_is_the_paper() -> None:
+    paper = recipes.preset("paper")
+    assert (paper.crop.stored_px, paper.crop.crop_px) == (256, 224)
+    assert (paper.face_net.name, paper.face_net.tap) == ("vgg-face", "pool5")
+    assert (paper.expnet.width, paper.expnet.hidden, paper.expnet.dropout) == (1.0, 256, 0.5)
+    assert not paper.expnet.batch_norm
+    first, second = paper.stage1, paper.stage2
+    assert (first.objective, first.p, first.views) == ("p-norm", 2.0, 0)
+    assert (first.lr, first.milestones, first.decay, first.epochs) == (1e-7, (100,), 0.1, 300)
+    assert (second.lr, second.milestones, second.decay, second.epochs) == (1e-4, (20,), 0.1, 50)
+    for stage in (first, second):
+        assert (stage.optimiser, stage.momentum, stage.batch_size) == ("sgd", 0.9, 64)
+        assert stage.clip_norm == 0
+    assert paper.augment == recipes.AugmentRecipe(flip=0.5)
+
+
+def test_overrides_take_numbers_text_and_lists() -> None:
+    recipe = recipes.override(
+        recipes.preset("quick"),
+        ["stage1.epochs=10", "face_net.tap=level1", "stage1.milestones=[3, 5]", "name=mine", "crop.scale=1"],
+    )
+    assert (recipe.stage1.epochs, recipe.face_net.tap, recipe.name) == (10, "level1", "mine")
+    assert recipe.stage1.milestones == (3, 5)
+    assert recipe.crop.scale == 1.0
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        recipes.from_dict(
+            {
+                "stage1": {"epoch": 3, "lr": "fast", "epochs": 0},
+                "stage2": {"optimiser": "adam"},
+                "colour": "red",
+            },
+            where="mine.toml",
+        )
+    message = str(caught.value)
+    assert message.startswith("mine.toml: ")
+    for part in (
+        "stage1.epoch is unknown; did you mean epochs?",
+        "stage1.lr is 'fast'",
+        "stage1.epochs is 0",
+        "stage2.optimiser is 'adam'",
+        "colour is unknown",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_overrides_that_name_nothing_are_all_named() -> None:
+    with pytest.raises(UserError, match=r"'stage1\.epoch=3' names no number.*'foo' names no number"):
+        recipes.override(recipes.preset("quick"), ["stage1.epoch=3", "foo"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("crop.crop_px=500", "crop_px is 500, expected 8 or more and at most stored_px"),
+        ("stage1.milestones=[5,3]", r"stage1\.milestones is \[5, 3\], expected rising epochs"),
+        ("stage1.warmup_epochs=1000", r"stage1\.warmup_epochs is 1000, expected less than stage1\.epochs"),
+        ("scratch.soft_labels=0.5", "the baseline has no teacher"),
+        ("stage1.objective=p-norm", "stage2.standardised_input is true"),
+        ("crop.detector=eyes", "detector is 'eyes', expected one of"),
+        ("precision=half", "precision is 'half'"),
+    ],
+)
+def test_contradictions_are_refused(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipes.override(recipes.preset("normalised"), [setting])
+
+
+def test_unreadable_recipes(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("stage1 = [")
+    with pytest.raises(UserError, match=r"broken.toml: not a TOML file"):
+        recipes.load(tmp_path / "broken.toml")
+    with pytest.raises(UserError, match=r"missing.toml: the recipe can't be read"):
+        recipes.load(tmp_path / "missing.toml")
+    with pytest.raises(UserError, match=r"no recipe is called 'fast'; there are .*quick"):
+        recipes.load("fast")
