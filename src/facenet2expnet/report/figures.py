@@ -230,36 +230,60 @@ def confusion_figure(counts: npt.ArrayLike, classes: Sequence[str], title: str =
         title: above the matrix.
     Source: FN2EN, figures 6 to 9.
     """
-    matrix = np.asarray(counts, dtype=np.int64)
+    return confusion_panels({title: counts}, classes)
+
+
+def confusion_panels(counts: Mapping[str, npt.ArrayLike], classes: Sequence[str], columns: int = 3) -> Figure:
+    """Confusion matrices of several models side by side, each as in `confusion_figure`.
+
+    Args:
+        counts: title -> (K, K) counts, rows truth, columns predicted.
+        classes: K names.
+        columns: at most so many in a line.
+    Source: FN2EN, figures 6 to 9.
+    """
     k = len(classes)
-    if matrix.shape != (k, k):
-        raise ValueError(f"counts: expected shape ({k}, {k}) for {k} classes, got {matrix.shape}")
-    totals = matrix.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix, totals, out=np.zeros((k, k)), where=totals > 0)
+    matrices = {title: np.asarray(values, dtype=np.int64) for title, values in counts.items()}
+    for matrix in matrices.values():
+        if matrix.shape != (k, k):
+            raise ValueError(f"counts: expected shape ({k}, {k}) for {k} classes, got {matrix.shape}")
     longest = max(map(len, short_names(classes)))
     cell = 0.62 if k <= 8 else 0.52 if k <= 12 else 0.38 if k <= 20 else 0.24
     side = max(k * cell, 1.6) + 0.5 + 0.075 * longest
+    columns = min(columns, len(matrices))
+    lines = -(-len(matrices) // columns)
     with style():
-        figure = new_figure(side + 0.3, side)
-        axes = figure.add_subplot()
-        edges = np.arange(k + 1) - 0.5
-        look: Any = {"cmap": "Blues", "vmin": 0, "vmax": 1.12, "edgecolors": "white", "linewidth": 1.2}
-        axes.pcolormesh(edges, edges, shares, **look)
-        axes.set(aspect="equal", xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5))
-        for row in range(k):
-            if not totals[row, 0]:
-                axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor=RULE, hatch="///", linewidth=0)
-        _name_ticks(axes, "x", classes, angle=45 if longest > 4 else 0)
-        _name_ticks(axes, "y", classes)
-        axes.set(xlabel="predicted", ylabel="truth")
-        if title:
-            axes.set_title(short(title, 60))
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        if k <= 20:
-            _write_cells(axes, matrix, shares, totals)
+        figure = new_figure((side + 0.3) * columns, side * lines)
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes in grid.flat[len(matrices) :]:
+            axes.set_visible(False)
+        for axes, (title, matrix) in zip(grid.flat, matrices.items(), strict=False):
+            _draw_confusion(axes, matrix, classes, title)
     return figure
+
+
+def _draw_confusion(axes: Axes, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
+    k = len(classes)
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix, totals, out=np.zeros((k, k)), where=totals > 0)
+    longest = max(map(len, short_names(classes)))
+    edges = np.arange(k + 1) - 0.5
+    look: Any = {"cmap": "Blues", "vmin": 0, "vmax": 1.12, "edgecolors": "white", "linewidth": 1.2}
+    axes.pcolormesh(edges, edges, shares, **look)
+    axes.set(aspect="equal", xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5))
+    for row in range(k):
+        if not totals[row, 0]:
+            axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor=RULE, hatch="///", linewidth=0)
+    _name_ticks(axes, "x", classes, angle=45 if longest > 4 else 0)
+    _name_ticks(axes, "y", classes)
+    axes.set(xlabel="predicted", ylabel="truth")
+    if title:
+        axes.set_title(short(title, 60))
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if k <= 20:
+        _write_cells(axes, matrix, shares, totals)
 
 
 def _write_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray, totals: np.ndarray) -> None:
