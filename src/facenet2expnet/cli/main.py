@@ -11,36 +11,33 @@ import typer
 from facenet2expnet import __version__
 from facenet2expnet.errors import UserError
 
-app = typer.Typer(
-    name="fn2en",
-    help="Turn a face recognition network and a small set of labelled faces into a compact expression network.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+def make_app() -> typer.Typer:
+    """The command with all its groups; heavy libraries load inside the commands that need them."""
+    from facenet2expnet.cli import data, model, run
+
+    app = typer.Typer(
+        name="fn2en",
+        help="Turn a face recognition network and a small set of labelled faces into a compact expression network.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_common)
+    for group in (run, model, data):
+        group.add(app)
+    return app
 
 
-@app.callback(invoke_without_command=True)
-def _main(
+def _common(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-    debug: Debug = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     if version:
         print(f"facenet2expnet {__version__}")
         raise typer.Exit
-
-
-def _mount() -> None:
-    """Add the command groups; each file imports heavy libraries only inside its commands."""
-    from facenet2expnet.cli import data, model, run
-
-    run.add(app)
-    model.add(app)
-    data.add(app)
 
 
 def run() -> None:
@@ -48,9 +45,8 @@ def run() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    _mount()
     try:
-        app()
+        make_app()()
     except UserError as error:
         _fail(str(error), debug, error)
     except OSError as error:

@@ -120,7 +120,7 @@ def train(
 
     Args:
         method: of METHODS.
-        holdout: keep the protocol's first fold (a tenth, by subject where subjects are known; the manifest's own
+        holdout: keep the protocol's first fold (a tenth, more of small sets, by subject where subjects are known; the manifest's own
             split where it has one) out of the training and test on it once. False trains on everything.
         seed: of the training.
         data, recipe, out, protocol, machine, resume, reporter: see `compare`.
@@ -135,7 +135,7 @@ def train(
     begun = _Begun("train", Path(out), chosen, machine or Machine(), resume, reporter or Reporter())
     material = gather(data, chosen.crop, progress=begun.reporter.faces)
     if holdout:
-        drawn = protocols.choose(material.manifest, protocol)
+        drawn = protocols.choose(material.manifest, protocol, _affordable_folds(material.manifest))
         drawn = replace(drawn, folds=drawn.folds[:1])
         cuts = [Cut(drawn.folds[0].name, drawn.folds[0].train, drawn.folds[0].test)]
     else:
@@ -143,6 +143,15 @@ def train(
         drawn = protocols.Protocol("none", [], material.manifest.subjects is not None, note)
         cuts = [Cut("all", np.arange(len(material.manifest)), np.zeros(0, np.int64))]
     return begun.finish(material, drawn, cuts, [method], [seed])
+
+
+def _affordable_folds(manifest: Manifest, most: int = 10) -> int:
+    """How many folds the rarest class and the number of subjects allow, `most` at the most."""
+    subjects = manifest.subjects
+    limits = [most, *(count for count in manifest.counts.values() if count)]
+    if subjects is not None:
+        limits.append(len(set(subjects)))
+    return max(2, min(limits))
 
 
 class _Begun:

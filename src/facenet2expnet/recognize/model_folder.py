@@ -87,7 +87,7 @@ def load_model(folder: Path) -> Model:
 
 
 def find_model(path: Path) -> Path:
-    """The model folder at a path: itself, or the only one below it.
+    """The model folder at a path: itself, its folder `model`, or the only one below it.
 
     Raises:
         UserError: If there is none, or more than one.
@@ -95,8 +95,9 @@ def find_model(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"{path}: there is no such model folder")
     path = path.parent if path.is_file() else path
-    if (path / CARD).is_file():
-        return path
+    for folder in (path, path / "model"):
+        if (folder / CARD).is_file():
+            return folder
     found = sorted(card.parent for card in path.rglob(CARD))
     if len(found) == 1:
         return found[0]

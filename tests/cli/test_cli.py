@@ -1,0 +1,206 @@
+"""The command line: help with examples, results on screen and in files, one-line errors with exit 2."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+import tiny
+from facenet2expnet import recipe as recipes
+from facenet2expnet.cli import main
+
+pytestmark = pytest.mark.usefixtures("tiny_face_net")
+
+
+def fn2en(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["fn2en", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    code = ended.value.code
+    return 0 if code is None else int(code)
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    recipes.save(tiny.tiny_recipe(), path)
+    return path
+
+
+COMMANDS = ("quickstart", "train", "compare", "evaluate", "predict", "report", "recipe", "nets")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_with_an_example(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fn2en(command, "--help", monkeypatch=monkeypatch) == 0
+    assert f"Example: fn2en {command}" in capsys.readouterr().out
+
+
+def test_train_predict_evaluate_report(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = tiny.write_faces(tmp_path / "faces")
+    run = tmp_path / "run"
+    common = ["--recipe", recipe_file, "--out", run, "--device", "cpu", "--threads", 1]
+    assert fn2en("train", faces, *common, monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr()
+    assert f"model:  {run / 'model'}" in printed.out
+    assert "FN2EN" in printed.out
+    assert "stage2 epoch 2/2" in printed.err
+    for kind in ("csv", "json", "parquet"):
+        out = tmp_path / f"predictions.{kind}"
+        assert fn2en("predict", run, faces, "--out", out, "--quiet", monkeypatch=monkeypatch) == 0
+        table = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[kind](out)
+        assert len(table) == 24
+        assert set(table["predicted"]) <= set(tiny.CLASSES)
+    assert fn2en("evaluate", run, faces, "--out", tmp_path / "e.csv", monkeypatch=monkeypatch) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert {"truth", "predicted", "p_anger"} <= set(pd.read_csv(tmp_path / "e.csv").columns)
+    (run / "report.html").unlink()
+    assert fn2en("report", run, monkeypatch=monkeypatch) == 0
+    assert (run / "report.html").stat().st_size > 10_000
+
+
+def one_class(folder: Path) -> Path:
+    return tiny.write_faces(folder / "one", classes=("anger",))
+
+
+def few(folder: Path) -> Path:
+    return tiny.write_faces(folder / "few", each=3)
+
+
+def empty(folder: Path) -> Path:
+    (folder / "empty").mkdir()
+    return folder / "empty"
+
+
+def twice(folder: Path) -> Path:
+    faces = tiny.write_faces(folder / "faces")
+    (folder / "twice.csv").write_text(
+        "image,label\nfaces/anger/00.png,anger\nfaces/surprise/00.png,surprise\nfaces/anger/00.png,anger\n"
+    )
+    assert faces.is_dir()
+    return folder / "twice.csv"
+
+
+def all_broken(folder: Path) -> Path:
+    for name in ("a", "b"):
+        (folder / "broken" / name).mkdir(parents=True)
+        (folder / "broken" / name / "1.png").write_bytes(b"nothing")
+    return folder / "broken"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "nowhere", "nowhere"),
+        (empty, "no"),
+        (one_class, "class"),
+        (few, "fewer"),
+        (twice, "line 4"),
+        (all_broken, "picture"),
+    ],
+)
+def test_bad_data_is_one_line_exit_2_and_nothing_written(
+    make: Callable[[Path], Path],
+    message: str,
+    recipe_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, out = make(tmp_path), tmp_path / "run"
+    code = fn2en(
+        "compare", data, "--recipe", recipe_file, "--out", out, "--folds", 4, monkeypatch=monkeypatch
+    )
+    printed = capsys.readouterr().err.strip()
+    assert code == 2
+    assert printed.startswith("fn2en: ")
+    assert "\n" not in printed
+    assert message in printed
+    assert not out.exists()
+
+
+def test_other_bad_input(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = tiny.write_faces(tmp_path / "faces")
+    for arguments, message in (
+        (["compare", faces, "--set", "stage1.epoch=1"], "names no number of the recipe"),
+        (["train", faces, "--resume"], "--resume needs --out"),
+        (["predict", tmp_path / "none", faces], "there is no such model folder"),
+        (["predict", tmp_path / "none", faces, "--out", "table.xls"], ".csv, .json or .parquet"),
+        (["report", tmp_path], "run.json"),
+    ):
+        assert fn2en(*arguments, monkeypatch=monkeypatch) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_later(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from facenet2expnet.nets import storage
+
+    faces, run = tiny.write_faces(tmp_path / "faces"), tmp_path / "run"
+    command = ["train", faces, "--recipe", recipe_file, "--out", run, "--method", "scratch", "--threads", 1]
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "save_file", full)
+        assert fn2en(*command, monkeypatch=patched) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(run.rglob("*.partial"))
+    assert fn2en(*command, "--resume", monkeypatch=monkeypatch) == 0
+    assert (run / "model" / "model.safetensors").is_file()
+
+
+def test_the_package_imports_cheaply() -> None:
+    code = "import sys, facenet2expnet; print([m for m in ('torch', 'pandas', 'cv2', 'kornia') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_loads_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['fn2en', '--help']\nfrom facenet2expnet.cli import main\n"
+        "try: main.run()\nexcept SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("False")
+
+
+def test_sample_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fn2en("sample", "export", tmp_path / "ck", monkeypatch=monkeypatch) == 0
+    pictures = list((tmp_path / "ck" / "cohn-kanade-images").rglob("*.png"))
+    assert len(pictures) == 1308
+    with Image.open(pictures[0]) as picture:
+        assert min(picture.size) >= 128
+    assert len(list((tmp_path / "ck" / "Emotion").rglob("*_emotion.txt"))) == 327
+
+
+def test_model_card_of_a_run_says_where_it_comes_from(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces, run = tiny.write_faces(tmp_path / "faces"), tmp_path / "run"
+    command = ["train", faces, "--recipe", recipe_file, "--out", run, "--method", "scratch", "--quiet"]
+    assert fn2en(*command, monkeypatch=monkeypatch) == 0
+    card = json.loads((run / "model" / "model.json").read_text())
+    assert card["command"].startswith("fn2en train ")
+    assert card["classes"] == list(tiny.CLASSES)
+    assert card["recipe"]["scratch"]["epochs"] == 2
+    assert card["trained_on"]["manifest"] == "faces"
+    assert 0 <= card["metrics"]["accuracy"] <= 1

@@ -1,0 +1,203 @@
+"""Runs: what a folder holds, honest splits, resuming only what was begun, nothing half-written on bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import facenet2expnet
+import tiny
+from facenet2expnet.data.manifest import read_manifest
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.reporter import Reporter, Training
+from facenet2expnet.experiment.run import Machine, compare, train
+from facenet2expnet.learning.loop import EpochRecord
+
+pytestmark = pytest.mark.usefixtures("tiny_face_net")
+CPU = Machine("cpu", 1)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_faces(tmp_path_factory.mktemp("run") / "faces mit Ümläuten")
+
+
+def with_subjects(faces: Path, folder: Path) -> Path:
+    """The same faces as a CSV with four subjects."""
+    table = read_manifest(faces).table
+    table["subject"] = [f"S{number % 4}" for number in range(len(table))]
+    table["image"] = [str(faces / image) for image in table["image"]]
+    table.to_csv(folder / "faces.csv", index=False)
+    return folder / "faces.csv"
+
+
+class Ears(Reporter):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.trainings: list[Training] = []
+        self.epochs: list[EpochRecord] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin(self, training: Training) -> None:
+        self.trainings.append(training)
+
+    def epoch(self, training: Training, record: EpochRecord) -> None:
+        self.epochs.append(record)
+
+
+def test_compare_leaves_a_whole_run_folder(faces: Path, tmp_path: Path) -> None:
+    data = with_subjects(faces, tmp_path)
+    ears = Ears()
+    run = compare(data, recipe=tiny.tiny_recipe(), out=tmp_path / "run", folds=2, machine=CPU, reporter=ears)
+    present = {path.name for path in run.iterdir()}
+    assert present >= {
+        "run.json", "recipe.toml", "manifest.csv", "manifest.json", "skipped.csv", "folds.json", "log.txt",
+        "audit.json", "predictions.parquet", "metrics.json", "history.csv", "sizes.json", "report.html",
+    }  # fmt: skip
+    predictions = pd.read_parquet(run / "predictions.parquet")
+    assert set(predictions["method"]) == {"scratch", "fine-tune", "fn2en"}
+    for _, rows in predictions.groupby("method"):
+        assert sorted(rows["image"]) == sorted(read_manifest(run / "manifest.csv").table["image"])
+    assert np.allclose(predictions.filter(like="p_").sum(axis=1), 1, atol=1e-5)
+    for name, fold in predictions.groupby("fold"):
+        others = predictions[predictions["fold"] != name]
+        assert not set(fold["subject"]) & set(others["subject"])
+    about = json.loads((run / "run.json").read_text())
+    assert about["finished"]
+    assert about["manifest"]["subjects"] == 4
+    assert about["threads"] == 1
+    metrics = json.loads((run / "metrics.json").read_text())
+    for method, scores in metrics["methods"].items():
+        rows = predictions[predictions["method"] == method]
+        assert scores["pooled"]["accuracy"] == pytest.approx((rows["truth"] == rows["predicted"]).mean())
+    history = pd.read_csv(run / "history.csv")
+    assert set(zip(history["method"], history["stage"], strict=True)) == {
+        ("scratch", "scratch"), ("fine-tune", "fine_tune"), ("fn2en", "stage1"), ("fn2en", "stage2"),
+    }  # fmt: skip
+    assert len(history) == len(ears.epochs) == 2 * 4 * 2
+    assert [training.number for training in ears.trainings] == [1, 2, 3, 4, 5, 6]
+    assert not list(run.rglob("views-*"))
+    assert list(run.rglob("events.out.tfevents*"))
+    assert "fn2en stage1 epoch 2/2" in (run / "log.txt").read_text()
+
+
+def test_train_leaves_a_model_that_predicts(faces: Path, tmp_path: Path) -> None:
+    run = train(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", machine=CPU)
+    recognizer = facenet2expnet.Recognizer.load(run)
+    assert recognizer.classes == tiny.CLASSES
+    found = recognizer.predict(faces)
+    assert len(found) == 24
+    predictions = pd.read_parquet(run / "predictions.parquet")
+    tested = predictions[predictions["method"] == "fn2en"].set_index("image")
+    again = found.table()
+    again["image"] = [str(Path(image).relative_to(faces).as_posix()) for image in again["image"]]
+    again = again.set_index("image").loc[tested.index]
+    for name in tiny.CLASSES:
+        assert np.allclose(again[f"p_{name}"], tested[f"p_{name}"], atol=1e-6)
+    assert recognizer.facts["recipe"]["stage1"]["views"] == 2
+    assert recognizer.facts["trained_on"]["pictures"] == 24 - len(tested)
+    assert "Subjects are unknown" in (run / "log.txt").read_text()
+
+
+def test_train_on_everything_has_no_accuracy(faces: Path, tmp_path: Path) -> None:
+    run = train(
+        faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", method="scratch", holdout=False, machine=CPU
+    )
+    assert not (run / "metrics.json").exists()
+    assert (run / "report.html").exists()
+    model = facenet2expnet.Recognizer.load(run)
+    assert model.facts["trained_on"]["pictures"] == 24
+    assert model.facts["metrics"]["accuracy"] is None
+
+
+def test_two_seeds_differ_and_are_both_kept(faces: Path, tmp_path: Path) -> None:
+    run = compare(
+        faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", methods=["scratch"], folds=2, first_folds=1,
+        seeds=[0, 1], machine=CPU,
+    )  # fmt: skip
+    predictions = pd.read_parquet(run / "predictions.parquet").set_index("image")
+    first, second = (predictions[predictions["seed"] == seed]["p_anger"] for seed in (0, 1))
+    assert list(first.index) == list(second.index)
+    assert not np.allclose(first, second)
+    assert "Only the first 1 of 2 folds were done." in (run / "log.txt").read_text()
+
+
+def test_a_run_is_not_overwritten_nor_resumed_as_another(faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = {"recipe": tiny.tiny_recipe(), "out": out, "methods": ["scratch"], "folds": 2, "machine": CPU}
+    compare(faces, **arguments)
+    with pytest.raises(UserError, match="holds a run already; add --resume"):
+        compare(faces, **arguments)
+    compare(faces, **arguments, resume=True)
+    other = arguments | {"recipe": tiny.tiny_recipe("scratch.epochs=3")}
+    with pytest.raises(UserError, match=r"another recipe: scratch\.epochs=2"):
+        compare(faces, **other, resume=True)
+    with pytest.raises(UserError, match="begun with another folds"):
+        compare(faces, **(arguments | {"folds": 3}), resume=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="is there and not empty"):
+        compare(faces, **(arguments | {"out": tmp_path / "full"}))
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ["svm"]}, "methods: got svm, expected some of scratch, fine-tune, fn2en"),
+        ({"seeds": [1, 1]}, "seeds: got"),
+        ({"machine": Machine("gpu")}, "device is 'gpu', expected one of auto, cpu, cuda, mps"),
+        ({"folds": 9}, "fewer"),
+        ({"protocol": "leave-one-out"}, "protocol 'leave-one-out' is not one of"),
+        ({"recipe": "fast"}, "no recipe is called 'fast'"),
+    ],
+)
+def test_bad_arguments_write_nothing(
+    faces: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    arguments: dict[str, object] = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", "machine": CPU}
+    with pytest.raises(UserError, match=message):
+        compare(faces, **(arguments | change))  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_pictures_are_left_out_listed_and_counted(tmp_path: Path) -> None:
+    faces = tiny.write_faces(tmp_path / "faces")
+    (faces / "anger" / "empty.png").touch()
+    (faces / "anger" / "text.jpg").write_text("no picture")
+    whole = (faces / "anger" / "00.png").read_bytes()
+    (faces / "happiness" / "half.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("L", (50, 30), 90).save(faces / "surprise" / "grey.png")
+    Image.new("CMYK", (40, 40), (9, 9, 9, 9)).save(faces / "surprise" / "cmyk.jpg")
+    ears = Ears()
+    run = train(
+        faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", method="scratch", machine=CPU, reporter=ears
+    )
+    skipped = pd.read_csv(run / "skipped.csv")
+    assert sorted(skipped["image"]) == ["anger/empty.png", "anger/text.jpg", "happiness/half.png"]
+    assert json.loads((run / "run.json").read_text())["manifest"]["pictures"] == 26
+    assert any("3 pictures were left out" in note for note in ears.notes)
+
+
+def test_evaluate_tests_a_model_and_knows_its_training_data(faces: Path, tmp_path: Path) -> None:
+    run = train(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", method="scratch", machine=CPU)
+    found = facenet2expnet.evaluate(run, faces)
+    assert len(found.predictions) == 24
+    assert any("accuracy is too high for new people" in note for note in found.notes)
+    other = tiny.write_faces(tmp_path / "other", classes=("anger", "hapiness"))
+    with pytest.raises(
+        UserError, match=r"class 'hapiness' is not one of the model's.*did you mean 'happiness'"
+    ):
+        facenet2expnet.evaluate(run, other)
+    (tmp_path / "some.csv").write_text(f"image,label\n{faces}/anger/00.png,angr\n")
+    with pytest.raises(UserError, match=r"some.csv line 2: .*'angr' is not one of .*'anger'"):
+        facenet2expnet.evaluate(run, tmp_path / "some.csv")
