@@ -40,7 +40,10 @@ class CropContract:
             box's longer side (0.25: a quarter wider and higher). Of no effect otherwise.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}  # read as part of a recipe
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "extra": "forbid",
+        "strict": True,
+    }  # read as part of a recipe
 
     detector: str = "already-cropped"
     template: str = "none"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,8 +87,34 @@ def make_ready_files(
 
     Decoding, OpenCV, dlib and PyTorch let go of the interpreter's lock, so threads use the cores.
     """
-    with ThreadPoolExecutor(worker_count(workers)) as pool:
-        yield from pool.map(lambda path: make_ready_file(path, contract, missing=missing), paths)
+    count = worker_count(workers)
+    pool = ThreadPoolExecutor(count)
+    waiting: deque[Future[Ready]] = deque()
+    try:
+        for path in paths:
+            waiting.append(pool.submit(make_ready_file, path, contract, missing=missing))
+            if len(waiting) > 4 * count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """While worker threads have a picture each, OpenCV and PyTorch start no further threads of their own."""
+    torch = sys.modules.get("torch")
+    before = (cv2.getNumThreads(), torch.get_num_threads() if torch else 1)
+    cv2.setNumThreads(1)
+    if torch:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before[0])
+        if torch:
+            torch.set_num_threads(before[1])
 
 
 def load_faces(
@@ -112,14 +141,16 @@ def load_faces(
     rows: list[int] = []
     skipped: list[Skipped] = []
     names = image_names(manifest)
-    for row, ready in enumerate(make_ready_files(manifest.paths, contract, missing=missing, workers=workers)):
-        if ready.crop is None:
-            skipped.append(Skipped(names[row], ready.reason))
-        else:
-            pixels[len(rows)] = ready.crop
-            rows.append(row)
-        if progress is not None:
-            progress(row + 1, total)
+    with one_thread_each():
+        all_ready = make_ready_files(manifest.paths, contract, missing=missing, workers=workers)
+        for row, ready in enumerate(all_ready):
+            if ready.crop is None:
+                skipped.append(Skipped(names[row], ready.reason))
+            else:
+                pixels[len(rows)] = ready.crop
+                rows.append(row)
+            if progress is not None:
+                progress(row + 1, total)
     check_any(len(rows), skipped)
     return pixels[: len(rows)], np.array(rows, dtype=np.int64), skipped
 

@@ -33,6 +33,7 @@ from facenet2expnet.faces.ready import (
     check_missing,
     image_names,
     make_ready_file,
+    one_thread_each,
     worker_count,
 )
 
@@ -164,10 +165,16 @@ def prepare(
         lock = filelock.FileLock(part / "lock")
         try:
             with lock.acquire(timeout=0):
-                _start(part, job)
-                _check_room(part, len(manifest), contract)
-                _write_shards(part, manifest, contract, missing, worker_count(workers), progress)
-                _finish(part, manifest, contract, job)
+                if (part / ABOUT).exists():  # killed just before the renaming
+                    _check_same_job(job, _read_about(part)["job"], part)
+                else:
+                    _start(part, job)
+                    _check_room(part, len(manifest), contract)
+                    with one_thread_each():
+                        _write_shards(part, manifest, contract, missing, worker_count(workers), progress)
+                    _finish(part, manifest, contract, job)
+                shutil.rmtree(part / "shards", ignore_errors=True)
+                (part / "job.json").unlink(missing_ok=True)
         except filelock.Timeout as error:
             raise UserError(f"another process is preparing {folder}; wait for it, or stop it") from error
         (part / "lock").unlink(missing_ok=True)
@@ -196,18 +203,18 @@ def _write_shards(
     done = total - sum(min(SHARD_ROWS, total - start) for start in todo)
     if progress is not None and done:
         progress(done, total)
-    pool = ThreadPoolExecutor(workers)
 
-    def submit(start: int) -> list[Future[Ready]]:
+    def submit(pool: ThreadPoolExecutor, start: int) -> list[Future[Ready]]:
         return [
             pool.submit(make_ready_file, path, contract, missing=missing)
             for path in paths[start : start + SHARD_ROWS]
         ]
 
+    pool = ThreadPoolExecutor(workers)
     try:
-        pending = submit(todo[0]) if todo else []
+        pending = submit(pool, todo[0]) if todo else []
         for place, start in enumerate(todo):
-            following = submit(todo[place + 1]) if place + 1 < len(todo) else []
+            following = submit(pool, todo[place + 1]) if place + 1 < len(todo) else []
             results = []
             for future in pending:
                 results.append(future.result())
@@ -286,8 +293,6 @@ def _finish(part: Path, manifest: Manifest, contract: CropContract, job: dict[st
         "job": job,
     }
     write_whole(part / ABOUT, json.dumps(about, indent=1).encode())
-    shutil.rmtree(part / "shards")
-    (part / "job.json").unlink()
 
 
 def _join(part: Path, entries: list[dict[str, Any]], shape: tuple[int, int, int, int]) -> None:
@@ -375,9 +380,7 @@ def _check_room(part: Path, pictures: int, contract: CropContract) -> None:
     """Raises UserError if the disk has too little room for what is still to be written."""
     written = sum(path.stat().st_size for path in part.rglob("*") if path.is_file())
     crop_bytes = contract.stored_px**2 * 3
-    needed = (
-        (pictures + SHARD_ROWS) * crop_bytes - written if pictures > SHARD_ROWS else pictures * crop_bytes * 2
-    )
+    needed = (pictures + min(pictures, SHARD_ROWS)) * crop_bytes - written
     free = shutil.disk_usage(part).free
     if needed > free:
         raise UserError(

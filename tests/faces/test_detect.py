@@ -1,0 +1,118 @@
+"""The detectors on scikit-image's astronaut, whose eyes, nose and mouth corners were read off by eye."""
+
+import builtins
+import importlib.util
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from facenet2expnet.errors import UserError
+from facenet2expnet.faces import detect, landmarks
+from facenet2expnet.faces.contract import CropContract
+from facenet2expnet.faces.detect import Face, find_faces
+
+DATA = pytest.importorskip("skimage.data")
+NEEDS = {"mtcnn": ("mtcnn", "lz4"), "dlib68": ("dlib", "face_recognition_models"), "viola-jones": ()}
+POINTS = np.array([(204, 102), (247, 103), (225, 128), (201, 140), (245, 141)])
+BOX = np.array([178, 70, 268, 168])
+
+
+@pytest.fixture(scope="module")
+def astronaut() -> np.ndarray:
+    return DATA.astronaut()
+
+
+def need(detector: str) -> None:
+    for package in NEEDS[detector]:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    shared = float((high - low).clip(min=0).prod())
+    return shared / (float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod()) - shared)
+
+
+@pytest.mark.parametrize("detector", sorted(NEEDS))
+def test_the_known_face_is_found(detector: str, astronaut: np.ndarray) -> None:
+    need(detector)
+    face = find_faces(astronaut, CropContract(detector=detector))[0]
+    assert overlap(face.box_xyxy_px, BOX) > 0.6
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "dlib68", "viola-jones"])
+def test_its_landmarks_are_right(detector: str, astronaut: np.ndarray) -> None:
+    need(detector)
+    need("dlib68" if detector == "viola-jones" else detector)
+    face = find_faces(astronaut, CropContract(detector=detector, template="eyes-mouth"))[0]
+    assert face.points_px is not None
+    assert np.linalg.norm(face.points_px - POINTS, axis=1).max() < 4.5  # a tenth of the distance of the eyes
+
+
+@pytest.mark.parametrize("detector", ["mtcnn", "dlib68"])
+def test_a_large_and_a_small_picture_give_the_same_landmarks(detector: str, astronaut: np.ndarray) -> None:
+    """Searched in another size, told in the picture's own pixels."""
+    need(detector)
+    contract = CropContract(detector=detector, template="eyes-mouth")
+    large = cv2.resize(astronaut, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    small = cv2.resize(astronaut[40:200, 140:300], (60, 60), interpolation=cv2.INTER_AREA)
+    on_large = find_faces(large, contract)[0].points_px
+    on_small = find_faces(small, contract)[0].points_px
+    assert on_large is not None
+    assert on_small is not None
+    assert np.linalg.norm(on_large / 3 - POINTS, axis=1).max() < 5
+    assert np.linalg.norm(on_small * 160 / 60 + (140, 40) - POINTS, axis=1).max() < 7
+
+
+@pytest.mark.parametrize("detector", sorted(NEEDS))
+def test_nothing_is_found_where_nothing_is(detector: str) -> None:
+    need(detector)
+    assert find_faces(np.full((120, 90, 3), 127, np.uint8), CropContract(detector=detector)) == []
+    assert find_faces(np.zeros((1, 1, 3), np.uint8), CropContract(detector=detector)) == []
+
+
+def test_an_already_cropped_picture_is_its_own_face() -> None:
+    (face,) = find_faces(np.zeros((20, 30, 3), np.uint8), CropContract())
+    assert face.box_xyxy_px.tolist() == [0, 0, 30, 20]
+
+
+@pytest.mark.parametrize(("choice", "expected"), [("largest", 40), ("central", 20)])
+def test_which_of_several_faces_is_taken(
+    choice: str, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large face in the corner and a small one in the middle of a picture of 300 x 300."""
+    faces = [Face(np.array([140.0, 140, 160, 160]), 0.9), Face(np.array([10.0, 10, 50, 50]), 0.8)]
+    monkeypatch.setattr(detect, "finder", lambda name: lambda pixels: faces)
+    found = find_faces(np.zeros((300, 300, 3), np.uint8), CropContract(detector="mtcnn", choice=choice))
+    assert len(found) == 2
+    assert found[0].box_xyxy_px[2] - found[0].box_xyxy_px[0] == expected
+
+
+def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landmarks.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"'mtcnn' is not installed; pip install 'facenet2expnet\[mtcnn\]'"):
+        landmarks.package_file("mtcnn", "assets/weights/pnet.lz4", "pip install 'facenet2expnet[mtcnn]'")
+
+
+def test_missing_dlib_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "dlib":
+            raise ImportError(name)
+        return plain(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(
+        UserError, match=r"'dlib' is not installed; pip install 'facenet2expnet\[landmarks\]'"
+    ):
+        detect.check_installed(CropContract(detector="viola-jones", template="eyes-mouth"))
+
+
+def test_an_opencv_without_the_cascades_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "data", None)
+    with pytest.raises(UserError, match="moved out with version 5"):
+        detect._cascade()
