@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets import face
-from facenet2expnet.nets.face import vgg_face
 from facenet2expnet.nets.face.vgg_face import VggFace
+from facenet2expnet.nets.face.weights import generated
 
 DAG_SHAPES = {
     "conv1_1": (64, 3, 3, 3),
@@ -41,10 +41,18 @@ FEATURES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
 def dag_state() -> dict[str, Tensor]:
-    """The names and shapes of vgg_face_dag.pth. Each tensor is one number seen many times: small on disk."""
+    """The names and shapes of vgg_face_dag.pth. Each tensor is one number seen many times: small on disk.
+
+    The first convolution tells red, green and blue apart, as 1, 2 and 3.
+    """
     state = {}
     for number, (layer, shape) in enumerate(DAG_SHAPES.items(), start=1):
-        state[f"{layer}.weight"] = torch.tensor(float(number)).expand(shape)
+        plane = (
+            torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)
+            if layer == "conv1_1"
+            else torch.tensor(float(number))
+        )
+        state[f"{layer}.weight"] = plane.expand(shape)
         state[f"{layer}.bias"] = torch.tensor(-float(number)).expand(shape[:1])
     return state
 
@@ -78,9 +86,10 @@ def respelt(spelling: Callable[[str], str]) -> dict[str, Tensor]:
 def test_published_parameter_count_and_layers() -> None:
     with torch.device("meta"):
         net = VggFace()
-    assert sum(parameter.numel() for parameter in net.parameters()) == 145_002_878
+    classifier = 2622 * 4096 + 2622
+    assert sum(parameter.numel() for parameter in net.parameters()) == 145_002_878 - classifier == 134_260_544
     assert {name: tuple(value.shape) for name, value in net.state_dict().items()} == {
-        name: tuple(value.shape) for name, value in dag_state().items()
+        name: tuple(value.shape) for name, value in dag_state().items() if not name.startswith("fc8")
     }
     with torch.device("meta"):
         outputs = net.eval()(torch.zeros(1, 3, 224, 224), list(net.info.taps))
@@ -90,33 +99,43 @@ def test_published_parameter_count_and_layers() -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_reads_every_spelling(tmp_path: Path, spelling: str) -> None:
+def test_reads_every_spelling_in_its_colour_order(tmp_path: Path, spelling: str) -> None:
     names, colour = SPELLINGS[spelling]
     path = tmp_path / "weights.pth"
     torch.save(respelt(names), path)
     net = face.load("vgg-face", path)
-    assert net.info.colour == colour
-    for name, value in dag_state().items():
-        assert torch.equal(net.state_dict()[name].flatten()[:1], value.flatten()[:1]), name
+    assert net.info.colour == "rgb"
+    for name, value in net.state_dict().items():
+        if name != "conv1_1.weight":
+            assert torch.equal(value.flatten()[:1], dag_state()[name].flatten()[:1]), name
+    first = net.state_dict()["conv1_1.weight"][0, :, 0, 0].tolist()
+    assert first == ([1.0, 2.0, 3.0] if colour == "rgb" else [3.0, 2.0, 1.0])
 
 
-@pytest.mark.parametrize("colour", ["rgb", "bgr"])
-def test_colour_order_can_be_said(tmp_path: Path, colour: str) -> None:
+@pytest.mark.parametrize(("colour", "first"), [("rgb", [1.0, 2.0, 3.0]), ("bgr", [3.0, 2.0, 1.0])])
+def test_colour_order_of_the_file_can_be_said(tmp_path: Path, colour: str, first: list[float]) -> None:
     path = tmp_path / "weights.pth"
     torch.save(dag_state(), path)
-    assert face.load(f"vgg-face:{colour}", path).info.colour == colour
+    net = face.load(f"vgg-face:{colour}", path)
+    assert net.state_dict()["conv1_1.weight"][0, :, 0, 0].tolist() == first
     with pytest.raises(UserError, match="expected vgg-face, vgg-face:rgb or vgg-face:bgr"):
         face.load("vgg-face:grb", path)
 
 
-def test_number_of_identities_comes_from_the_file(tmp_path: Path) -> None:
-    state = dag_state()
-    state["fc8.weight"], state["fc8.bias"] = state["fc8.weight"][:10], state["fc8.bias"][:10]
-    torch.save(state, tmp_path / "ten.pth")
-    assert face.load("vgg-face", tmp_path / "ten.pth").info.taps["fc8"] == (10,)
-    without = {name: value for name, value in state.items() if not name.startswith("fc8")}
-    torch.save(without, tmp_path / "none.pth")
-    assert "fc8" not in face.load("vgg-face", tmp_path / "none.pth").info.taps
+def test_file_without_the_classifier_or_with_another_one(tmp_path: Path) -> None:
+    state = {name: value for name, value in dag_state().items() if not name.startswith("fc8")}
+    torch.save(state, tmp_path / "none.pth")
+    assert list(face.load("vgg-face", tmp_path / "none.pth").info.taps)[-1] == "fc7"
+    torch.save(
+        state | {"fc8.weight": torch.zeros(10, 4096), "fc8.bias": torch.zeros(10)}, tmp_path / "ten.pth"
+    )
+    assert list(face.load("vgg-face", tmp_path / "ten.pth").info.taps)[-1] == "fc7"
+
+
+def test_file_of_other_shapes(tmp_path: Path) -> None:
+    torch.save(dag_state() | {"conv1_1.weight": torch.zeros(64, 1, 3, 3)}, tmp_path / "grey.pth")
+    with pytest.raises(UserError, match=r"conv1_1\.weight \(64, 1, 3, 3\), not \(64, 3, 3, 3\)"):
+        face.load("vgg-face", tmp_path / "grey.pth")
 
 
 def test_needs_a_file() -> None:
@@ -135,19 +154,20 @@ def reference(state: dict[str, Tensor], inputs: Tensor) -> dict[str, Tensor]:
         features = functional.max_pool2d(features, kernel_size=2, stride=2)
         outputs[f"pool{stage}"] = features
     features = features.flatten(1)
-    for layer in [name for name in ("fc6", "fc7", "fc8") if f"{name}.weight" in state]:
+    for layer in [name for name in ("fc6", "fc7") if f"{name}.weight" in state]:
         features = features @ state[f"{layer}.weight"].T + state[f"{layer}.bias"]
-        features = features.clamp(min=0) if layer != "fc8" else features
+        features = features.clamp(min=0)
         outputs[layer] = features
     return outputs
 
 
 def test_convolutions_compute_what_the_table_says() -> None:
-    with torch.device("meta"):
-        net = VggFace(0)
-    net.fc6 = net.fc7 = torch.nn.Identity()  # what is not tapped need not be allocated
-    net.to_empty(device="cpu")
-    vgg_face.generate(net)
+    def convolutions_alone() -> VggFace:
+        net = VggFace()
+        net.fc6 = net.fc7 = torch.nn.Identity()  # what is not tapped need not be allocated
+        return net
+
+    net = generated(convolutions_alone)
     inputs = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     taps = ["pool1", "pool2", "pool3", "pool4", "pool5"]
     with torch.no_grad():
@@ -184,5 +204,5 @@ def test_whole_net_from_a_file_of_true_size(tmp_path: Path) -> None:
             value, expected[tap], rtol=1e-3, atol=1e-4 * expected[tap].abs().max().item()
         )
     net.train()
-    net(crops, ["fc8"])["fc8"].sum().backward()
+    net(crops, ["fc7"])["fc7"].sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())

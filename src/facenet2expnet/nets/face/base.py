@@ -20,7 +20,8 @@ class FaceNetInfo:
     """What a face net is and expects.
 
     Attributes:
-        name: the name it is registered under.
+        name: what it is loaded by: `load(name, "generated")` gives the same net with other weights, so that a
+            fine-tuned one can be built again and given its own.
         input_px: side of the square picture that it was trained on, in pixels.
         mean_rgb: subtracted from pixels in 0..255, in RGB order.
         scale: divides the difference.

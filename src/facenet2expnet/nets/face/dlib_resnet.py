@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
-from facenet2expnet.nets.face.weights import GENERATED, generate
+from facenet2expnet.nets.face.weights import GENERATED, generated
 
 PACKAGE = "face_recognition_models"
 FILE = "models/dlib_face_recognition_resnet_model_v1.dat"
@@ -205,7 +205,9 @@ def read_dat(path: Path) -> DlibResNet29:
             f"{path}: expected dlib_face_recognition_resnet_model_v1.dat, found a file that does not begin "
             f"as one; name dlib's file, or leave the weights out to use the one of {INSTALL}"
         )
-    net = DlibResNet29()
+    with torch.device("meta"):
+        net = DlibResNet29()
+    net.to_empty(device="cpu")
     with torch.no_grad():
         for conv in net.convolutions():
             weights, channels = conv.weight.numel(), conv.bias.numel()
@@ -251,7 +253,5 @@ def load(weights: Path | None = None, name: str = "dlib-resnet29") -> DlibResNet
         UserError: If the package or the file is missing, or the file is cut short or not dlib's.
     """
     if str(weights) == GENERATED:
-        net = DlibResNet29()
-        generate(net)
-        return net
+        return generated(DlibResNet29)
     return read_dat(weights or bundled_file())

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
-from facenet2expnet.nets.face.weights import GENERATED, generate, load_into, read_state_dict
+from facenet2expnet.nets.face.weights import GENERATED, generated, load_into, read_state_dict
 
 INFO = FaceNetInfo(
     name="inception-resnet-v1",
@@ -200,9 +200,7 @@ def load(weights: Path | None = None, name: str = "inception-resnet-v1") -> Ince
             "20180408-102900-casia-webface.pt, hf:owner/name/file, or https://…#sha256=HEX"
         )
     if str(weights) == GENERATED:
-        net = InceptionResnetV1()
-        generate(net)
-        return net
+        return generated(InceptionResnetV1)
     state = {key: value for key, value in read_state_dict(weights).items() if not key.startswith("logits.")}
     with torch.device("meta"):
         net = InceptionResnetV1()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
-from facenet2expnet.nets.face.weights import GENERATED, generate, load_into, read_state_dict
+from facenet2expnet.nets.face.weights import GENERATED, generated, load_into, read_state_dict
 
 BLOCKS = {
     "iresnet18": (2, 2, 2, 2),
@@ -122,9 +122,7 @@ def load(weights: Path | None = None, name: str = "iresnet50") -> IResNet:
             "hf:owner/name/file, or https://…#sha256=HEX"
         )
     if str(weights) == GENERATED:
-        net = IResNet(name)
-        generate(net)
-        return net
+        return generated(lambda: IResNet(name))
     state = {
         ("norm." + key.removeprefix("features.") if key.startswith("features.") else key): value
         for key, value in read_state_dict(weights).items()

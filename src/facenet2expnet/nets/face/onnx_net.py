@@ -244,4 +244,4 @@ def load(weights: Path | None = None, name: str = "onnx") -> OnnxNet:
     if not reference and weights is None:
         raise UserError("'onnx': expected onnx:PATH, or the path of the .onnx file as weights")
     path = locate(reference) if reference else locate(weights or "")
-    return OnnxNet(path, f"onnx:{path.name}")
+    return OnnxNet(path, f"onnx:{path}")

@@ -91,7 +91,7 @@ class TimmNet(FaceNet):
             inputs,
             indices=sorted(set(indices)),
             output_fmt="NCHW",
-            stop_early=True,
+            stop_early=unpooled,
             intermediates_only=unpooled,
         )
         last, maps = (None, result) if unpooled else result

@@ -4,14 +4,14 @@ Source: O. M. Parkhi, A. Vedaldi, A. Zisserman, Deep Face Recognition, BMVC 2015
 https://www.robots.ox.ac.uk/~vgg/software/vgg_face/; FN2EN, section IV.
 
 The same weights go round in two colour orders. vgg_face_dag.pth came from MatConvNet, whose nets take RGB (its
-mean, 129.2, 104.8, 93.6, is in that order, and the converter's own evaluation feeds RGB). The files that were
+mean, 129.2, 104.8, 93.6, is in that order, and its converter's own evaluation feeds RGB). The files that were
 converted from Caffe or Torch take BGR. Which one a file is, is told by its names; `vgg-face:rgb` and
-`vgg-face:bgr` say it where the names mislead.
+`vgg-face:bgr` say it where the names mislead. A BGR file's first convolution is turned round when it is read, so
+the net itself always takes RGB.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +22,8 @@ from torch.nn import functional
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
-from facenet2expnet.nets.face.weights import GENERATED, generate, load_into, read_state_dict
+from facenet2expnet.nets.face.weights import GENERATED, generated, load_into, read_state_dict
 
-IDENTITIES = 2622
 STAGES = ((3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3))
 """Channels in, channels out, convolutions of each stage; a 2x2 maximum pooling ends it."""
 
@@ -42,7 +41,6 @@ INFO = FaceNetInfo(
         "pool5": (512, 7, 7),
         "fc6": (4096,),
         "fc7": (4096,),
-        "fc8": (IDENTITIES,),
     },
     embedding="fc7",
     default_tap="pool5",
@@ -52,30 +50,24 @@ INFO = FaceNetInfo(
 
 
 class VggFace(ChainFaceNet):
-    """VGG-16 with 13 convolutions and 3 fully connected layers. fc6 and fc7 are read after their ReLU.
+    """VGG-16 with its 13 convolutions, fc6 and fc7, which are read after their ReLU.
 
-    Args:
-        identities: outputs of fc8; 0 leaves fc8 out.
-        colour: the order that the weights expect, "rgb" or "bgr".
+    The classifier over 2,622 identities ("fc8" in the files) is left out.
     """
 
-    def __init__(self, identities: int = IDENTITIES, colour: str = "rgb") -> None:
+    info = INFO
+
+    def __init__(self) -> None:
         super().__init__()
-        taps = {name: shape for name, shape in INFO.taps.items() if name != "fc8"}
-        if identities:
-            taps["fc8"] = (identities,)
-        self.info = dataclasses.replace(INFO, taps=taps, colour=colour)
         for stage, (channels, width, count) in enumerate(STAGES, start=1):
             for index in range(1, count + 1):
                 self.add_module(f"conv{stage}_{index}", nn.Conv2d(channels, width, 3, padding=1))
                 channels = width
         self.fc6 = nn.Linear(512 * 7 * 7, 4096)
         self.fc7 = nn.Linear(4096, 4096)
-        if identities:
-            self.fc8 = nn.Linear(4096, identities)
 
     def step(self, name: str, features: Tensor) -> Tensor:
-        """From the output of the tap before `name` to that of `name`; dropout 0.5 before fc7 and fc8."""
+        """From the output of the tap before `name` to that of `name`; dropout 0.5 before fc7."""
         if name.startswith("pool"):
             stage = int(name.removeprefix("pool"))
             for index in range(1, STAGES[stage - 1][2] + 1):
@@ -83,11 +75,7 @@ class VggFace(ChainFaceNet):
             return functional.max_pool2d(features, 2)
         if name == "fc6":
             return functional.relu(self.fc6(features.flatten(1)))
-        features = functional.dropout(features, 0.5, self.training)
-        if name == "fc7":
-            return functional.relu(self.fc7(features))
-        logits: Tensor = self.fc8(features)
-        return logits
+        return functional.relu(self.fc7(functional.dropout(features, 0.5, self.training)))
 
 
 def _torchvision_names() -> dict[str, str]:
@@ -143,14 +131,12 @@ def load(weights: Path | None = None, name: str = "vgg-face") -> VggFace:
             "hf:owner/name/file, or https://…#sha256=HEX"
         )
     if str(weights) == GENERATED:
-        with torch.device("meta"):
-            net = VggFace(colour=variant or "rgb")
-        net.to_empty(device="cpu")
-        generate(net)
-        return net
+        return generated(VggFace)
     state, colour = renamed(read_state_dict(weights))
-    last = state.get("fc8.weight")
+    if (variant or colour) == "bgr" and state.get("conv1_1.weight", torch.empty(0)).ndim == 4:
+        state["conv1_1.weight"] = state["conv1_1.weight"].flip(1)
+    state = {key: value for key, value in state.items() if not key.startswith("fc8.")}
     with torch.device("meta"):
-        net = VggFace(0 if last is None else last.shape[0], variant or colour)
+        net = VggFace()
     load_into(net, state, str(weights), "vgg-face")
     return net

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.download import download, file_sha256, from_hugging_face
+
+Net = TypeVar("Net", bound=nn.Module)
 
 GENERATED = "generated"
 """Given in place of a file: weights drawn from a fixed seed, of the true shapes. For tests and trials."""
@@ -200,11 +203,23 @@ def _listed(entries: list[str]) -> str:
     return ", ".join(entries[:LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def generate(net: nn.Module, seed: int = 0) -> None:
-    """Draw a net's weights, the same for the same seed; every bias becomes 0."""
+def generated(build: Callable[[], Net], seed: int = 0) -> Net:
+    """A net with weights drawn from a seed: biases and means 0, scales and variances 1, all else normal (He).
+
+    Args:
+        build: makes the net; called on the meta device, so that nothing is drawn twice.
+        seed: the same seed gives the same weights.
+    """
+    with torch.device("meta"):
+        net = build()
+    net.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
-        elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
+        else:
+            nn.init.constant_(parameter, 0.0 if name.endswith(("bias", "shift")) else 1.0)
+    for module in net.modules():
+        if isinstance(module, nn.PReLU | nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_parameters()
+    return net
