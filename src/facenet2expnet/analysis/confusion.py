@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from facenet2expnet.analysis.finding import Finding
 from facenet2expnet.errors import UserError
+from facenet2expnet.labels import in_canonical_order
 from facenet2expnet.report.figures import confusion_panels
 
 COLUMNS = ("truth", "predicted")
@@ -65,6 +67,36 @@ def confusion(
     return Finding(
         "confusion", "What is taken for what", says, summary, confusion_panels(shown, classes), data
     )
+
+
+def read_predictions(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """A predictions table and its classes, in the order of the probabilities' columns.
+
+    Args:
+        path: a run folder, or a table (.parquet, .csv, .json) that `fn2en evaluate` wrote.
+    Raises:
+        UserError: If there is none, or it can't be read.
+    """
+    path = Path(path)
+    file = path / "predictions.parquet" if path.is_dir() else path
+    if not file.is_file():
+        what = "no predictions.parquet; give a run that tested something" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}, or a table that `fn2en evaluate --out` wrote")
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".parquet": pd.read_parquet,
+        ".csv": pd.read_csv,
+        ".json": pd.read_json,
+    }
+    if file.suffix.lower() not in readers:
+        raise UserError(f"{file}: expected a table that ends in .parquet, .csv or .json")
+    try:
+        table = readers[file.suffix.lower()](file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: can't be read as a table ({str(error).splitlines()[0]})") from None
+    classes = tuple(str(column)[2:] for column in table.columns if str(column).startswith("p_"))
+    if not classes and {"truth", "predicted"} <= set(table.columns):
+        classes = in_canonical_order({*map(str, table["truth"]), *map(str, table["predicted"])})
+    return table, classes
 
 
 def counts_of(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -39,6 +40,16 @@ class Finding:
     more: dict[str, pd.DataFrame] = field(default_factory=dict)
     more_figures: dict[str, Figure] = field(default_factory=dict)
 
+    def readable_table(self) -> pd.DataFrame:
+        """The table as text for a terminal or page: three decimals, signed changes, a dash for what is not known."""
+        text = pd.DataFrame(
+            {
+                str(name).replace("_", " "): [_text(value, str(name)) for value in column]
+                for name, column in self.table.items()
+            }
+        )
+        return text.astype(object)
+
     def save(self, folder: Path) -> list[Path]:
         """Write NAME.svg, NAME.png, NAME.csv (the picture's numbers), NAME-table.csv, NAME.txt and what else there is.
 
@@ -60,3 +71,13 @@ class Finding:
         written.append(folder / f"{self.name}.txt")
         write_whole(written[-1], (self.says + "\n").encode("utf-8"))
         return written
+
+
+def _text(value: object, column: str) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return f"{value:.3f}" if np.isfinite(value) else "–"
+    if isinstance(value, int | np.integer):
+        return f"{value:+,}" if column.endswith("change") else f"{value:,}"
+    return str(value)
