@@ -65,7 +65,7 @@ def add(app: typer.Typer) -> None:
 
 def quickstart(
     out: Out = None,
-    folds: Annotated[int, typer.Option(min=2, help="Groups that the sample's subjects are cut into.")] = 3,
+    folds: Annotated[int, typer.Option(min=2, help="Groups that the sample's subjects are cut into.")] = 2,
     first_folds: Annotated[int | None, typer.Option(min=1, help="Do only so many of them.")] = None,
     settings: Settings = None,
     threads: Threads = None,

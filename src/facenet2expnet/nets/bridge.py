@@ -57,27 +57,24 @@ def _resize(channels: int, in_hw: tuple[int, int], out_hw: tuple[int, int]) -> n
 
 
 class Deconvolution(nn.ConvTranspose2d):
-    """Upsampling by a whole factor, learned, each channel by itself; begins as bilinear interpolation.
+    """Upsampling by a whole factor, learned, between all channels; begins as bilinear interpolation of each.
 
-    One kernel a channel is how Caffe's users upsample ("group" and the bilinear filler); kernels between all pairs of
-    channels would hold more weights than the rest of a small expression net.
+    A kernel a channel would be Caffe's habit for upsampling, but then a map of 2x2 can only be spread out smoothly:
+    a student of small pictures explained none of the face net's feature so, and some of it with full kernels.
     """
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__(
-            channels,
-            channels,
-            kernel_size=2 * factor - factor % 2,
-            stride=factor,
-            padding=factor // 2,
-            groups=channels,
+            channels, channels, kernel_size=2 * factor - factor % 2, stride=factor, padding=factor // 2
         )
 
     def reset_parameters(self) -> None:
-        """Every kernel is the pyramid of bilinear interpolation; the bias is 0."""
+        """Every channel's kernel to itself is the pyramid of bilinear interpolation; the others and the bias are 0."""
         side = self.kernel_size[0]
         ramp = 1 - (torch.arange(side) - (side - 1) / 2).abs() / self.stride[0]
         with torch.no_grad():
-            self.weight.copy_(torch.outer(ramp, ramp).expand_as(self.weight))
+            self.weight.zero_()
+            diagonal = torch.arange(self.in_channels)
+            self.weight[diagonal, diagonal] = torch.outer(ramp, ramp)
             if self.bias is not None:
                 self.bias.zero_()
