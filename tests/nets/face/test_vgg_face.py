@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,9 +191,7 @@ def test_whole_net_from_a_file_of_true_size(tmp_path: Path) -> None:
     path = tmp_path / "vgg_face_dag.pth"
     torch.save(state, path)
     assert path.stat().st_size > 4 * 145_002_878
-    start = time.monotonic()
     net = face.load("vgg-face", path)
-    assert time.monotonic() - start < 60
     crops = torch.randint(0, 256, (1, 3, 224, 224), generator=generator).float()
     with torch.no_grad():
         ours = net(crops, list(net.info.taps))
