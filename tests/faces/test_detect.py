@@ -74,6 +74,22 @@ def test_nothing_is_found_where_nothing_is(detector: str) -> None:
     assert find_faces(np.zeros((1, 1, 3), np.uint8), CropContract(detector=detector)) == []
 
 
+@pytest.mark.parametrize(("side", "count"), [(100, 1), (400, 2)])
+def test_viola_jones_small_boxes_are_dropped_in_small_pictures_only(
+    side: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found in the searched picture: one box of half its width, one of a tenth."""
+
+    def found(pixels: np.ndarray) -> list[Face]:
+        unit = min(pixels.shape[:2], default=0) * (256 / 384 if side == 100 else 1)
+        return [Face(np.array([0, 0, part * unit, part * unit]), 1.0) for part in (0.1, 0.5)]
+
+    monkeypatch.setattr(detect, "finder", lambda name: found)
+    picture = np.zeros((side, side, 3), np.uint8)
+    assert len(find_faces(picture, CropContract(detector="viola-jones"))) == count
+    assert len(find_faces(picture, CropContract(detector="mtcnn"))) == 2
+
+
 def test_an_already_cropped_picture_is_its_own_face() -> None:
     (face,) = find_faces(np.zeros((20, 30, 3), np.uint8), CropContract())
     assert face.box_xyxy_px.tolist() == [0, 0, 30, 20]

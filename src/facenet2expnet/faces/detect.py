@@ -26,6 +26,12 @@ SEARCH_BORDER = 0.25
 """A small picture gets a border of this part of its longer side for the search: its face may fill it."""
 
 
+SMALL_PICTURE_FACE = 0.4
+"""In a small picture Viola-Jones' boxes under this part of its shorter side are dropped.
+
+They are eyes and folds of skin: 4.4 % of 500 FER2013 pictures would have been cropped about such a box.
+"""
+
 VIOLA_JONES_TO_DLIB = (0.09, 0.86)
 """How far below and how wide dlib's own box is, as parts of the Viola-Jones box's width.
 
@@ -69,6 +75,9 @@ def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
         return [Face(np.array([0.0, 0.0, width, height]), 1.0)]
     picture, scale, shift = _search_picture(pixels)
     faces = finder(contract.detector)(picture)
+    if contract.detector == "viola-jones" and max(height, width) < SEARCH_SHORTEST_PX:
+        least = SMALL_PICTURE_FACE * min(height, width) * scale
+        faces = [face for face in faces if face.box_xyxy_px[2] - face.box_xyxy_px[0] >= least]
     if contract.detector == "viola-jones" and contract.template != "none":
         faces = [_with_dlib_points(picture, face) for face in faces]
     faces = [_mapped_back(face, scale, shift) for face in faces]
