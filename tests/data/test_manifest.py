@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facenet2expnet.data.manifest import Manifest, from_folder, natural_key, read_manifest
@@ -246,11 +246,13 @@ def test_natural_order() -> None:
     assert ordered[0] == ""
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=6), unique=True))
 def test_natural_order_is_total(names: list[str]) -> None:
     assert sorted(names, key=natural_key) == sorted(reversed(names), key=natural_key)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=8), min_size=1

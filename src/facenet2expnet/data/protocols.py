@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from facenet2expnet.data.extra import extra_rows
 from facenet2expnet.data.manifest import Manifest, natural_key
 from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
@@ -191,23 +192,28 @@ def choose(manifest: Manifest, protocol: str = "auto", folds: int = 10, seed: in
     Args:
         protocol: "official", "fold", "split", "subject-groups", "leave-one-subject-out", "stratified", the
             path of a saved split (.json), or "auto": the first of official folds, fold column, split column,
-            subject groups (every subject known) and stratified that the manifest allows.
+            subject groups (every subject known) and stratified that the manifest allows. Rows marked in
+            the column `extra` join every training part and are never tested (see `data.extra`).
         folds: number of groups, where the protocol leaves it open.
         seed: of the stratified folds.
     Raises:
         UserError: If the protocol is unknown, the manifest does not allow it, or it would leak.
     """
+    extra = extra_rows(manifest)
+    base = manifest.rows(~extra) if extra.any() else manifest
     makers: dict[str, Callable[[], list[Fold]]] = {
-        "official": lambda: from_official_folds(manifest),
-        "fold": lambda: from_fold_column(manifest),
-        "split": lambda: from_split_column(manifest),
-        "subject-groups": lambda: subject_groups(manifest, folds),
-        "leave-one-subject-out": lambda: leave_one_subject_out(manifest),
-        "stratified": lambda: stratified(manifest, folds, seed),
+        "official": lambda: from_official_folds(base),
+        "fold": lambda: from_fold_column(base),
+        "split": lambda: from_split_column(base),
+        "subject-groups": lambda: subject_groups(base, folds),
+        "leave-one-subject-out": lambda: leave_one_subject_out(base),
+        "stratified": lambda: stratified(base, folds, seed),
     }
-    name = _automatic(manifest) if protocol == "auto" else protocol
+    name = _automatic(base) if protocol == "auto" else protocol
     if name in makers:
         made = makers[name]()
+        if extra.any():
+            made = _with_extra(made, extra, manifest.labels)
     elif name.endswith(".json"):
         made, name = read_split(Path(name), manifest), "saved-split"
     else:
@@ -215,9 +221,12 @@ def choose(manifest: Manifest, protocol: str = "auto", folds: int = 10, seed: in
             f"protocol '{protocol}' is not one of auto, {', '.join(makers)}, or a saved split file (.json)"
         )
     check(manifest, made)
-    subjects = manifest.subjects
+    subjects = base.subjects
     known = subjects is not None and bool((subjects != "").all())
-    return Protocol(name, made, known, " ".join(_notes(manifest, name, made)))
+    notes = _notes(base, name) + _notes_on_folds(manifest, made)
+    if extra.any():
+        notes.append(f"{int(extra.sum())} extra pictures are trained on in every fold and never tested.")
+    return Protocol(name, made, known, " ".join(notes))
 
 
 def check(manifest: Manifest, folds: Sequence[Fold]) -> None:
@@ -355,7 +364,7 @@ def _automatic(manifest: Manifest) -> str:
     return "subject-groups" if subjects is not None and (subjects != "").all() else "stratified"
 
 
-def _notes(manifest: Manifest, name: str, folds: Sequence[Fold]) -> list[str]:
+def _notes(manifest: Manifest, name: str) -> list[str]:
     subjects, labels = manifest.subjects, manifest.labels
     notes = []
     if subjects is None:
@@ -371,12 +380,31 @@ def _notes(manifest: Manifest, name: str, folds: Sequence[Fold]) -> list[str]:
     unlabelled = int((labels < 0).sum())
     if unlabelled:
         notes.append(f"{unlabelled} pictures without a label take no part.")
+    return notes
+
+
+def _notes_on_folds(manifest: Manifest, folds: Sequence[Fold]) -> list[str]:
+    labels, notes = manifest.labels, []
     for fold in folds:
         here = set(labels[np.concatenate(list(fold.parts().values()))])
         lacking = [manifest.classes[k] for k in sorted(here - set(labels[fold.train])) if k >= 0]
         if lacking:
             notes.append(f"Fold {fold.name} has no training picture of {', '.join(lacking)}.")
     return notes
+
+
+def _with_extra(folds: list[Fold], extra: np.ndarray, labels: np.ndarray) -> list[Fold]:
+    """Folds over the rows that are no extra ones, as folds over all rows, the extra ones in every training part."""
+    where, added = np.flatnonzero(~extra), np.flatnonzero(extra & (labels >= 0))
+    return [
+        Fold(
+            fold.name,
+            np.concatenate([where[fold.train], added]),
+            where[fold.test],
+            None if fold.valid is None else where[fold.valid],
+        )
+        for fold in folds
+    ]
 
 
 def _ordered_subjects(manifest: Manifest) -> list[str]:

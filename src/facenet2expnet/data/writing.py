@@ -9,9 +9,11 @@ from pathlib import Path
 from facenet2expnet.errors import UserError
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Write a file under a temporary name beside it and rename it, so that nobody ever sees half of it.
 
+    Args:
+        sync: wait until the disk has it, so that a power cut leaves no empty file; slow for thousands of files.
     Raises:
         UserError: If it can't be written: a full disk, no permission.
     """
@@ -21,8 +23,9 @@ def write_whole(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as fault:
         temporary.unlink(missing_ok=True)

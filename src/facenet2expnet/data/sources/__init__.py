@@ -104,8 +104,8 @@ def read_into(
     for image, content in packed:
         if image in wanted:
             target = folder / image
-            if not target.is_file():
-                write_whole(target, content)
+            if not target.is_file() or not target.stat().st_size:
+                write_whole(target, content, sync=False)
             wanted.discard(image)
             if progress is not None:
                 progress(1)
