@@ -64,6 +64,20 @@ def test_responses_use_the_centre_crop_in_evaluation_mode_and_leave_the_mode_as_
     torch.testing.assert_close(torch.cat([out for _, out in numbers]), model.eval()(crops).detach())
 
 
+def test_responses_of_two_networks_side_by_side_leave_gradients_and_modes_on(faces):
+    first, second = expression_net().train(), face_classifier().train()
+    pair = zip(
+        layers.responses(first, faces.pixels, ["fc6"], CROP_PX),
+        layers.responses(second, faces.pixels, ["late"], CROP_PX),
+        strict=True,
+    )
+    for _ in pair:
+        assert torch.is_grad_enabled()
+        assert first.training
+        assert second.training
+    assert torch.is_grad_enabled()
+
+
 @pytest.mark.parametrize("make", [expression_net, face_classifier])
 def test_a_probed_layer_carries_the_gradient_of_the_scores(make):
     model = make().eval()

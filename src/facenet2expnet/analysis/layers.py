@@ -114,12 +114,14 @@ def responses(
     check_layers(model, names)
     check_pixels(pixels, crop_px)
     device = device_of(model)
-    with torch.no_grad(), evaluating(model):
-        for first in range(0, len(pixels), batch):
-            found = layer_outputs(model, crops_of(pixels[first : first + batch], crop_px, device), names)
-            for name, values in found.items():
-                _check_finite(name, values, first)
-            yield first, found
+    for first in range(0, len(pixels), batch):
+        # Both contexts are left before yielding: held by a paused generator they would leak into the caller.
+        with torch.no_grad(), evaluating(model):
+            crops = crops_of(pixels[first : first + batch], crop_px, device)
+            found = layer_outputs(model, crops, names)
+        for name, values in found.items():
+            _check_finite(name, values, first)
+        yield first, found
 
 
 def crops_of(pixels: np.ndarray, crop_px: int, device: torch.device | str = "cpu") -> Tensor:
@@ -203,6 +205,13 @@ def check_spatial(model: nn.Module, name: str, crop_px: int) -> tuple[int, int, 
             f"(C, H, W); layers with maps are {', '.join(maps)}"
         )
     return shape[0], shape[1], shape[2]
+
+
+def can_probe(model: nn.Module) -> bool:
+    """Whether `probed` works on a network: it has class scores, and its layers can be hooked."""
+    if isinstance(model, FaceClassifier):
+        return isinstance(model.face_net, ChainFaceNet)
+    return isinstance(model, ExpressionClassifier)
 
 
 def probed(model: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:

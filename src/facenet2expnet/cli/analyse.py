@@ -241,11 +241,11 @@ def saliency(
 
     Example: fn2en analyse saliency runs/mine
     """
-    from facenet2expnet.analysis.case import PRE_TRAINED
+    from facenet2expnet.analysis.layers import can_probe
     from facenet2expnet.analysis.saliency import saliency as analyse
 
     case = _case(data, nets, part, fold, pictures, seed, device, quiet)
-    chosen = {name: net for name, net in case.nets.items() if nets or name != PRE_TRAINED}
+    chosen = {name: net for name, net in case.nets.items() if nets or can_probe(net)}
     findings = [
         analyse(
             net, case.pixels, case.labels, case.classes, crop_px=case.crop_px, layer=layer or None, per_class=per_class,
