@@ -111,6 +111,7 @@ def build_run(
     seeds: Sequence[int] = (0,),
     name: str = "sample",
     pictures: bool = True,
+    history: bool = True,
 ) -> Path:
     """Write a whole run folder, audit included, and return its path."""
     path.mkdir(parents=True, exist_ok=True)
@@ -179,7 +180,8 @@ def build_run(
         (path / file).write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
     predictions.to_parquet(path / "predictions.parquet", index=False)
     manifest.to_csv(path / "manifest.csv", index=False)
-    _history(methods, folds, seeds).to_csv(path / "history.csv", index=False)
+    if history:
+        _history(methods, folds, seeds).to_csv(path / "history.csv", index=False)
     skipped = "image,reason\nanger/0007.png,is empty (zero bytes)\nfear/12.jpg,is damaged or truncated\n"
     (path / "skipped.csv").write_text(skipped, encoding="utf-8")
     recipe = '[stage1]\nepochs = 15\nloss = "normalised"\n\n[stage2]\nepochs = 15\n'
@@ -189,9 +191,9 @@ def build_run(
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Build a run folder with the given classes, methods, folds ... and return its path."""
+    """Build a run folder with the given classes, methods, folds ... and return its path; no history unless asked."""
 
     def make(**options: Any) -> Path:
-        return build_run(tmp_path / "run", **options)
+        return build_run(tmp_path / "run", **{"history": False, **options})
 
     return make

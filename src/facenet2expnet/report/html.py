@@ -40,6 +40,7 @@ IN_A_SENTENCE: Mapping[str, str] = {
 
 SKIPPED_SHOWN = 50
 AUDIT_SHOWN = 25
+NO_BREAK = "\N{NO-BREAK SPACE}"
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 
@@ -281,7 +282,7 @@ def _headline(metrics: Mapping[str, Any], main: str) -> list[str]:
         points = (method["mean"]["accuracy"] - other["mean"]["accuracy"]) * 100
         more = "more" if points >= 0 else "fewer"
         test = next((t for t in metrics["paired_tests"] if {t["first"], t["second"]} == {main, name}), None)
-        p = f" (paired test, p = {tables.p_text(test['p_holm'])})".replace("= <", "<") if test else ""
+        p = _p_words(test["p_holm"]) if test else ""
         sentences.append(
             f"That is {abs(points):.1f} points {more} than {IN_A_SENTENCE.get(name, shown(name))}{p}."
         )
@@ -289,6 +290,13 @@ def _headline(metrics: Mapping[str, Any], main: str) -> list[str]:
         f"Always naming the largest class would reach {percent(_largest_share(metrics, main))} %."
     )
     return sentences
+
+
+def _p_words(p_value: object) -> str:
+    """A corrected p value within a sentence, kept on one line."""
+    text = tables.p_text(p_value)
+    relation = text if text.startswith("<") else f"= {text}"
+    return f" (paired test, corrected {f'p {relation}'.replace(' ', NO_BREAK)})"
 
 
 def _folds_figure(metrics: Mapping[str, Any], dataset: str, main: str) -> Markup:
