@@ -14,7 +14,7 @@ from facenet2expnet.errors import UserError
 
 def make_app() -> typer.Typer:
     """The command with all its groups; heavy libraries load inside the commands that need them."""
-    from facenet2expnet.cli import data, model, run
+    from facenet2expnet.cli import analyse, data, model, run
 
     app = typer.Typer(
         name="fn2en",
@@ -28,6 +28,7 @@ def make_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_common)
     for group in (run, model, data):
         group.add(app)
+    app.add_typer(analyse.app, name="analyse")
     return app
 
 

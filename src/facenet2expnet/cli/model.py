@@ -106,12 +106,13 @@ def nets() -> None:
 
     for name in face.available():
         try:
-            info = face.load(name).info
+            info, missing = face.load(name).info, ""
         except UserError as error:
-            print(f"{name}: {error}")
-            continue
+            info, missing = face.load(name, face.GENERATED).info, f"\n    {error}"
         taps = ", ".join(f"{tap} {'x'.join(map(str, shape))}" for tap, shape in info.taps.items())
-        print(f"{name}: {info.input_px} px; layers {taps}; default {info.default_tap}; {info.licence}")
+        print(
+            f"{name}: {info.input_px} px; default layer {info.default_tap}; {info.licence}\n    {taps}{missing}"
+        )
 
 
 def check_table_name(path: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from facenet2expnet.data.manifest import Manifest
 
 DATA = typer.Argument(
     help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces."
@@ -76,11 +79,15 @@ def quickstart(
 
     Example: fn2en quickstart
     """
+    from dataclasses import replace
+
     from facenet2expnet.data.bundled import sample_folder
+    from facenet2expnet.data.manifest import read_manifest
     from facenet2expnet.recognize.model_folder import CARD
 
+    sample = replace(read_manifest(sample_folder() / "manifest.csv"), name="the bundled sample")
     run = compare_and_print(
-        sample_folder() / "manifest.csv", "quick", settings, out or _new_run("quickstart", resume), list(Method),
+        sample, "quick", settings, out or _new_run("quickstart", resume), list(Method),
         folds=folds, first_folds=first_folds, threads=threads, resume=resume, quiet=quiet,
     )  # fmt: skip
     model = min(run.rglob(f"fn2en/model/{CARD}")).parent
@@ -152,7 +159,7 @@ def compare(
 
 
 def compare_and_print(
-    data: Path,
+    data: Path | Manifest,
     recipe: str,
     settings: list[str] | None,
     out: Path,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from facenet2expnet.data.audit import audit
 from facenet2expnet.data.manifest import Manifest, read_manifest
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.material import gather
@@ -80,6 +81,8 @@ def evaluate(
     columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(recognizer.classes)}
     predictions = pd.DataFrame(columns)
     notes = [f"left out: {skipped.image}: {skipped.reason}" for skipped in material.skipped]
+    found = audit(manifest, material.pixels, cheap=True)
+    notes += [f"Audit: {line}" for line in found.lines()] if found.counts["exact_groups"] else []
     trained_on = recognizer.facts.get("trained_on", {})
     if trained_on.get("sha256") == manifest.sha256():
         notes.append(

@@ -54,17 +54,8 @@ def gather(
     Raises:
         UserError: If the data can't be read, or holds fewer than two classes.
     """
-    if not isinstance(data, Manifest) and is_store(Path(data)):
-        store = FaceStore.open(Path(data))
-        manifest, skipped = store.manifest, list(store.skipped)
-        contract = _made_ready(contract, manifest)
-        pixels = _resized(store.pixels, contract.stored_px, workers)
-    else:
-        manifest = data if isinstance(data, Manifest) else read_manifest(Path(data))
-        pixels, rows, skipped = load_faces(
-            manifest, _as_it_lies(contract, manifest), workers, progress=progress
-        )
-        manifest, contract = manifest.rows(rows), _made_ready(contract, manifest)
+    manifest, pixels, skipped = read_faces(data, contract, workers=workers, progress=progress)
+    contract = _made_ready(contract, manifest)
     labelled = np.flatnonzero(manifest.labels >= 0)
     if len(labelled) < len(manifest):
         images = manifest.table["image"]
@@ -76,6 +67,25 @@ def gather(
             f"{manifest.name}: {len(found)} class with pictures ({', '.join(found) or 'none'}), expected two or more"
         )
     return Material(manifest, pixels, contract, skipped)
+
+
+def read_faces(
+    data: str | Path | Manifest,
+    contract: CropContract,
+    *,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Manifest, np.ndarray, list[Skipped]]:
+    """Every usable picture, labelled or not: its manifest row, its face at the contract's size, and what was left out.
+
+    Arguments and errors are those of `gather`.
+    """
+    if not isinstance(data, Manifest) and is_store(Path(data)):
+        store = FaceStore.open(Path(data))
+        return store.manifest, _resized(store.pixels, contract.stored_px, workers), list(store.skipped)
+    manifest = data if isinstance(data, Manifest) else read_manifest(Path(data))
+    pixels, rows, skipped = load_faces(manifest, _as_it_lies(contract, manifest), workers, progress=progress)
+    return manifest.rows(rows), pixels, skipped
 
 
 def _made_ready(contract: CropContract, manifest: Manifest) -> CropContract:

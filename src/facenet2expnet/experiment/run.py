@@ -20,7 +20,7 @@ import torch
 from lightning_fabric import Fabric
 
 from facenet2expnet import recipe as recipes
-from facenet2expnet.data import protocols
+from facenet2expnet.data import audit, protocols
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.writing import write_whole
@@ -120,8 +120,9 @@ def train(
 
     Args:
         method: of METHODS.
-        holdout: keep the protocol's first fold (a tenth, more of small sets, by subject where subjects are known; the manifest's own
-            split where it has one) out of the training and test on it once. False trains on everything.
+        holdout: keep the protocol's first fold (a tenth, more of small sets, by subject where subjects are known;
+            the manifest's own split where it has one) out of the training and test on it once. False trains on
+            everything.
         seed: of the training.
         data, recipe, out, protocol, machine, resume, reporter: see `compare`.
     Returns:
@@ -191,6 +192,7 @@ class _Begun:
             reporter.note(f"{len(material.skipped)} pictures were left out, see {self.out / 'skipped.csv'}")
         if drawn.note:
             reporter.note(drawn.note)
+        self._audit(material, drawn, reporter)
         facts = _facts(about)
         jobs = plan(cuts, methods, seeds, self.recipe, self.out)
         for job in jobs:
@@ -255,6 +257,12 @@ class _Begun:
         write_skipped(material.skipped, self.out / "skipped.csv")
         if drawn.folds:
             protocols.write_split(drawn.folds, material.manifest, self.out / "folds.json")
+
+    def _audit(self, material: Material, drawn: protocols.Protocol, reporter: Reporter) -> None:
+        found = audit.audit(material.manifest, material.pixels, drawn.folds, cheap=True)
+        _write_json(self.out / "audit.json", found.to_dict())
+        for line in [] if found.clean and not found.counts["doubly_labelled"] else found.lines():
+            reporter.note(f"Audit: {line}")
 
     def _conclude(
         self, about: dict[str, Any], material: Material, jobs: Sequence[Job], methods: Sequence[str]
