@@ -136,12 +136,16 @@ class RegressRecipe(StageRecipe):
         p: of "p-norm".
         statistics: over what "standardised-l2" takes mean and spread, "unit" or "channel".
         views: augmented views a picture for which the teacher is computed once; 0 runs it in every step.
+        blend: share of the views that are a blend of two training pictures; the loss needs no labels.
+        unlabelled: use the manifest's pictures without a label as well, except those of subjects tested on.
     """
 
     objective: str = "p-norm"
     p: Annotated[float, Field(ge=1, le=4)] = 2.0
     statistics: Literal["unit", "channel"] = "unit"
     views: Annotated[int, Field(ge=0, le=10_000)] = 0
+    blend: Share = 0.0
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -294,6 +298,10 @@ def _contradictions(recipe: Recipe) -> list[str]:
             )
     if recipe.scratch.soft_labels:
         faults.append("scratch.soft_labels is above 0, expected 0: the baseline has no teacher")
+    if recipe.stage2.soft_labels and not recipe.stage1.views:
+        faults.append("stage2.soft_labels is above 0, expected stage1.views above 0 with it")
+    if recipe.stage1.blend and not recipe.stage1.views:
+        faults.append("stage1.blend is above 0, expected stage1.views above 0 with it")
     if recipe.stage2.standardised_input and recipe.stage1.objective != "standardised-l2":
         faults.append(
             'stage2.standardised_input is true, expected stage1.objective = "standardised-l2" with it'

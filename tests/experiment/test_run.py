@@ -201,3 +201,40 @@ def test_evaluate_tests_a_model_and_knows_its_training_data(faces: Path, tmp_pat
     (tmp_path / "some.csv").write_text(f"image,label\n{faces}/anger/00.png,angr\n")
     with pytest.raises(UserError, match=r"some.csv line 2: .*'angr' is not one of .*'anger'"):
         facenet2expnet.evaluate(run, tmp_path / "some.csv")
+
+
+def test_unlabelled_pictures_take_part_in_stage_1_but_not_those_of_tested_subjects(
+    faces: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(with_subjects(faces, tmp_path))
+    table.loc[::4, "label"] = ""  # all pictures of subject S0
+    table.loc[1, "label"] = ""
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    recipe = tiny.tiny_recipe("stage1.unlabelled=true", "stage2.soft_labels=0.5", "stage1.blend=0.5")
+    recipe_without = tiny.tiny_recipe("stage2.soft_labels=0.5", "stage1.blend=0.5")
+    arguments = {"folds": 3, "first_folds": 1, "machine": CPU, "methods": ["fn2en"]}
+    used = compare(tmp_path / "faces.csv", recipe=recipe, out=tmp_path / "with", **arguments)
+    left = compare(tmp_path / "faces.csv", recipe=recipe_without, out=tmp_path / "without", **arguments)
+    assert json.loads((used / "run.json").read_text())["manifest"]["unlabelled"] == 7
+    assert len(pd.read_csv(left / "skipped.csv")) == 7
+    first, second = (pd.read_parquet(run / "predictions.parquet") for run in (used, left))
+    assert list(first["image"]) == list(second["image"])
+    assert set(first["subject"]) == {"S1"}
+    fine_tuned = first["method"] == "fine-tune"
+    assert np.allclose(first[fine_tuned]["p_anger"], second[fine_tuned]["p_anger"])
+    assert not np.allclose(first[~fine_tuned]["p_anger"], second[~fine_tuned]["p_anger"])
+
+
+def test_no_unlabelled_picture_of_a_tested_subject_is_used(faces: Path, tmp_path: Path) -> None:
+    from facenet2expnet.experiment.crossval import Cut, Job, _unlabelled
+    from facenet2expnet.experiment.material import gather
+
+    table = pd.read_csv(with_subjects(faces, tmp_path))
+    table.loc[:3, "label"] = ""  # one picture of each subject
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    material = gather(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
+    test = np.flatnonzero(material.manifest.subjects == "S2")
+    cut = Cut("fold", np.flatnonzero(material.manifest.subjects != "S2"), test)
+    job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
+    assert list(material.unlabelled_subjects) == ["S0", "S1", "S2", "S3"]
+    assert np.array_equal(_unlabelled(job, material), material.unlabelled_pixels[[0, 1, 3]])

@@ -194,3 +194,60 @@ def test_balanced_sampling_and_weights(part: TrainingPart) -> None:
     weights = 24 / (3 * torch.tensor([20.0, 3.0, 1.0]))
     expected = functional.cross_entropy(scores, rare.targets, weights)
     assert weighted.loss(torch.arange(24)).item() == pytest.approx(expected.item())
+
+
+def test_blended_views_are_blends_and_teach_blended_labels(
+    part: TrainingPart, fabric: Fabric, tmp_path: Path
+) -> None:
+    still = Augment(recipes.AugmentRecipe(flip=0.0), 36)
+    teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.5).eval()
+    views = compute_views(teacher, part, "late", still, 4, tmp_path, blend=0.5, seed=0, fabric=fabric)
+    assert (views.weights[:, :2] == 1).all()
+    assert (views.partners[:, :2] == np.arange(24)[:, None]).all()
+    assert (views.weights[:, 2:] >= 0.5).all()
+    share, partner = views.weights[7, 3], views.partners[7, 3]
+    expected = share * part.pixels[7].astype(float) + (1 - share) * part.pixels[partner].astype(float)
+    assert np.abs(views.crops[7, 3].transpose(1, 2, 0) - expected).max() <= 0.51
+    recipe = tiny.tiny_recipe("stage2.soft_labels=0.25", "stage2.temperature=2").stage2
+    stage = Classification("stage2", recipe, torch.nn.Identity(), part, still, [], views)
+    scores = torch.randn(24, 3)
+    stage.module = lambda crops: scores  # type: ignore[assignment]
+    torch.manual_seed(5)
+    loss = stage.loss(torch.arange(24))
+    torch.manual_seed(5)
+    index = views.draw(torch.arange(24))
+    weights, partners = torch.from_numpy(views.weights[index]), torch.from_numpy(views.partners[index])
+    first = functional.cross_entropy(scores, part.targets, reduction="none")
+    second = functional.cross_entropy(scores, part.targets[partners], reduction="none")
+    hard = (weights * first + (1 - weights) * second).mean()
+    soft = stages.soft_label_loss(scores, torch.from_numpy(views.scores[index]), 2.0)
+    assert loss.item() == pytest.approx((0.75 * hard + 0.25 * soft).item(), rel=1e-5)
+
+
+def test_pictures_without_a_label_count_in_the_soft_loss_alone(
+    part: TrainingPart, fabric: Fabric, tmp_path: Path
+) -> None:
+    targets = part.targets.clone()
+    targets[12:] = -1
+    half = TrainingPart(part.pixels, targets.numpy(), 3, torch.device("cpu"))
+    augment = Augment(recipes.AugmentRecipe(flip=0.0), 36)
+    plain = Classification("scratch", tiny.tiny_recipe().scratch, torch.nn.Identity(), half, augment, [])
+    assert sorted(plain.sample().tolist()) == list(range(12))
+    teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.5).eval()
+    views = compute_views(teacher, half, "late", augment, 1, tmp_path, seed=0, fabric=fabric)
+    stage = Classification(
+        "stage2",
+        tiny.tiny_recipe("stage2.soft_labels=0.5").stage2,
+        torch.nn.Identity(),
+        half,
+        augment,
+        [],
+        views,
+    )
+    scores = torch.randn(24, 3)
+    stage.module = lambda crops: scores  # type: ignore[assignment]
+    hard = functional.cross_entropy(scores[:12], targets[:12])
+    soft = stages.soft_label_loss(scores, torch.from_numpy(np.array(views.scores[:, 0])), 4.0)
+    assert stage.loss(torch.arange(24)).item() == pytest.approx((0.5 * hard + 0.5 * soft).item(), rel=1e-5)
+    expected = (scores[:12].argmax(1) == targets[:12]).float().mean().item()
+    assert stage.epoch_metrics()["accuracy"] == pytest.approx(expected)

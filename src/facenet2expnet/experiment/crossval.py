@@ -135,19 +135,27 @@ def collect(jobs: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _train(job: Job, material: Material, setting: Setting) -> nn.Module:
-    rows = job.cut.train
-    part = TrainingPart(
-        material.pixels[rows],
-        material.manifest.labels[rows],
-        len(material.manifest.classes),
-        setting.fabric.device,
-    )
+    rows, classes, device = job.cut.train, len(material.manifest.classes), setting.fabric.device
+    labels = material.manifest.labels[rows]
+    part = TrainingPart(material.pixels[rows], labels, classes, device)
     if job.training.method == "scratch":
         return from_scratch(part, setting, job.folder)
     if job.training.method == "fine-tune":
         return fine_tune(part, setting, job.folder)
-    silent = dataclasses.replace(setting, listener=None)
-    return fn2en(part, fine_tune(part, silent, job.teacher_folder), setting, job.folder)
+    teacher = fine_tune(part, dataclasses.replace(setting, listener=None), job.teacher_folder)
+    extra = _unlabelled(job, material)
+    if len(extra):
+        pixels = np.concatenate([part.pixels, extra])
+        part = TrainingPart(pixels, np.concatenate([labels, np.full(len(extra), -1)]), classes, device)
+    return fn2en(part, teacher, setting, job.folder)
+
+
+def _unlabelled(job: Job, material: Material) -> np.ndarray:
+    """Faces without a label that stage 1 may see: none of a subject that is tested on."""
+    subjects = material.manifest.subjects
+    tested = set() if subjects is None else set(subjects[job.cut.test]) - {""}
+    allowed = [subject not in tested for subject in material.unlabelled_subjects]
+    return material.unlabelled_pixels[np.array(allowed, dtype=bool)]
 
 
 def _test(job: Job, material: Material, model: nn.Module, fabric: Fabric) -> pd.DataFrame:

@@ -28,18 +28,23 @@ class Material:
         pixels: (N, stored_px, stored_px, 3) uint8 RGB.
         contract: how a picture as it came becomes such a crop.
         skipped: the pictures left out, each with its reason.
+        unlabelled_pixels: (M, stored_px, stored_px, 3) uint8 RGB, faces without a label, where asked for.
+        unlabelled_subjects: (M,) their subjects, "" where unknown.
     """
 
     manifest: Manifest
     pixels: np.ndarray
     contract: CropContract
     skipped: list[Skipped]
+    unlabelled_pixels: np.ndarray
+    unlabelled_subjects: np.ndarray
 
 
 def gather(
     data: str | Path | Manifest,
     contract: CropContract,
     *,
+    unlabelled: bool = False,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Material:
@@ -49,6 +54,7 @@ def gather(
         data: where they are, or a manifest.
         contract: size, window and pixel scale; also detector and template, unless the data was made ready
             already and brings them.
+        unlabelled: keep pictures without a label for stage 1; otherwise they are left out.
         workers: threads; None for one a core.
         progress: called with how many pictures are done and how many there are.
     Raises:
@@ -56,17 +62,23 @@ def gather(
     """
     manifest, pixels, skipped = read_faces(data, contract, workers=workers, progress=progress)
     contract = _made_ready(contract, manifest)
-    labelled = np.flatnonzero(manifest.labels >= 0)
-    if len(labelled) < len(manifest):
-        images = manifest.table["image"]
-        skipped += [Skipped(str(images[row]), NO_LABEL) for row in np.flatnonzero(manifest.labels < 0)]
+    blank = np.flatnonzero(manifest.labels < 0)
+    kept = blank if unlabelled else blank[:0]
+    nobody = np.full(len(manifest), "", dtype=object)
+    subjects = (nobody if manifest.subjects is None else manifest.subjects)[kept]
+    extra = pixels[kept]
+    if len(blank):
+        if not unlabelled:
+            images = manifest.table["image"]
+            skipped += [Skipped(str(images[row]), NO_LABEL) for row in blank]
+        labelled = np.flatnonzero(manifest.labels >= 0)
         manifest, pixels = manifest.rows(labelled), pixels[labelled]
     found = [name for name, count in manifest.counts.items() if count]
     if len(found) < 2:
         raise UserError(
             f"{manifest.name}: {len(found)} class with pictures ({', '.join(found) or 'none'}), expected two or more"
         )
-    return Material(manifest, pixels, contract, skipped)
+    return Material(manifest, pixels, contract, skipped, extra, subjects)
 
 
 def read_faces(

@@ -93,7 +93,7 @@ def compare(
         raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
     chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
     begun = _Begun("compare", Path(out), chosen, machine or Machine(), resume, reporter or Reporter())
-    material = gather(data, chosen.crop, progress=begun.reporter.faces)
+    material = begun.gather(data)
     drawn = protocols.choose(material.manifest, protocol, folds)
     chosen_folds = drawn.folds[:first_folds]
     if len(chosen_folds) < len(drawn.folds):
@@ -134,7 +134,7 @@ def train(
         raise UserError(f"method is '{method}', expected one of {', '.join(METHODS)}")
     chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
     begun = _Begun("train", Path(out), chosen, machine or Machine(), resume, reporter or Reporter())
-    material = gather(data, chosen.crop, progress=begun.reporter.faces)
+    material = begun.gather(data)
     if holdout:
         drawn = protocols.choose(material.manifest, protocol, _affordable_folds(material.manifest))
         drawn = replace(drawn, folds=drawn.folds[:1])
@@ -171,6 +171,11 @@ class _Begun:
         self.fabric = open_device(machine.device, recipe.precision)
         self.reporter = reporter
 
+    def gather(self, data: str | Path | Manifest) -> Material:
+        """Read the pictures as the recipe says."""
+        unlabelled = self.recipe.stage1.unlabelled
+        return gather(data, self.recipe.crop, unlabelled=unlabelled, progress=self.reporter.faces)
+
     def finish(
         self,
         material: Material,
@@ -190,6 +195,8 @@ class _Begun:
         reporter = LogFile(self.out / "log.txt", self.reporter)
         if material.skipped:
             reporter.note(f"{len(material.skipped)} pictures were left out, see {self.out / 'skipped.csv'}")
+        if len(material.unlabelled_pixels):
+            reporter.note(f"{len(material.unlabelled_pixels)} pictures without a label take part in stage 1.")
         if drawn.note:
             reporter.note(drawn.note)
         self._audit(material, drawn, reporter)
@@ -237,6 +244,7 @@ class _Begun:
                 "counts": manifest.counts,
                 "subjects": None if subjects is None else len(set(subjects) - {""}),
                 "skipped": len(material.skipped),
+                "unlabelled": len(material.unlabelled_pixels),
             },
             "contract": material.contract.to_dict(),
             "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(cuts)},

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from facenet2expnet.learning.teacher import Progress, TrainingPart, Views, compu
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.nets.face import FaceNet
 from facenet2expnet.recipe import ClassifyRecipe, Recipe, RegressRecipe, StageRecipe
 
 
@@ -66,17 +68,18 @@ class Classification:
         self.name, self.recipe, self.module = name, recipe, module
         self.part, self.augment, self.views = part, augment, views
         self.fresh = list(fresh)
-        counts = torch.bincount(part.targets, minlength=part.classes).clamp(min=1).float()
-        self.class_weights = len(part) / (part.classes * counts) if recipe.balance != "none" else None
+        self.examples = part.labelled if views is None else torch.arange(len(part))
+        known = part.targets[part.targets >= 0]
+        counts = torch.bincount(known, minlength=part.classes).clamp(min=1).float()
+        self.class_weights = len(known) / (part.classes * counts) if recipe.balance != "none" else None
         self.right, self.seen = 0.0, 0
 
     def sample(self) -> Tensor:
         if self.recipe.balance == "sampler":
             assert self.class_weights is not None
-            return torch.multinomial(
-                self.class_weights[self.part.targets].cpu(), len(self.part), replacement=True
-            )
-        return torch.randperm(len(self.part))
+            chances = self.class_weights[self.part.targets[self.examples.to(self.part.device)]].cpu()
+            return self.examples[torch.multinomial(chances, len(self.examples), replacement=True)]
+        return self.examples[torch.randperm(len(self.examples))]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         fresh = {id(parameter) for parameter in self.fresh}
@@ -88,22 +91,46 @@ class Classification:
 
     def loss(self, examples: Tensor) -> Tensor:
         targets = self.part.targets[examples.to(self.part.device)]
-        weights = self.class_weights if self.recipe.balance == "weights" else None
         if self.views is None:
             scores = self.module(self.augment(self.part.stored(examples)))
-            soft = None
-        else:
-            index = self.views.draw(examples)
-            crops = torch.from_numpy(self.views.crops[index]).to(self.part.device).float()
-            soft = torch.from_numpy(self.views.scores[index]).to(self.part.device)
-            scores = self.module(crops)
+            self._count(scores, targets)
+            return self._cross_entropy(scores, targets).mean()
+        index = self.views.draw(examples)
+        scores = self.module(self._to_device(self.views.crops[index]).float())
+        self._count(scores, targets)
+        partners = self.part.targets[self._to_device(self.views.partners[index])]
+        share = self._to_device(self.views.weights[index])
+        hard = share * self._cross_entropy(scores, targets) + (1 - share) * self._cross_entropy(
+            scores, partners
+        )
+        labelled = (targets >= 0) & (partners >= 0)
+        hard = (hard * labelled).sum() / labelled.sum().clamp(min=1)
+        assert isinstance(self.recipe, ClassifyRecipe)
+        soft = soft_label_loss(scores, self._to_device(self.views.scores[index]), self.recipe.temperature)
+        return (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft
+
+    def _cross_entropy(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """(B,), 0 where there is no label; weighted losses are brought to the mean that PyTorch gives."""
+        weights = self.class_weights if self.recipe.balance == "weights" else None
+        losses = functional.cross_entropy(
+            scores,
+            targets,
+            weights,
+            ignore_index=-1,
+            reduction="none",
+            label_smoothing=self.recipe.label_smoothing,
+        )
+        if weights is None:
+            return losses
+        known = targets >= 0
+        return losses * known.sum() / weights[targets[known]].sum().clamp(min=1e-6)
+
+    def _count(self, scores: Tensor, targets: Tensor) -> None:
         self.right += float((scores.argmax(1) == targets).sum())
-        self.seen += len(examples)
-        hard = functional.cross_entropy(scores, targets, weights, label_smoothing=self.recipe.label_smoothing)
-        if soft is None or not isinstance(self.recipe, ClassifyRecipe):
-            return hard
-        share, temperature = self.recipe.soft_labels, self.recipe.temperature
-        return (1 - share) * hard + share * soft_label_loss(scores, soft, temperature)
+        self.seen += int((targets >= 0).sum())
+
+    def _to_device(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.part.device)
 
     def epoch_metrics(self) -> dict[str, float]:
         accuracy = self.right / max(1, self.seen)
@@ -193,8 +220,10 @@ def fine_tune(part: TrainingPart, setting: Setting, folder: Path) -> FaceClassif
 def from_scratch(part: TrainingPart, setting: Setting, folder: Path) -> ExpressionClassifier:
     """The baseline "Train From Scratch (BN)": the same architecture with batch norm, cross-entropy only."""
     recipe = setting.recipe
+    net = face.load(recipe.face_net.name, recipe.face_net.weights or None)
+    _, bridge_chw = _tap(recipe, net)
     torch.manual_seed(setting.seed)
-    model = _expression_classifier(recipe, part, None, batch_norm=True)
+    model = _expression_classifier(recipe, part, bridge_chw, batch_norm=True)
     stage = Classification("scratch", recipe.scratch, model, part, _augment(recipe, part), model.parameters())
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
     return model.eval()
@@ -206,24 +235,21 @@ def fn2en(
     """Stages 1 and 2: the expression net of the paper.
 
     Args:
-        part: the training part, the same that the teacher was fine-tuned on.
+        part: the training part, the same that the teacher was fine-tuned on; unlabelled pictures may stand in it.
         teacher: the fine-tuned face net, frozen.
         setting: recipe, seed, device.
         folder: for checkpoints and the teacher's views.
     """
     recipe = setting.recipe
-    tap = recipe.face_net.tap or teacher.face_net.info.default_tap
-    _check_tap(teacher, tap)
+    tap, bridge_chw = _tap(recipe, teacher.face_net)
     augment = _augment(recipe, part)
     views = None
     if recipe.stage1.views:
         views = compute_views(
             teacher, part, tap, augment, recipe.stage1.views, folder,
-            seed=setting.seed, fabric=setting.fabric, progress=setting.progress,
+            blend=recipe.stage1.blend, seed=setting.seed, fabric=setting.fabric, progress=setting.progress,
         )  # fmt: skip
     torch.manual_seed(setting.seed)
-    shape = teacher.face_net.info.taps[tap]
-    bridge_chw = (shape[0], shape[1], shape[2])
     model = _expression_classifier(recipe, part, bridge_chw, batch_norm=recipe.expnet.batch_norm)
     regress(model, part, teacher, tap, augment, views, setting, folder)
     classify(model, part, augment, views, setting, folder)
@@ -270,8 +296,6 @@ def classify(
     """Stage 2: the fully connected layers from a Gaussian, the convolutions from stage 1, all trained."""
     recipe = setting.recipe.stage2
     soft = views if recipe.soft_labels else None
-    if recipe.soft_labels and views is None:
-        raise UserError("stage2.soft_labels is above 0, expected stage1.views above 0 with it")
     stage = Classification("stage2", recipe, model, part, augment, model.net.head.parameters(), soft)
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
 
@@ -281,7 +305,7 @@ def _augment(recipe: Recipe, part: TrainingPart) -> Augment:
 
 
 def _expression_classifier(
-    recipe: Recipe, part: TrainingPart, bridge_chw: tuple[int, int, int] | None, *, batch_norm: bool
+    recipe: Recipe, part: TrainingPart, bridge_chw: tuple[int, int, int], *, batch_norm: bool
 ) -> ExpressionClassifier:
     net = ExpNet(
         part.classes, input_px=recipe.crop.crop_px, bridge_chw=bridge_chw, width=recipe.expnet.width,
@@ -300,10 +324,17 @@ def _mean(objective: ObjectiveModule, features: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
-def _check_tap(teacher: FaceClassifier, tap: str) -> None:
-    taps = teacher.face_net.info.taps
-    maps = [name for name, shape in taps.items() if len(shape) == 3]
+def _tap(recipe: Recipe, net: FaceNet) -> tuple[str, tuple[int, int, int]]:
+    """The tapped layer's name and the shape (C, H, W) that the bridge gives.
+
+    Raises:
+        UserError: If the face net has no such layer, or the layer has no maps.
+    """
+    tap = recipe.face_net.tap or net.info.default_tap
+    maps = {name: shape for name, shape in net.info.taps.items() if len(shape) == 3}
     if tap not in maps:
         raise UserError(
-            f"face_net.tap is '{tap}', expected a layer of {teacher.face_net.info.name} with maps: {', '.join(maps)}"
+            f"face_net.tap is '{tap}', expected a layer of {net.info.name} with maps: {', '.join(maps)}"
         )
+    channels, height, width = maps[tap]
+    return tap, (channels, height, width)

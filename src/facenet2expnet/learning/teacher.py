@@ -29,7 +29,7 @@ class TrainingPart:
 
     Args:
         pixels: (N, S, S, 3) uint8 RGB, in memory or memory-mapped.
-        targets: (N,) class numbers.
+        targets: (N,) class numbers, -1 for a picture without a label, which only the teacher's features use.
         classes: how many classes there are.
         device: where batches go.
     """
@@ -42,6 +42,11 @@ class TrainingPart:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def labelled(self) -> Tensor:
+        """Numbers of the pictures that have a label, on the CPU."""
+        return torch.nonzero(self.targets >= 0)[:, 0].cpu()
 
     def stored(self, examples: Tensor) -> Tensor:
         """Stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
@@ -74,11 +79,15 @@ class Views:
         crops: (N, K, 3, c, c) uint8, what both nets see.
         features: (N, K, C, H, W) half precision, the tapped layer's output.
         scores: (N, K, classes) 32 bits, class scores before softmax.
+        partners: (N, K) int64, the picture that a blended view was blended with; its own number where it was not.
+        weights: (N, K) 32 bits, the first picture's weight in the blend, 1 where it is none.
     """
 
     crops: np.ndarray
     features: np.ndarray
     scores: np.ndarray
+    partners: np.ndarray
+    weights: np.ndarray
 
     def draw(self, examples: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """A random view of each of the examples: two index arrays into N and K."""
@@ -102,6 +111,7 @@ def compute_views(
     count: int,
     folder: Path,
     *,
+    blend: float = 0.0,
     seed: int,
     fabric: Fabric,
     progress: Progress | None = None,
@@ -111,28 +121,48 @@ def compute_views(
     The files are named by what they depend on: the face net's weights, the tap, the augmentation, the pictures and
     the seed. Where all that is the same they are read again, otherwise made anew.
 
+    Args:
+        classifier: the fine-tuned face net, frozen.
+        part: the pictures; labels are not looked at.
+        tap: the layer to keep.
+        augment: makes a view.
+        count: views a picture, K.
+        folder: of the files.
+        blend: share of the views that are a blend with another picture, weighted 0.5 to 1 for the first. A blend is
+            one more face that the teacher can be asked about, since its features need no label.
+        seed: of all that is drawn.
+        fabric: device and precision.
+        progress: told of the pictures done and how many there are.
     Raises:
         UserError: If the disk is full, or a feature is not finite or too large for half precision.
     """
-    shapes = {
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
         "crops": ((len(part), count, 3, augment.crop_px, augment.crop_px), np.dtype(np.uint8)),
         "features": (
             (len(part), count, *_tap_shape(classifier, part, tap, augment.crop_px)),
             np.dtype(np.float16),
         ),
         "scores": ((len(part), count, part.classes), np.dtype(np.float32)),
+        "partners": ((len(part), count), np.dtype(np.int64)),
+        "weights": ((len(part), count), np.dtype(np.float32)),
     }
-    key = _key(classifier, part, tap, augment, count, seed)
+    key = _key(classifier, part, tap, augment, [count, blend, seed])
     paths = {name: folder / f"views-{name}-{key}.npy" for name in shapes}
     if not all(path.is_file() for path in paths.values()):
         classifier.eval()
         torch.manual_seed(seed)
+        partners, weights = _blends(len(part), count, blend)
         with _Files(folder, paths, shapes) as files:
+            files["partners"][:], files["weights"][:] = partners.numpy(), weights.numpy()
             for start in range(0, len(part), BATCH):
                 stop = min(start + BATCH, len(part))
                 stored = part.stored(torch.arange(start, stop))
                 for view in range(count):
-                    crops = augment(stored).round()
+                    crops = augment(stored)
+                    if float(weights[start:stop, view].min()) < 1:
+                        other = augment(part.stored(partners[start:stop, view]))
+                        crops = other.lerp(crops, weights[start:stop, view].to(crops).view(-1, 1, 1, 1))
+                    crops = crops.round()
                     with fabric.autocast():
                         scores, features = classifier.with_tap(crops, tap)
                     assert features is not None
@@ -147,6 +177,17 @@ def compute_views(
                 if progress:
                     progress(stop, len(part))
     return Views(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
+
+
+def _blends(pictures: int, count: int, share: float) -> tuple[Tensor, Tensor]:
+    """Partners (N, K) and weights (N, K); the last views are the blended ones."""
+    partners = torch.arange(pictures)[:, None].repeat(1, count)
+    weights = torch.ones(pictures, count)
+    blended = round(share * count)
+    if blended:
+        partners[:, -blended:] = torch.randint(pictures, (pictures, blended))
+        weights[:, -blended:] = 0.5 + 0.5 * torch.rand(pictures, blended)
+    return partners, weights
 
 
 class _Files:
@@ -202,10 +243,10 @@ def _tap_shape(classifier: FaceClassifier, part: TrainingPart, tap: str, crop_px
 
 
 def _key(
-    classifier: FaceClassifier, part: TrainingPart, tap: str, augment: Augment, count: int, seed: int
+    classifier: FaceClassifier, part: TrainingPart, tap: str, augment: Augment, numbers: list[float]
 ) -> str:
     pictures = hashlib.sha256()
     for start in range(0, len(part), 1024):
         pictures.update(np.ascontiguousarray(part.pixels[start : start + 1024]).tobytes())
-    facts = [weights_sha256(classifier), tap, repr(augment.recipe), augment.crop_px, count, seed]
+    facts = [weights_sha256(classifier), tap, repr(augment.recipe), augment.crop_px, numbers]
     return hashlib.sha256(json.dumps([*facts, pictures.hexdigest()]).encode()).hexdigest()[:16]
