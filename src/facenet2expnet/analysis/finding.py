@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -40,18 +39,10 @@ class Finding:
     more: dict[str, pd.DataFrame] = field(default_factory=dict)
     more_figures: dict[str, Figure] = field(default_factory=dict)
 
-    def readable_table(self) -> pd.DataFrame:
-        """The table as text for a terminal or page: three decimals, signed changes, a dash for what is not known."""
-        text = pd.DataFrame(
-            {
-                str(name).replace("_", " "): [_text(value, str(name)) for value in column]
-                for name, column in self.table.items()
-            }
-        )
-        return text.astype(object)
-
     def save(self, folder: Path) -> list[Path]:
-        """Write NAME.svg, NAME.png, NAME.csv (the picture's numbers), NAME-table.csv, NAME.txt and what else there is.
+        """Write NAME.svg, NAME.png, NAME.csv (the numbers of the picture), NAME-table.csv, NAME.txt and further tables.
+
+        NAME.txt holds the title in its first line and the sentences below; the report reads both.
 
         Raises:
             UserError: If a file can't be written.
@@ -69,15 +60,5 @@ class Finding:
                 write_whole(path, table.to_csv(index=False).encode("utf-8"))
             written.append(path)
         written.append(folder / f"{self.name}.txt")
-        write_whole(written[-1], (self.says + "\n").encode("utf-8"))
+        write_whole(written[-1], f"{self.title}\n{self.says}\n".encode())
         return written
-
-
-def _text(value: object, column: str) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return f"{value:.3f}" if np.isfinite(value) else "–"
-    if isinstance(value, int | np.integer):
-        return f"{value:+,}" if column.endswith("change") else f"{value:,}"
-    return str(value)

@@ -100,7 +100,7 @@ def mean_faces(
     )
     if units is None and without:
         says += f" No neuron has {', '.join(without)} as its first class."
-    figure = _figure(faces, table)
+    figure = _figure(faces, table, by_class=units is None)
     return Finding("mean-faces", "What excites the neurons", says, table, figure, table, {"pictures": listed})
 
 
@@ -126,25 +126,24 @@ def _checked(units: Sequence[int], count: int, layer: str) -> list[int]:
     return list(units)
 
 
-def _figure(faces: Sequence[np.ndarray], table: pd.DataFrame) -> Figure:
-    columns = min(COLUMNS, len(faces))
-    lines = -(-len(faces) // columns)
+def _figure(faces: Sequence[np.ndarray], table: pd.DataFrame, by_class: bool) -> Figure:
+    """A grid of the faces: a column a class, or line by line in the order given."""
+    names = list(dict.fromkeys(table["class"]))
+    if by_class and len(names) <= COLUMNS + 2:
+        seen = table.groupby("class", sort=False).cumcount()
+        places = [(int(line), names.index(name)) for line, name in zip(seen, table["class"], strict=True)]
+    else:
+        places = [divmod(number, COLUMNS) for number in range(len(faces))]
+    lines, columns = (1 + max(place[axis] for place in places) for axis in (0, 1))
     with style():
         figure = new_figure(1.25 * columns + 0.2, 1.62 * lines + 0.2)
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes in grid.flat:
             axes.axis("off")
-        for axes, face, row in zip(grid.flat, faces, table.itertuples(index=False), strict=False):
+        for place, face, row in zip(places, faces, table.itertuples(index=False), strict=True):
+            axes = grid[place]
             axes.imshow(face.round().astype(np.uint8), interpolation="bilinear")
             axes.set_title(f"{short(row[2], 14)}  {row[3]:.0%}", fontsize=8, loc="center", pad=3)
-            axes.text(
-                0.5,
-                -0.03,
-                f"neuron {row[1]}",
-                transform=axes.transAxes,
-                ha="center",
-                va="top",
-                fontsize=7,
-                color=QUIET,
-            )
+            look = {"ha": "center", "va": "top", "fontsize": 7, "color": QUIET}
+            axes.text(0.5, -0.03, f"neuron {row[1]}", transform=axes.transAxes, **look)
     return figure

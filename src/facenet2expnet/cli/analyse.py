@@ -377,12 +377,13 @@ def _save(findings: list[Finding], data: Path, out: Path | None, case: Case | No
     """Print what was found and write the files."""
     from facenet2expnet.analysis.case import is_run
     from facenet2expnet.cli import console
+    from facenet2expnet.report.analyses import FOLDER, readable_table
     from facenet2expnet.report.tables import to_rich
 
-    folder = out or (data / "analyses" if is_run(data) else Path("analyses"))
+    folder = out or (data / FOLDER if is_run(data) else Path(FOLDER))
     for finding in findings:
         written = finding.save(folder)
         console.out.print(f"\n{finding.title}", markup=False, style="bold")
-        console.out.print(to_rich(finding.readable_table()))
+        console.out.print(to_rich(readable_table(finding.table)))
         console.out.print(f"{case.says} {finding.says}" if case else finding.says, markup=False)
         print("\n".join(str(path) for path in written))

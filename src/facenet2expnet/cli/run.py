@@ -192,13 +192,24 @@ def compare_and_print(
     return run
 
 
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    analyses: Annotated[
+        bool, typer.Option("--analyses", help="Compute the paper's analyses first and show them, too.")
+    ] = False,
+) -> None:
     """Write the report of a run again.
 
     Example: fn2en report runs/mine
     """
     from facenet2expnet.report.html import write_report
 
+    if analyses:
+        from facenet2expnet.analysis.case import all_findings
+        from facenet2expnet.report.analyses import FOLDER
+
+        for finding in all_findings(run):
+            finding.save(run / FOLDER)
     print(write_report(run))
 
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from facenet2expnet.data.writing import write_whole
 from facenet2expnet.experiment import published
 from facenet2expnet.report import figures, tables
+from facenet2expnet.report.analyses import read_analyses
 from facenet2expnet.report.figures import readable
 from facenet2expnet.report.mistakes import surest_mistakes, thumbnail
 from facenet2expnet.report.run_folder import RunFolder, read_run
@@ -119,6 +120,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "sizes": _sizes(run),
         "paper_size": published,
         "metrics": metrics,
+        "analyses": read_analyses(run.path, run.unread),
     }
     if metrics is not None:
         context.update(_results(run, metrics, str(manifest.get("name") or "")))
