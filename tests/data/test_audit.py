@@ -92,6 +92,13 @@ class TestExact:
         assert found.counts["doubly_labelled"] == 2
         assert found.counts["unlabelled"] == 1
 
+    def test_a_twin_without_a_label_leaks_as_well(self) -> None:
+        manifest = manifest_of(
+            ["", "y", "x", "x", "y", "y"], **split("train", "train", "valid", "valid", "train", "train")
+        )
+        assert audit(manifest, self.pixels).counts["exact_leaks"] == 1
+        assert audit(manifest, self.pixels, choose(manifest).folds).counts["exact_leaks"] == 0
+
     def test_groups(self) -> None:
         groups = identical_groups(self.pixels)
         assert list(groups) == [0, 1, 2, 0, 1, 3]
@@ -213,22 +220,13 @@ def test_several_folds_are_told_apart() -> None:
 @pytest.mark.data
 @pytest.mark.skipif("FN2EN_FER2013" not in os.environ, reason="FN2EN_FER2013 does not name FER2013's folder")
 def test_fer2013_has_279_pictures_of_publictest_in_training() -> None:
-    """The zip form with every picture, the unlabelled ones too (their twins are what made them unlabelled)."""
+    """In the zip form; five of the 279 have no label, and are missed when those are left out."""
     root = Path(os.environ["FN2EN_FER2013"])
+    manifest = sources.read("fer2013", root, unlabelled="keep")
     packed = sources.get("fer2013").pictures
     assert packed is not None
     pictures = packed(root)
     assert pictures is not None
-    parts = {
-        name: "train" if part == "training" else "valid"
-        for part in ("training", "public_test")
-        for name in pd.read_csv(root / f"{part}.csv")["image"]
-    }
-    names, pixels = [], []
-    for name, content in pictures:
-        names.append(name)
-        pixels.append(np.asarray(Image.open(io.BytesIO(content)).convert("L")))
-    table = pd.DataFrame({"image": names, "label": ["x", "y"] * (len(names) // 2) + ["x"] * (len(names) % 2)})
-    manifest = Manifest(table.assign(split=[parts[name] for name in names]), root)
-    found = audit(manifest, np.stack(pixels), cheap=True)
+    grey = {name: np.asarray(Image.open(io.BytesIO(content)).convert("L")) for name, content in pictures}
+    found = audit(manifest, np.stack([grey[image] for image in manifest.table["image"]]), cheap=True)
     assert found.counts["exact_leaks"] == 279

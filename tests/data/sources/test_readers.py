@@ -504,6 +504,10 @@ class TestFer2013:
         assert "2 pictures without a label were left out (training 1, public_test 1)." in noted(manifest)
         assert "1 pictures of training.csv are not in training.zip." in noted(manifest)
         assert (read_picture(manifest.paths[-1]) == 26).all()
+        kept = sources.read("fer2013", tmp_path, unlabelled="keep")
+        assert (kept.labels < 0).sum() == 2
+        assert "2 pictures without a label were kept" in noted(kept)
+        assert "unlabelled is maybe" in said("fer2013", tmp_path, unlabelled="maybe")
         plus = sources.read("fer2013", tmp_path, labels="ferplus")
         assert len(plus) == 16
         assert plus.classes == ("happiness",)

@@ -21,6 +21,7 @@ from facenet2expnet.labels import EXPRESSIONS, FER2013_CODES, FERPLUS_VOTES, can
 SIDE_PX = 48
 USAGES = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
 LABELS = ("fer2013", "ferplus")
+UNLABELLED = ("drop", "keep")
 CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
 VOTES_NAME = "fer2013new.csv"
 ZIPS = {"training": "Training", "public_test": "PublicTest", "private_test": "PrivateTest"}
@@ -43,7 +44,7 @@ training.zip + training.csv, public_test.zip + public_test.csv   (PNG, with imag
     classes="7 (An Di Fe Ha Sa Su Ne); with FER+ 8 (contempt too).",
     protocol="Train on Training, choose on PublicTest, report PrivateTest: --protocol split.",
     traps=(
-        "PublicTest repeats 279 pictures of Training, pixel for pixel: fn2en data audit finds them; leave them out.",
+        "279 pictures of PublicTest are in Training, pixel for pixel: fn2en data audit finds them; leave them out.",
         "Many labels are wrong: FER+ was made for that reason; say which labels you used.",
         "With FER+, pictures that are no face, unknown or without a majority are left out and counted.",
         "Subjects are unknown. Faces are cropped: prepare with --detector already-cropped.",
@@ -51,22 +52,26 @@ training.zip + training.csv, public_test.zip + public_test.csv   (PNG, with imag
 )
 
 
-def read(path: Path, labels: str = "fer2013") -> Manifest:
+def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manifest:
     """FER2013 with its three parts as train, valid and test.
 
     Args:
         labels: "fer2013" for the competition's labels, "ferplus" for FER+'s majority. With FER+ the shares of the
             votes stand in the columns `p_<class>`.
+        unlabelled: "drop" or "keep" the pictures of the zip form that have no label. They take no part in any
+            fold; the audit wants them.
     Raises:
         UserError: If no form of the set is there, FER+'s file does not fit, or a line is damaged.
     """
     if labels not in LABELS:
         raise UserError(f"labels is {labels}, expected {' or '.join(LABELS)}")
+    if unlabelled not in UNLABELLED:
+        raise UserError(f"unlabelled is {unlabelled}, expected {' or '.join(UNLABELLED)}")
     file = _csv_file(path)
     if file is not None:
         table, notes = _from_csv(file, labels)
     elif path.is_dir() and _zip_parts(path):
-        table, notes = _from_zips(path, labels)
+        table, notes = _from_zips(path, labels, unlabelled == "keep")
     elif path.is_dir() and child(path, "train") is not None:
         return _from_pictures(path, labels)
     else:
@@ -221,7 +226,7 @@ def _zip_parts(path: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def _from_zips(path: Path, labels: str) -> tuple[pd.DataFrame, list[str]]:
+def _from_zips(path: Path, labels: str, keep: bool) -> tuple[pd.DataFrame, list[str]]:
     rows: list[tuple[str, str, str]] = []
     votes: list[list[int]] = []
     notes: list[str] = []
@@ -244,7 +249,8 @@ def _from_zips(path: Path, labels: str) -> tuple[pd.DataFrame, list[str]]:
                 )
             if labels == "fer2013" and not label:
                 blank[part] += 1
-                continue
+                if not keep:
+                    continue
             rows.append((cells["image"], label, USAGES[cells["usage"]]))
             if labels == "ferplus":
                 try:
@@ -256,7 +262,9 @@ def _from_zips(path: Path, labels: str) -> tuple[pd.DataFrame, list[str]]:
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
     if blank:
         listed = ", ".join(f"{part} {count}" for part, count in blank.items())
-        notes.append(f"{sum(blank.values())} pictures without a label were left out ({listed}).")
+        notes.append(
+            f"{sum(blank.values())} pictures without a label were {'kept' if keep else 'left out'} ({listed})."
+        )
     if labels == "ferplus":
         table, more = _joined(table, np.array(votes, np.int64).reshape(-1, len(columns)))
         notes += more
@@ -313,6 +321,9 @@ SOURCE = Source(
     "fer2013",
     ABOUT,
     read,
-    {"labels": "fer2013 (the competition's) or ferplus (FER+'s majority and vote shares)"},
+    {
+        "labels": "fer2013 (the competition's) or ferplus (FER+'s majority and vote shares)",
+        "unlabelled": "drop or keep the pictures without a label, which take no part in any fold",
+    },
     pictures,
 )
