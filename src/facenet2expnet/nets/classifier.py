@@ -58,15 +58,11 @@ class FaceClassifier(nn.Module):
         self.embedding = face_net.info.embedding
         shape = face_net.info.taps[self.embedding]
         self.pools = len(shape) == 3
-        self.head = nn.Sequential(
-            OrderedDict(
-                norm=nn.BatchNorm1d(shape[0], affine=False) if head_norm else nn.Identity(),
-                dropout=nn.Dropout(head_dropout),
-                scores=nn.Linear(shape[0], classes),
-            )
-        )
-        nn.init.normal_(self.head.scores.weight, std=0.01)
-        nn.init.zeros_(self.head.scores.bias)
+        scores = nn.Linear(shape[0], classes)
+        nn.init.normal_(scores.weight, std=0.01)
+        nn.init.zeros_(scores.bias)
+        norm = nn.BatchNorm1d(shape[0], affine=False) if head_norm else nn.Identity()
+        self.head = nn.Sequential(OrderedDict(norm=norm, dropout=nn.Dropout(head_dropout), scores=scores))
 
     def forward(self, crops: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..255 -> class scores before softmax (B, K)."""
