@@ -166,7 +166,7 @@ def test_every_field_of_the_recipe_is_told_of_with_its_default(section: str) -> 
 
 
 def test_the_presets_are_compared_as_they_are() -> None:
-    table = next(table for heading, table in RECIPES.items() if heading == "The three presets compared")
+    table = next(table for heading, table in RECIPES.items() if heading == "The presets compared")
     names = table["number"]
     assert set(names) == set(recipes.presets())
     values = [flat(recipes.preset(name)) for name in names]
