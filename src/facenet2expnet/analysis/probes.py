@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +117,10 @@ def _probe(
         StandardScaler(), PCA(size, random_state=0), StandardScaler(), LogisticRegression(C=0.1, max_iter=300)
     )
     try:
-        predicted = cross_val_predict(classifier, features, targets, cv=splitter, groups=groups)
+        with warnings.catch_warnings():
+            # A subject with fewer sequences than there are folds is in some of them only; that is meant.
+            warnings.filterwarnings("ignore", message="The least populated class")
+            predicted = cross_val_predict(classifier, features, targets, cv=splitter, groups=groups)
     except ValueError as error:
         return Probe(np.nan, np.nan, 0, f"No probe could be made: {str(error).splitlines()[0]}")
     _, counts = np.unique(targets, return_counts=True)

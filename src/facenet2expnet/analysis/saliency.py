@@ -33,13 +33,13 @@ INSTALL = 'pip install "facenet2expnet[analysis]"'
 METHODS = ("Grad-CAM", "integrated gradients")
 STEPS = 24
 BATCH = 16
-SMALLEST_MAP = 4
+SMALLEST_MAP = 6
 DATA_PX = 28
 """The averaged maps are saved as numbers at this size at most."""
 
 
 def default_layer(model: nn.Module, crop_px: int) -> str:
-    """The deepest layer with maps of 4 x 4 or more; smaller ones say little of place."""
+    """The deepest layer with maps of 6 x 6 or more; smaller ones say little of place."""
     maps = {name: shape for name, shape in layer_shapes(model, crop_px).items() if len(shape) == 3}
     if not maps:
         raise UserError(f"{title(model)} has no layer with maps, which Grad-CAM needs")
@@ -291,7 +291,7 @@ def _figure(faces: dict[int, np.ndarray], averaged: dict[str, np.ndarray], class
             for line, maps in zip(grid[1:], averaged.values(), strict=True):
                 _overlay(line[number], faces[number], _smooth(maps[number]))
         for axes, name in zip(grid[:, 0], ["mean face", *averaged], strict=True):
-            axes.set_ylabel(name, fontsize=8.5, color=QUIET)
+            axes.set_ylabel(name.replace(" ", "\n"), fontsize=8.5, color=QUIET)
     return figure
 
 
@@ -310,5 +310,5 @@ def _singles(
             for line, values in zip(grid[1:], maps.values(), strict=True):
                 _overlay(line[column], face, _smooth(values[row]))
         for axes, name in zip(grid[:, 0], ["picture", *maps], strict=True):
-            axes.set_ylabel(name, fontsize=8.5, color=QUIET)
+            axes.set_ylabel(name.replace(" ", "\n"), fontsize=8.5, color=QUIET)
     return figure
