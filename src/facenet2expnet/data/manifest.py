@@ -203,8 +203,12 @@ def need_folder(folder: Path) -> Path:
         UserError: If it is missing, a file, or closed to us.
     """
     folder = Path(folder)
-    if not folder.exists():
-        parent = next((p for p in folder.absolute().parents if p.is_dir()), None)
+    try:
+        there = folder.exists()
+    except PermissionError as fault:
+        raise UserError(f"{folder} can't be reached: no permission for a folder above it") from fault
+    if not there:
+        parent = next((p for p in folder.absolute().parents if os.path.isdir(p)), None)
         raise UserError(f"{folder} was not found; the nearest folder that exists is {parent}")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; a folder was expected")
@@ -272,7 +276,7 @@ def read_manifest(
         UserError: All faults in one message, with line numbers and the nearest class to an unknown label.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         saved = [path / "manifest.csv", path / "manifest.parquet"]
         table_path = next((p for p in saved if p.is_file() and p.with_suffix(".json").is_file()), None)
         if table_path is None:
@@ -283,7 +287,7 @@ def read_manifest(
             _raise_faults(_faults(manifest.table, where, tuple(classes)))
             return dataclasses.replace(manifest, classes=tuple(classes))
         path = table_path
-    if not path.exists():
+    if not os.path.exists(path):
         need_folder(path)
     _check_ending(path)
     about = _read_about(path.with_suffix(".json"))
@@ -301,7 +305,7 @@ def read_manifest(
     if not len(table):
         raise UserError(f"{path} has no rows; expected one line a picture below the header")
     root = path.parent if about is None else path.parent / about["root"]
-    if need_pictures and not any((root / image).exists() for image in table["image"]):
+    if need_pictures and not any(os.path.exists(root / image) for image in table["image"]):
         raise UserError(
             f"{path}: none of its {len(table)} pictures was found; the first one was looked for at "
             f"{root / table['image'].iloc[0]}; the column image counts from the folder of the table"

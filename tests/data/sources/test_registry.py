@@ -74,6 +74,24 @@ def test_third_parties_add_one_by_entry_point(tmp_path: Path, monkeypatch: pytes
         sources.get("wrong")
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            PermissionError(13, "Permission denied", "labels.txt"),
+            "labels.txt can't be read: Permission denied",
+        ),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), "a text file of own is not UTF-8"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, fault: Exception, said: str) -> None:
+    def closed(path: Path) -> Manifest:
+        raise fault
+
+    with pytest.raises(UserError, match=said):
+        Source("own", OWN.about, closed).read(tmp_path)
+
+
 def test_own_pictures(tmp_path: Path) -> None:
     for name in ("a/1.png", "b/2.png"):
         (tmp_path / name).parent.mkdir()

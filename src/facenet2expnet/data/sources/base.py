@@ -60,7 +60,7 @@ class Source:
         """The manifest of the dataset at this path.
 
         Raises:
-            UserError: If the path is not there or not this dataset, or an option is unknown.
+            UserError: If the path is not there or not this dataset, a file can't be read, or an option is unknown.
         """
         for name in options:
             if name not in self.options:
@@ -73,7 +73,17 @@ class Source:
         path = Path(path)
         if not path.is_file():
             need_folder(path)
-        return self.reader(path, **options)
+        try:
+            return self.reader(path, **options)
+        except UnicodeDecodeError as fault:
+            raise UserError(
+                f"{path}: a text file of {self.name} is not UTF-8: {fault}; download it again"
+            ) from fault
+        except OSError as fault:
+            raise UserError(
+                f"{fault.filename or path} can't be read: {fault.strerror or fault}; give yourself read permission, "
+                "or download it again"
+            ) from fault
 
     def defaults(self) -> dict[str, Any]:
         """The options' default values, for help texts."""
