@@ -169,7 +169,7 @@ class Recipe:
     """Every number of a training.
 
     Attributes:
-        name: the preset that it began as.
+        name: what it is called; a preset's own name.
         precision: "32-true" or "bf16-mixed", as Lightning Fabric names them.
         crop: the crop contract.
         augment, face_net, expnet: see there.
@@ -179,7 +179,7 @@ class Recipe:
         scratch: the baseline "Train From Scratch (BN)".
     """
 
-    name: str = "paper"
+    name: str = "custom"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     crop: CropContract = field(default_factory=CropContract)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
@@ -288,6 +288,8 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 def _contradictions(recipe: Recipe) -> list[str]:
     faults = []
+    if recipe.crop.crop_px < 32:
+        faults.append(f"crop.crop_px is {recipe.crop.crop_px}, expected 32 or more: the net pools five times")
     for name in ("fine_tune", "stage1", "stage2", "scratch"):
         stage: StageRecipe = getattr(recipe, name)
         if list(stage.milestones) != sorted(set(stage.milestones)) or any(m < 1 for m in stage.milestones):

@@ -75,6 +75,7 @@ def test_compare_leaves_a_whole_run_folder(faces: Path, tmp_path: Path) -> None:
     assert about["finished"]
     assert about["manifest"]["subjects"] == 4
     assert about["threads"] == 1
+    assert about["seconds"] > 0
     metrics = json.loads((run / "metrics.json").read_text())
     for method, scores in metrics["methods"].items():
         rows = predictions[predictions["method"] == method]
@@ -159,6 +160,7 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(faces: Path, tmp_path: 
         ({"folds": 9}, "fewer"),
         ({"protocol": "leave-one-out"}, "protocol 'leave-one-out' is not one of"),
         ({"recipe": "fast"}, "no recipe is called 'fast'"),
+        ({"recipe": tiny.tiny_recipe("face_net.tap=pooled")}, "face_net.tap is 'pooled'"),
     ],
 )
 def test_bad_arguments_write_nothing(
@@ -193,6 +195,8 @@ def test_evaluate_tests_a_model_and_knows_its_training_data(faces: Path, tmp_pat
     found = facenet2expnet.evaluate(run, faces)
     assert len(found.predictions) == 24
     assert any("accuracy is too high for new people" in note for note in found.notes)
+    happy = tiny.write_faces(tmp_path / "happy", classes=("happiness",))
+    assert len(facenet2expnet.evaluate(run, happy).predictions) == 8
     other = tiny.write_faces(tmp_path / "other", classes=("anger", "hapiness"))
     with pytest.raises(
         UserError, match=r"class 'hapiness' is not one of the model's.*did you mean 'happiness'"

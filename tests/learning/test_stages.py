@@ -16,7 +16,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.learning import stages
 from facenet2expnet.learning.augment import Augment, centre_crop
 from facenet2expnet.learning.loop import EpochRecord
-from facenet2expnet.learning.objectives import PNorm
+from facenet2expnet.learning.objectives import PNorm, soft_label_loss
 from facenet2expnet.learning.stages import Classification, Regression, Setting
 from facenet2expnet.learning.teacher import TrainingPart, compute_views
 from facenet2expnet.nets.classifier import FaceClassifier
@@ -96,15 +96,6 @@ def test_stage_1_loss_is_equation_4_with_caffes_reduction(
     crops = part.stored(examples).float()
     difference = model.features(crops) - teacher.face_net(crops, ["late"])["late"]
     assert stage.loss(examples).item() == pytest.approx((difference**2).sum().item() / 10, rel=1e-5)
-
-
-def test_soft_labels_are_hintons() -> None:
-    scores = torch.tensor([[1.0, 2.0, 0.5]], dtype=torch.float64)
-    teacher = torch.tensor([[2.0, 0.0, 1.0]], dtype=torch.float64)
-    p, q = (teacher / 4).softmax(1), (scores / 4).softmax(1)
-    expected = 16 * (p * (p / q).log()).sum()
-    assert stages.soft_label_loss(scores, teacher, 4.0).item() == pytest.approx(expected.item())
-    assert stages.soft_label_loss(teacher, teacher, 4.0).item() == pytest.approx(0.0, abs=1e-12)
 
 
 def test_one_batch_can_be_overfitted(part: TrainingPart, fabric: Fabric, tmp_path: Path) -> None:
@@ -220,7 +211,7 @@ def test_blended_views_are_blends_and_teach_blended_labels(
     first = functional.cross_entropy(scores, part.targets, reduction="none")
     second = functional.cross_entropy(scores, part.targets[partners], reduction="none")
     hard = (weights * first + (1 - weights) * second).mean()
-    soft = stages.soft_label_loss(scores, torch.from_numpy(views.scores[index]), 2.0)
+    soft = soft_label_loss(scores, torch.from_numpy(views.scores[index]), 2.0)
     assert loss.item() == pytest.approx((0.75 * hard + 0.25 * soft).item(), rel=1e-5)
 
 
@@ -247,7 +238,21 @@ def test_pictures_without_a_label_count_in_the_soft_loss_alone(
     scores = torch.randn(24, 3)
     stage.module = lambda crops: scores  # type: ignore[assignment]
     hard = functional.cross_entropy(scores[:12], targets[:12])
-    soft = stages.soft_label_loss(scores, torch.from_numpy(np.array(views.scores[:, 0])), 4.0)
+    soft = soft_label_loss(scores, torch.from_numpy(np.array(views.scores[:, 0])), 4.0)
     assert stage.loss(torch.arange(24)).item() == pytest.approx((0.5 * hard + 0.5 * soft).item(), rel=1e-5)
     expected = (scores[:12].argmax(1) == targets[:12]).float().mean().item()
     assert stage.epoch_metrics()["accuracy"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("face_net.tap=pool5", r"face_net\.tap is 'pool5', expected a layer of tiny with maps: early, late"),
+        ("face_net.name=nonsense", "no face net is called 'nonsense'"),
+        ("stage1.objective=soft-labels", r"stage1\.objective is 'soft-labels', expected one of p-norm"),
+    ],
+)
+def test_a_recipe_that_no_stage_can_follow_is_refused_first(setting: str, message: str) -> None:
+    stages.check(tiny.tiny_recipe())
+    with pytest.raises(UserError, match=message):
+        stages.check(tiny.tiny_recipe(setting, "stage2.standardised_input=false"))

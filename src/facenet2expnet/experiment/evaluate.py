@@ -56,7 +56,7 @@ def evaluate(
     recognizer = Recognizer.load(model, device)
     if not isinstance(data, Manifest) and Path(data).suffix.lower() in (".csv", ".parquet"):
         data = read_manifest(Path(data), classes=recognizer.classes)
-    material = gather(data, recognizer.contract, progress=progress)
+    material = gather(data, recognizer.contract, least_classes=1, progress=progress)
     manifest = material.manifest
     unknown = [name for name, count in manifest.counts.items() if count and name not in recognizer.classes]
     if unknown:

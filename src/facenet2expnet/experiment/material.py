@@ -45,6 +45,7 @@ def gather(
     contract: CropContract,
     *,
     unlabelled: bool = False,
+    least_classes: int = 2,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Material:
@@ -54,31 +55,38 @@ def gather(
         data: where they are, or a manifest.
         contract: size, window and pixel scale; also detector and template, unless the data was made ready
             already and brings them.
-        unlabelled: keep pictures without a label for stage 1; otherwise they are left out.
+        unlabelled: keep pictures without a label for stage 1, but none that the manifest's split holds out;
+            otherwise they are left out.
+        least_classes: classes with pictures that there have to be.
         workers: threads; None for one a core.
         progress: called with how many pictures are done and how many there are.
     Raises:
-        UserError: If the data can't be read, or holds fewer than two classes.
+        UserError: If the data can't be read, or holds too few classes.
     """
     manifest, pixels, skipped = read_faces(data, contract, workers=workers, progress=progress)
     contract = _made_ready(contract, manifest)
     blank = np.flatnonzero(manifest.labels < 0)
-    kept = blank if unlabelled else blank[:0]
+    kept = blank[_not_held_out(manifest)[blank]] if unlabelled else blank[:0]
     nobody = np.full(len(manifest), "", dtype=object)
     subjects = (nobody if manifest.subjects is None else manifest.subjects)[kept]
     extra = pixels[kept]
     if len(blank):
-        if not unlabelled:
-            images = manifest.table["image"]
-            skipped += [Skipped(str(images[row]), NO_LABEL) for row in blank]
+        images = manifest.table["image"]
+        skipped += [Skipped(str(images[row]), NO_LABEL) for row in np.setdiff1d(blank, kept)]
         labelled = np.flatnonzero(manifest.labels >= 0)
         manifest, pixels = manifest.rows(labelled), pixels[labelled]
     found = [name for name, count in manifest.counts.items() if count]
-    if len(found) < 2:
-        raise UserError(
-            f"{manifest.name}: {len(found)} class with pictures ({', '.join(found) or 'none'}), expected two or more"
-        )
+    if len(found) < least_classes:
+        named = ", ".join(found) or "none"
+        raise UserError(f"{manifest.name}: classes with pictures: {named}; expected {least_classes} or more")
     return Material(manifest, pixels, contract, skipped, extra, subjects)
+
+
+def _not_held_out(manifest: Manifest) -> np.ndarray:
+    """A mask of the rows that the column `split` does not put into a valid or test part."""
+    if "split" not in manifest.table.columns:
+        return np.ones(len(manifest), dtype=bool)
+    return ~manifest.table["split"].isin(["valid", "test"]).to_numpy()
 
 
 def read_faces(

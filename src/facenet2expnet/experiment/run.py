@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.reporter import LogFile, Reporter
 from facenet2expnet.experiment.speed import measure
+from facenet2expnet.learning import stages
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.recognize.model_folder import load_model, save_model
 
@@ -170,6 +172,7 @@ class _Begun:
         self.earlier = earlier
         self.fabric = open_device(machine.device, recipe.precision)
         self.reporter = reporter
+        stages.check(recipe)
 
     def gather(self, data: str | Path | Manifest) -> Material:
         """Read the pictures as the recipe says."""
@@ -204,6 +207,7 @@ class _Begun:
         jobs = plan(cuts, methods, seeds, self.recipe, self.out)
         for job in jobs:
             run_job(job, material, self.recipe, self.fabric, reporter, facts)
+            _write_json(self.out / "run.json", {**about, "seconds": self._seconds()})
         self._conclude(about, material, jobs, methods)
         return self.out
 
@@ -225,6 +229,7 @@ class _Begun:
             "protocol": drawn.name,
             "methods": list(methods),
             "seeds": list(seeds),
+            "unlabelled": sha256(material.unlabelled_pixels.tobytes()).hexdigest()[:16],
         }
         return {
             "format": FORMAT,
@@ -292,9 +297,13 @@ class _Begun:
         _write_json(self.out / "sizes.json", sizes)
         if self.kind == "train":
             save_model(models[methods[0]], self.out / "model")
-        seconds = time.monotonic() - self.started + (self.earlier or {}).get("seconds_before", 0.0)
-        _write_json(self.out / "run.json", {**about, "finished": _now(), "seconds": seconds})
+        _write_json(self.out / "run.json", {**about, "finished": _now(), "seconds": self._seconds()})
         write_report(self.out)
+
+    def _seconds(self) -> float:
+        """Of this run so far, with what it took before an interruption."""
+        before = (self.earlier or {}).get("seconds") or 0.0
+        return float(before + time.monotonic() - self.started)
 
 
 def open_device(device: str, precision: str) -> Fabric:

@@ -24,7 +24,14 @@ from torch.nn import functional
 from facenet2expnet.errors import UserError
 from facenet2expnet.learning.augment import Augment
 from facenet2expnet.learning.loop import Listener, fit
-from facenet2expnet.learning.objectives import ObjectiveModule, RSquared, StandardisedL2, build
+from facenet2expnet.learning.objectives import (
+    REGISTRY,
+    ObjectiveModule,
+    RSquared,
+    StandardisedL2,
+    build,
+    soft_label_loss,
+)
 from facenet2expnet.learning.teacher import Progress, TrainingPart, Views, compute_views, tapped_features
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
@@ -190,11 +197,18 @@ class Regression:
         return {"r2": r2}
 
 
-def soft_label_loss(scores: Tensor, teacher_scores: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) at a temperature, times its square (Hinton et al., arXiv 1503.02531, section 2)."""
-    student = functional.log_softmax(scores / temperature, dim=1)
-    teacher = functional.log_softmax(teacher_scores / temperature, dim=1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe that a stage could not follow, before any work: no such face net, weights, tap or objective.
+
+    Raises:
+        UserError: What is wrong with it.
+    """
+    known = [name for name, kind in REGISTRY.items() if kind.reads == "features"]
+    if recipe.stage1.objective not in known:
+        raise UserError(
+            f"stage1.objective is '{recipe.stage1.objective}', expected one of {', '.join(known)}"
+        )
+    _tap(recipe, face.load(recipe.face_net.name, recipe.face_net.weights or None))
 
 
 def fine_tune(part: TrainingPart, setting: Setting, folder: Path) -> FaceClassifier:
