@@ -1,12 +1,13 @@
 """FN2EN with a thousand real photographs: FER2013, the dlib face net, scratch and fine-tuning beside it.
 
     python benchmarks/fer2013_small.py FER2013 --out runs/fer2013-small
+    python benchmarks/fer2013_small.py --merge runs/seed-0 runs/seed-1 runs/seed-2
 
 FER2013 is a folder that `fn2en data how-to fer2013` describes; its zip form with training.zip, training.csv,
 public_test.zip and public_test.csv does as well. Trained on 1,000 pictures of Training (seed 0; copies of PublicTest
 pictures, copies within Training and pictures without a label dropped), tested on all of PublicTest, three seeds of the
 training. With `--choose`, PublicTest is left alone and 2,000 other pictures of Training are tested on instead: the
-recipe was chosen so. With `--unlabelled N`, N further pictures of Training take part in stage 1 without their labels.
+recipe was chosen so. Seeds may run one by one (`--seeds 0`), with `--merge` for one table. With `--unlabelled N`, N further pictures of Training take part in stage 1 without their labels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from facenet2expnet import recipe as recipes
 from facenet2expnet.cli import console
@@ -23,6 +25,7 @@ from facenet2expnet.data import sources
 from facenet2expnet.data.audit import identical_groups
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.experiment.material import read_faces
+from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.run import Machine, compare
 from facenet2expnet.faces.contract import CropContract
 from facenet2expnet.report import tables
@@ -56,8 +59,9 @@ def subset(data: Path, work: Path, *, choose: bool, unlabelled: int) -> Manifest
 def main() -> None:
     """Read the options, run the comparison, print its table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--merge", type=Path, nargs="+", help="runs to print one table of")
     parser.add_argument("--recipe", default="best")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -68,6 +72,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--resume", action="store_true")
     given = parser.parse_args()
+    if given.merge:
+        print_tables(given.merge)
+        return
+    if not given.data or not given.out:
+        parser.error("FER2013 and --out are needed, or --merge")
     recipe = recipes.override(recipes.load(given.recipe), given.settings)
     if given.unlabelled:
         recipe = recipes.override(recipe, ["stage1.unlabelled=true"])
@@ -79,10 +88,17 @@ def main() -> None:
             protocol="split", seeds=given.seeds, machine=Machine(given.device, given.threads),
             resume=given.resume, reporter=reporter,
         )  # fmt: skip
-    folder = read_run(run)
-    assert folder.metrics is not None
-    print(tables.comparison_markdown(folder.metrics, "", folder.sizes))
-    print(tables.to_markdown(tables.paired_text(folder.metrics)))
+    print_tables([run])
+
+
+def print_tables(runs: list[Path]) -> None:
+    """The comparison and the paired tests of one or more runs together, as Markdown."""
+    folders = [read_run(run) for run in runs]
+    predictions = pd.concat([folder.predictions for folder in folders], ignore_index=True)
+    metrics = summarise(predictions, folders[0].classes)
+    print(tables.comparison_markdown(metrics, "", folders[0].sizes))
+    print()
+    print(tables.to_markdown(tables.paired_text(metrics)))
 
 
 if __name__ == "__main__":
