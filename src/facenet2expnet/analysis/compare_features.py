@@ -160,8 +160,8 @@ def stage_one_made_visible(
     row = summary.iloc[0]
     says = (
         f"Over {len(pixels):,} pictures the bridge explains {row['r2']:.1%} of the variance of {teacher_layer}, each "
-        f"channel freely scaled (half of the channels {row['r2_median']:.1%} or more), and {row['r2_as_is']:.1%} as "
-        f"it is; 0 % is predicting the mean face. Stage 2 trains on, so this is what is left of stage 1."
+        f"channel freely scaled (half of the channels {row['r2_median']:.1%} or more); 0 % is the mean face. "
+        f"In its own scale R² is {row['r2_as_is']:.2f}. Stage 2 trains on, so this is what is left of stage 1."
     )
     figure = _similarity_figure(channels, cka, names, teacher_layer)
     return Finding(
