@@ -77,7 +77,7 @@ def export_ckplus(folder: Path) -> CkplusExport:
         for image in rows["image"]:
             with Image.open(sample_folder() / image) as picture:
                 picture.convert("RGB").save(pictures / f"{Path(image).stem}.png", compress_level=1)
-        last = rows.loc[rows["frame"].idxmax()]
+        last = rows.sort_values("frame").iloc[-1]
         emotion = folder / "Emotion" / str(subject) / str(sequence)
         emotion.mkdir(parents=True)
         # CK+ writes the code as a float with seven decimals.
