@@ -15,6 +15,7 @@ from PIL import Image
 import tiny
 from facenet2expnet import recipe as recipes
 from facenet2expnet.cli import main
+from facenet2expnet.data import sources
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
 
@@ -103,12 +104,12 @@ def all_broken(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "nowhere", "nowhere"),
-        (empty, "no"),
-        (one_class, "class"),
-        (few, "fewer"),
-        (twice, "line 4"),
-        (all_broken, "picture"),
+        (lambda folder: folder / "nowhere", "nowhere was not found"),
+        (empty, "empty holds no pictures"),
+        (one_class, "classes with pictures: anger; expected 2 or more"),
+        (few, "fewer pictures than the 4 folds: anger 3"),
+        (twice, "twice.csv line 4: "),
+        (all_broken, "none of the 2 pictures could be made ready"),
     ],
 )
 def test_bad_data_is_one_line_exit_2_and_nothing_written(
@@ -144,6 +145,32 @@ def test_other_bad_input(
     ):
         assert fn2en(*arguments, monkeypatch=monkeypatch) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_interrupt_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sources, "names", interrupt)
+    assert fn2en("data", "list", monkeypatch=monkeypatch) == 130
+    assert "interrupted; a run goes on with --resume" in capsys.readouterr().err
+
+
+def test_pictures_left_out_are_listed_beside_the_table(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faces, run = tiny.write_faces(tmp_path / "faces"), tmp_path / "run"
+    (faces / "anger" / "broken.png").write_bytes(b"nothing")
+    command = ["train", faces, "--recipe", recipe_file, "--out", run, "--method", "scratch", "--quiet"]
+    assert fn2en(*command, monkeypatch=monkeypatch) == 0
+    for name in ("predict", "evaluate"):
+        out = tmp_path / f"{name}.csv"
+        assert fn2en(name, run, faces, "--out", out, "--quiet", monkeypatch=monkeypatch) == 0
+        (left,) = pd.read_csv(tmp_path / f"{name}.skipped.csv")["image"]
+        assert left.endswith("anger/broken.png")
+    assert fn2en("predict", run, faces, "--device", "abacus", monkeypatch=monkeypatch) == 2
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_later(

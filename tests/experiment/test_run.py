@@ -12,6 +12,7 @@ from PIL import Image
 
 import facenet2expnet
 import tiny
+from facenet2expnet.data import protocols
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.reporter import Reporter, Training
@@ -146,8 +147,9 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(faces: Path, tmp_path: 
         compare(faces, **(arguments | {"folds": 3}), resume=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
-    with pytest.raises(UserError, match="is there and not empty"):
-        compare(faces, **(arguments | {"out": tmp_path / "full"}))
+    for resume in (False, True):
+        with pytest.raises(UserError, match="is there and not empty"):
+            compare(faces, **(arguments | {"out": tmp_path / "full"}), resume=resume)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
 
 
@@ -170,6 +172,29 @@ def test_bad_arguments_write_nothing(
     with pytest.raises(UserError, match=message):
         compare(faces, **(arguments | change))  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
+
+
+def test_folds_of_a_file_have_names_of_their_own_and_stay_the_same(faces: Path, tmp_path: Path) -> None:
+    images = list(read_manifest(faces).table["image"])
+    halves = [{"train": images[::2], "test": images[1::2]}, {"train": images[1::2], "test": images[::2]}]
+    split, out = tmp_path / "split.json", tmp_path / "run"
+
+    def compare_on(*folds: dict[str, object], resume: bool = False) -> Path:
+        split.write_text(json.dumps({"format": protocols.FORMAT, "folds": folds}))
+        return compare(
+            faces, recipe=tiny.tiny_recipe(), out=out, methods=["scratch"], protocol=str(split), machine=CPU,
+            resume=resume,
+        )  # fmt: skip
+
+    with pytest.raises(UserError, match="fold name 'None' stands 2 times"):
+        compare_on(*halves)
+    with pytest.raises(UserError, match=r"fold name '\.\./a' names no folder inside the run"):
+        compare_on({"name": "../a", **halves[0]})
+    assert not out.exists()
+    compare_on({"name": "a", **halves[0]})
+    compare_on({"name": "a", **halves[0]}, resume=True)
+    with pytest.raises(UserError, match="fold a was begun with other pictures"):
+        compare_on({"name": "a", **halves[1]}, resume=True)
 
 
 def test_bad_pictures_are_left_out_listed_and_counted(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.learning.loop import fit, lr_factor
+from facenet2expnet.learning import loop
+from facenet2expnet.learning.loop import EpochRecord, fit, lr_factor
 from facenet2expnet.recipe import StageRecipe
 
 STEPS = StageRecipe(epochs=50, schedule="step", milestones=(20, 40), decay=0.1)
@@ -94,6 +95,26 @@ def test_an_ended_stage_is_read_not_trained(tmp_path: Path, fabric: Fabric) -> N
     assert fit(second, tmp_path, seed=0, fabric=fabric, listener=told.append) == records == told
     assert second.seen == []
     assert second.module.weight.equal(first.module.weight)
+
+
+def test_a_broken_off_stage_goes_on_from_its_checkpoint(
+    tmp_path: Path, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    recipe = StageRecipe(epochs=5, batch_size=4, lr=0.05)
+    whole, broken, resumed = Line(recipe), Line(recipe), Line(recipe)
+    records = fit(whole, tmp_path / "whole", seed=0, fabric=fabric)
+
+    def break_off(record: EpochRecord) -> None:
+        if record.epoch == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fit(broken, tmp_path / "broken", seed=0, fabric=fabric, listener=break_off)
+    again = fit(resumed, tmp_path / "broken", seed=0, fabric=fabric)
+    assert [record.loss for record in again] == [record.loss for record in records]
+    assert resumed.seen == whole.seen[4:]  # two epochs of two batches were not trained again
+    assert resumed.module.weight.equal(whole.module.weight)
 
 
 def test_averaged_weights_lag_behind(tmp_path: Path, fabric: Fabric) -> None:

@@ -1,7 +1,8 @@
 """Train, and be killed: `victim.py DATA OUT resume|new WHERE COUNT`, used by test_resume.py.
 
-WHERE is "loss:STAGE" (in a step), "views" (while the teacher's features are computed), "write" (in the middle of
-writing a checkpoint) or "never"; the process kills itself with SIGKILL when it comes there for the COUNT-th time.
+WHERE is "loss:STAGE" (in a step), "views" (when the teacher's features are computed and not yet named), "write" (in
+the middle of writing a checkpoint) or "never"; the process kills itself with SIGKILL when it comes there for the
+COUNT-th time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 import tiny
 from facenet2expnet.experiment.run import Machine, train
-from facenet2expnet.learning import loop, stages
+from facenet2expnet.learning import loop, stages, teacher
 from facenet2expnet.nets import storage
 
 
@@ -51,7 +52,7 @@ def arm(killer: Killer) -> None:
     for kind in (stages.Classification, stages.Regression):
         before(kind, "loss", lambda self: f"loss:{self.name}")
     before(storage, "save_file", lambda _: "write")
-    before(stages, "compute_views", lambda _: "views")
+    before(teacher._Files, "__exit__", lambda _: "views")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ import typer
 from facenet2expnet import __version__
 from facenet2expnet.errors import UserError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it; Typer turns the interrupt into it."""
+
 
 def make_app() -> typer.Typer:
     """The command with all its groups; heavy libraries load inside the commands that need them."""
@@ -58,9 +61,10 @@ def run() -> None:
             debug,
             error,
         )
-    except KeyboardInterrupt:
-        print("fn2en: interrupted; a run goes on with --resume", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            print("fn2en: interrupted; a run goes on with --resume --out and its folder", file=sys.stderr)
+        raise
 
 
 def _fail(message: str, debug: bool, error: Exception) -> None:

@@ -10,13 +10,17 @@ import typer
 from facenet2expnet.cli.run import Data, Quiet
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
+
+    from facenet2expnet.data.pictures import Skipped
 
 ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run folder with one model.")]
 TableFile = Annotated[
     Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")
 ]
-WhereText = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
+WhereText = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
 SHOWN = 40
 
 
@@ -62,6 +66,7 @@ def predict(
     if out:
         write_table(table, out)
         print(f"{len(table)} rows written to {out}")
+        _write_skipped(found.skipped, out)
 
 
 def evaluate(
@@ -94,6 +99,7 @@ def evaluate(
     if out:
         write_table(found.predictions, out)
         print(f"{len(found.predictions)} rows written to {out}")
+        _write_skipped(found.skipped, out)
 
 
 def nets() -> None:
@@ -139,6 +145,16 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         table.to_parquet(buffer, index=False)
         content = buffer.getvalue()
     write_whole(path, content)
+
+
+def _write_skipped(skipped: Sequence[Skipped], table: Path) -> None:
+    """Write what was left out beside the table, if anything was."""
+    from facenet2expnet.data.pictures import write_skipped
+
+    if skipped:
+        path = table.with_name(f"{table.stem}.skipped.csv")
+        write_skipped(skipped, path)
+        print(f"{len(skipped)} pictures left out, listed in {path}")
 
 
 def _print_predictions(table: pd.DataFrame) -> None:

@@ -16,7 +16,9 @@ DATA = typer.Argument(
     help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces."
 )
 Data = Annotated[Path, DATA]
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="quick, normalised, paper, or a TOML file.")]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", "-r", help="quick, normalised, best, paper, or a TOML file.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a number of the recipe, as stage1.epochs=10. Repeatable."),

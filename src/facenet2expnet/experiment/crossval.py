@@ -93,6 +93,7 @@ def run_job(
     done = job.folder / "result.json"
     reporter.begin(job.training)
     if done.is_file():
+        _drop_views(job)
         reporter.end(job.training, json.loads(done.read_text())["accuracy"])
         return
     records: list[EpochRecord] = []
@@ -120,8 +121,7 @@ def run_job(
     }
     save_model(Model(model, material.manifest.classes, material.contract, origin), job.folder / "model")
     write_whole(done, json.dumps({"accuracy": accuracy, "pictures_tested": len(predictions)}).encode())
-    for views in job.folder.glob("views-*"):
-        views.unlink()
+    _drop_views(job)
     reporter.end(job.training, accuracy)
 
 
@@ -132,6 +132,12 @@ def collect(jobs: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
     filled = [table for table in tables if len(table)]
     predictions = pd.concat(filled, ignore_index=True) if filled else tables[0]
     return predictions, pd.concat(histories, ignore_index=True)
+
+
+def _drop_views(job: Job) -> None:
+    """The teacher's views serve one training and take much room."""
+    for views in job.folder.glob("views-*"):
+        views.unlink()
 
 
 def _train(job: Job, material: Material, setting: Setting) -> nn.Module:

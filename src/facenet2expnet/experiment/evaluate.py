@@ -12,6 +12,7 @@ import pandas as pd
 
 from facenet2expnet.data.audit import audit
 from facenet2expnet.data.manifest import Manifest, read_manifest
+from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.material import gather
 from facenet2expnet.experiment.metrics import summarise
@@ -27,11 +28,13 @@ class Evaluation:
         predictions: one row a picture: image, subject where known, fold, method, seed, truth, predicted, p_<class>.
         metrics: what `metrics.summarise` gives.
         notes: plain sentences on what was left out and on pictures that the model was trained on.
+        skipped: the pictures left out, each with its reason.
     """
 
     predictions: pd.DataFrame
     metrics: dict[str, Any]
     notes: list[str]
+    skipped: list[Skipped]
 
 
 def evaluate(
@@ -89,4 +92,4 @@ def evaluate(
             "These are the pictures that the model's run was made from: those of its training part are among them, "
             "so the accuracy is too high for new people."
         )
-    return Evaluation(predictions, summarise(predictions, recognizer.classes), notes)
+    return Evaluation(predictions, summarise(predictions, recognizer.classes), notes, material.skipped)

@@ -194,6 +194,7 @@ class _Begun:
                 f"{self.out}: was begun with {_difference(self.earlier['identity'], about['identity'])}; resume it "
                 "with what it began with, or choose another --out"
             )
+        self._check_folds(material, drawn)
         self._open(about, material, drawn)
         reporter = LogFile(self.out / "log.txt", self.reporter)
         if material.skipped:
@@ -234,7 +235,7 @@ class _Begun:
         return {
             "format": FORMAT,
             "kind": self.kind,
-            "command": shlex.join(["fn2en", *sys.argv[1:]] if _by_command() else ["python", *sys.argv]),
+            "command": (self.earlier or {}).get("command") or _command(),
             "created": self.earlier["created"] if self.earlier else _now(),
             "finished": None,
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
@@ -255,9 +256,30 @@ class _Begun:
             "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(cuts)},
             "methods": list(methods),
             "seeds": list(seeds),
-            "seconds": None,
+            "seconds": (self.earlier or {}).get("seconds"),
             "identity": json.loads(json.dumps(identity)),
         }
+
+    def _check_folds(self, material: Material, drawn: protocols.Protocol) -> None:
+        """Refuse folds that would share a folder or leave the run's, and other folds than the run began with."""
+        names = [fold.name for fold in drawn.folds]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(
+                    f"fold name '{name}' stands {names.count(name)} times, expected different names"
+                )
+            if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
+                raise UserError(f"fold name '{name}' names no folder inside the run, expected e.g. fold-1")
+        saved = self.out / "folds.json"
+        if not self.earlier or not drawn.folds or not saved.is_file():
+            return
+        before = protocols.read_split(saved, material.manifest)
+        for old, new in zip(before, drawn.folds, strict=True):
+            if not (np.array_equal(old.train, new.train) and np.array_equal(old.test, new.test)):
+                raise UserError(
+                    f"{self.out}: fold {old.name} was begun with other pictures; resume it with --protocol {saved}, "
+                    "or choose another --out"
+                )
 
     def _open(self, about: dict[str, Any], material: Material, drawn: protocols.Protocol) -> None:
         try:
@@ -333,10 +355,13 @@ def _earlier(out: Path, resume: bool) -> dict[str, Any] | None:
             )
         try:
             about: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-            return about if {"identity", "threads", "created"} <= set(about) else None
         except (OSError, ValueError) as error:
             raise UserError(f"{record}: can't be read ({error}); choose another --out") from None
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not resume:
+        if not isinstance(about, dict) or not {"identity", "threads", "created"} <= set(about):
+            raise UserError(f"{record}: not of a run that can go on; choose another --out")
+        return about
+    begun = f".{record.name}."  # of a run that was killed while it wrote its first file
+    if out.exists() and (not out.is_dir() or any(not path.name.startswith(begun) for path in out.iterdir())):
         raise UserError(f"{out}: is there and not empty; choose another --out")
     return None
 
@@ -378,8 +403,9 @@ def _device_name(fabric: Fabric) -> str:
     return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
-def _by_command() -> bool:
-    return Path(sys.argv[0]).name == "fn2en"
+def _command() -> str:
+    by_name = Path(sys.argv[0]).name == "fn2en"
+    return shlex.join(["fn2en", *sys.argv[1:]] if by_name else ["python", *sys.argv])
 
 
 def _now() -> str:

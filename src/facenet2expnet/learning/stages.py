@@ -84,7 +84,8 @@ class Classification:
     def sample(self) -> Tensor:
         if self.recipe.balance == "sampler":
             assert self.class_weights is not None
-            chances = self.class_weights[self.part.targets[self.examples.to(self.part.device)]].cpu()
+            targets = self.part.targets[self.examples.to(self.part.device)]
+            chances = torch.where(targets >= 0, self.class_weights[targets], 1.0).cpu()  # 1 without a label
             return self.examples[torch.multinomial(chances, len(self.examples), replacement=True)]
         return self.examples[torch.randperm(len(self.examples))]
 

@@ -76,7 +76,7 @@ class Recognizer:
     """
 
     def __init__(self, model: Model, device: str | torch.device = "cpu") -> None:
-        self.device = torch.device(device)
+        self.device = _usable(device)
         self.model: nn.Module = model.module.to(self.device).eval()
         self.classes = model.classes
         self.contract: CropContract = model.contract
@@ -87,7 +87,7 @@ class Recognizer:
         """Load a model folder, or the only model in a run folder.
 
         Raises:
-            UserError: If there is no model there or a file is damaged.
+            UserError: If there is no model there, a file is damaged, or the device is not there.
         """
         return cls(load_model(Path(path)), device)
 
@@ -177,6 +177,17 @@ def _listed(images: Picture | Iterable[Picture]) -> list[Picture]:
         else:
             raise UserError(f"{picture}: there is no such picture or folder")
     return pictures
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """The device, or a UserError where PyTorch can't compute on it."""
+    try:
+        return torch.empty(0, device=device).device
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"device is '{device}', expected one that PyTorch has here ({reason}); use cpu"
+        ) from None
 
 
 def _checked(picture: Any) -> np.ndarray:
