@@ -5,7 +5,7 @@
 
 FER2013 is a folder that `fn2en data how-to fer2013` describes; its zip form with training.zip, training.csv,
 public_test.zip and public_test.csv does as well. Trained on 1,000 pictures of Training (seed 0; copies of PublicTest
-pictures, copies within Training and pictures without a label dropped), tested on all of PublicTest, three seeds of
+pictures, copies within Training and pictures without a label left out), tested on all of PublicTest, three seeds of
 the training. Seeds may run one by one (`--seeds 0`), with `--merge` for one table.
 
 With `--choose`, PublicTest is left alone and 2,000 other pictures of Training are tested on instead. With

@@ -15,6 +15,8 @@ import tiny
 from facenet2expnet.data import protocols
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.crossval import Cut, Job, _unlabelled
+from facenet2expnet.experiment.material import gather
 from facenet2expnet.experiment.reporter import Reporter, Training
 from facenet2expnet.experiment.run import Machine, compare, train
 from facenet2expnet.learning.loop import EpochRecord
@@ -254,16 +256,14 @@ def test_unlabelled_pictures_take_part_in_stage_1_but_not_those_of_tested_subjec
     assert not np.allclose(first[~fine_tuned]["p_anger"], second[~fine_tuned]["p_anger"])
 
 
-def test_no_unlabelled_picture_of_a_tested_subject_is_used(faces: Path, tmp_path: Path) -> None:
-    from facenet2expnet.experiment.crossval import Cut, Job, _unlabelled
-    from facenet2expnet.experiment.material import gather
-
-    table = pd.read_csv(with_subjects(faces, tmp_path))
+@pytest.mark.parametrize("column", ["subject", "sequence", "fold"])
+def test_no_unlabelled_picture_of_what_is_tested_is_used(faces: Path, tmp_path: Path, column: str) -> None:
+    table = pd.read_csv(with_subjects(faces, tmp_path)).rename(columns={"subject": column})
     table.loc[:3, "label"] = ""  # one picture of each subject
     table.to_csv(tmp_path / "faces.csv", index=False)
     material = gather(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
-    test = np.flatnonzero(material.manifest.subjects == "S2")
-    cut = Cut("fold", np.flatnonzero(material.manifest.subjects != "S2"), test)
+    held_out = (material.manifest.table[column] == "S2").to_numpy()
+    cut = Cut("fold", np.flatnonzero(~held_out), np.flatnonzero(held_out))
     job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
-    assert list(material.unlabelled_subjects) == ["S0", "S1", "S2", "S3"]
+    assert list(material.unlabelled.table[column]) == ["S0", "S1", "S2", "S3"]
     assert np.array_equal(_unlabelled(job, material), material.unlabelled_pixels[[0, 1, 3]])

@@ -73,6 +73,7 @@ def quickstart(
     folds: Annotated[int, typer.Option(min=2, help="Groups that the sample's subjects are cut into.")] = 2,
     first_folds: Annotated[int | None, typer.Option(min=1, help="Do only so many of them.")] = None,
     settings: Settings = None,
+    device: Where = Device.auto,
     threads: Threads = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -90,7 +91,8 @@ def quickstart(
     sample = replace(read_manifest(sample_folder() / "manifest.csv"), name="the bundled sample")
     run = compare_and_print(
         sample, "quick", settings, out or _new_run("quickstart", resume), list(Method),
-        folds=folds, first_folds=first_folds, threads=threads, resume=resume, quiet=quiet,
+        folds=folds, first_folds=first_folds, device=device,
+        threads=threads, resume=resume, quiet=quiet,
     )  # fmt: skip
     model = min(run.rglob(f"fn2en/model/{CARD}")).parent
     print(f"model:  {model}")

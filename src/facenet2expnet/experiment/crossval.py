@@ -157,11 +157,15 @@ def _train(job: Job, material: Material, setting: Setting) -> nn.Module:
 
 
 def _unlabelled(job: Job, material: Material) -> np.ndarray:
-    """Faces without a label that stage 1 may see: none of a subject that is tested on."""
-    subjects = material.manifest.subjects
-    tested = set() if subjects is None else set(subjects[job.cut.test]) - {""}
-    allowed = [subject not in tested for subject in material.unlabelled_subjects]
-    return material.unlabelled_pixels[np.array(allowed, dtype=bool)]
+    """Faces without a label that stage 1 may see: none of a subject, a sequence or a fold that is tested on."""
+    allowed = np.ones(len(material.unlabelled), dtype=bool)
+    tested = material.manifest.table.iloc[job.cut.test]
+    for column in ("subject", "sequence", "fold"):
+        if column in tested.columns and not (column == "sequence" and material.manifest.subjects is not None):
+            allowed &= ~material.unlabelled.table[column].isin(set(tested[column]) - {""}).to_numpy(
+                dtype=bool
+            )
+    return material.unlabelled_pixels[allowed]
 
 
 def _test(job: Job, material: Material, model: nn.Module, fabric: Fabric) -> pd.DataFrame:

@@ -19,6 +19,9 @@ from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
 from facenet2expnet.recognize.recognizer import Recognizer, class_probabilities
 
+SHOWN = 5
+"""Pictures left out that the notes name."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -83,7 +86,9 @@ def evaluate(
     }
     columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(recognizer.classes)}
     predictions = pd.DataFrame(columns)
-    notes = [f"left out: {skipped.image}: {skipped.reason}" for skipped in material.skipped]
+    notes = [f"left out: {skipped.image}: {skipped.reason}" for skipped in material.skipped[:SHOWN]]
+    if len(material.skipped) > SHOWN:
+        notes.append(f"... and {len(material.skipped) - SHOWN} more were left out")
     found = audit(manifest, material.pixels, cheap=True)
     notes += [f"Audit: {line}" for line in found.lines()] if found.counts["exact_groups"] else []
     trained_on = recognizer.facts.get("trained_on", {})

@@ -11,6 +11,7 @@ import numpy as np
 
 from facenet2expnet.data.manifest import Manifest, read_manifest
 from facenet2expnet.data.pictures import Skipped, fit_square
+from facenet2expnet.data.protocols import official_columns
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.contract import CropContract
 from facenet2expnet.faces.ready import load_faces, worker_count
@@ -29,7 +30,7 @@ class Material:
         contract: how a picture as it came becomes such a crop.
         skipped: the pictures left out, each with its reason.
         unlabelled_pixels: (M, stored_px, stored_px, 3) uint8 RGB, faces without a label, where asked for.
-        unlabelled_subjects: (M,) their subjects, "" where unknown.
+        unlabelled: their rows.
     """
 
     manifest: Manifest
@@ -37,7 +38,7 @@ class Material:
     contract: CropContract
     skipped: list[Skipped]
     unlabelled_pixels: np.ndarray
-    unlabelled_subjects: np.ndarray
+    unlabelled: Manifest
 
 
 def gather(
@@ -67,9 +68,7 @@ def gather(
     contract = _made_ready(contract, manifest)
     blank = np.flatnonzero(manifest.labels < 0)
     kept = blank[_not_held_out(manifest)[blank]] if unlabelled else blank[:0]
-    nobody = np.full(len(manifest), "", dtype=object)
-    subjects = (nobody if manifest.subjects is None else manifest.subjects)[kept]
-    extra = pixels[kept]
+    extra, extra_pixels = manifest.rows(kept), pixels[kept]
     if len(blank):
         images = manifest.table["image"]
         skipped += [Skipped(str(images[row]), NO_LABEL) for row in np.setdiff1d(blank, kept)]
@@ -79,14 +78,13 @@ def gather(
     if len(found) < least_classes:
         named = ", ".join(found) or "none"
         raise UserError(f"{manifest.name}: classes with pictures: {named}; expected {least_classes} or more")
-    return Material(manifest, pixels, contract, skipped, extra, subjects)
+    return Material(manifest, pixels, contract, skipped, extra_pixels, extra)
 
 
 def _not_held_out(manifest: Manifest) -> np.ndarray:
-    """A mask of the rows that the column `split` does not put into a valid or test part."""
-    if "split" not in manifest.table.columns:
-        return np.ones(len(manifest), dtype=bool)
-    return ~manifest.table["split"].isin(["valid", "test"]).to_numpy()
+    """A mask of the rows that no column of the manifest puts into a valid or test part."""
+    columns = [*official_columns(manifest), *(["split"] if "split" in manifest.table.columns else [])]
+    return ~manifest.table[columns].isin(["valid", "test"]).any(axis=1).to_numpy(dtype=bool)
 
 
 def read_faces(

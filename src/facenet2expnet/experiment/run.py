@@ -197,6 +197,11 @@ class _Begun:
         self._check_folds(material, drawn)
         self._open(about, material, drawn)
         reporter = LogFile(self.out / "log.txt", self.reporter)
+        for name in ("device", "versions"):
+            if self.earlier and self.earlier.get(name) != about[name]:
+                reporter.note(
+                    f"The run was begun with another {name}, so its weights may differ in the last bits."
+                )
         if material.skipped:
             reporter.note(f"{len(material.skipped)} pictures were left out, see {self.out / 'skipped.csv'}")
         if len(material.unlabelled_pixels):

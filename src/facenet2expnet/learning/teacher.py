@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,22 +213,33 @@ class _Files:
             _check_room(self.folder, needed)
             for name, (shape, kind) in self.shapes.items():
                 self.maps[name] = np.lib.format.open_memmap(self._partial(name), "w+", kind, shape)
+                _reserve(self._partial(name))
         except OSError as error:
+            self._remove()
             raise UserError(f"{self.folder}: can't be written ({error.strerror})") from None
         return self.maps
 
+    def _remove(self) -> None:
+        for name in self.paths:
+            self._partial(name).unlink(missing_ok=True)
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._remove()
+            return
         for name, values in self.maps.items():
             values.flush()
-            if kind is None:
-                self._partial(name).replace(self.paths[name])
-            else:
-                self._partial(name).unlink(missing_ok=True)
+            self._partial(name).replace(self.paths[name])
+
+
+def _reserve(path: Path) -> None:
+    """Take the file's room on the disk now: writing to a mapped hole on a full disk would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    import shutil
-
     free = shutil.disk_usage(folder).free
     if free < needed + 50_000_000:
         raise UserError(
