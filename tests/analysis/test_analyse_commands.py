@@ -75,7 +75,7 @@ def test_every_command_has_a_help_with_an_example(command: str) -> None:
     [
         (["neurons", "--top", 4], ["neurons.png", "neurons-table.csv", "neurons-units.csv"]),
         (["mean-faces", "--top", 3], ["mean-faces.svg", "mean-faces-pictures.csv"]),
-        (["deepdraw", "--steps", 2, "--mean-face"], ["deepdraw.png"]),
+        (["deepdraw", "--steps", 2, "--grey"], ["deepdraw.png"]),
         (["confusion"], ["confusion.csv"]),
         (["compare-features"], ["features.png", "stage1.png", "stage1-channels.csv"]),
     ],

@@ -51,9 +51,9 @@ class DrawRecipe:
     steps: int = 60
     step_px: float = 3.0
     last_step_px: float = 0.8
-    jitter: float = 0.06
-    blur: float = 0.6
-    decay: float = 0.01
+    jitter: float = 0.08
+    blur: float = 1.0
+    decay: float = 0.03
     noise: float = 8.0
     seed: int = 0
 
@@ -225,7 +225,7 @@ def deepdraw(
     crop_px: int,
     layer: str = SCORES,
     recipe: DrawRecipe | None = None,
-    from_mean_face: bool = False,
+    from_mean_face: bool = True,
 ) -> Finding:
     """The pictures of several networks side by side: one row a network, one column a target.
 
@@ -237,7 +237,7 @@ def deepdraw(
         crop_px: side of the crop.
         layer: that all the networks have.
         recipe: how to draw.
-        from_mean_face: start from the mean of the pictures and not from grey.
+        from_mean_face: start from the mean of the pictures, as the aligned faces that it learned from; else from grey.
     Raises:
         UserError: As `draw`.
     Source: FN2EN, Fig. 1.
@@ -270,13 +270,13 @@ def _figure(drawn: Mapping[str, Drawn], names: Sequence[str], table: pd.DataFram
     with style():
         figure = new_figure(1.3 * len(names) + 0.5, 1.62 * len(drawn) + 0.25)
         grid = figure.subplots(len(drawn), len(names), squeeze=False)
-        for line, (network, found) in zip(grid, drawn.items(), strict=True):
+        for place, (line, (network, found)) in enumerate(zip(grid, drawn.items(), strict=True)):
             for number, (axes, picture, name) in enumerate(zip(line, found.pictures, names, strict=True)):
                 axes.imshow(picture, interpolation="bilinear")
                 axes.set(xticks=[], yticks=[])
                 for spine in axes.spines.values():
                     spine.set_visible(False)
-                if line is grid[0]:
+                if place == 0:
                     axes.set_title(short(name, 14), fontsize=9, loc="center")
                 if number == 0:
                     axes.set_ylabel(short(network, 22), fontsize=9)

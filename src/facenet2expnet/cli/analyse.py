@@ -175,9 +175,7 @@ def deepdraw(
         typer.Option("--target", help="A class, or a number of --layer. Repeatable. All classes."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Gradient steps in each of the four octaves.")] = 60,
-    mean_face: Annotated[
-        bool, typer.Option("--mean-face", help="Start from the mean face and not from grey.")
-    ] = False,
+    grey: Annotated[bool, typer.Option("--grey", help="Start from grey and not from the mean face.")] = False,
     part: PartOf = Part.train,
     fold: FoldName = "",
     pictures: Pictures = 0,
@@ -188,7 +186,7 @@ def deepdraw(
 ) -> None:
     """Pictures that a network would rate highest, one column a class, one row a network. FN2EN, Fig. 1.
 
-    Example: fn2en analyse deepdraw runs/mine --mean-face
+    Example: fn2en analyse deepdraw runs/mine --target anger --target fear
     """
     from facenet2expnet.analysis.case import PRE_TRAINED
     from facenet2expnet.analysis.deepdraw import DrawRecipe
@@ -199,7 +197,7 @@ def deepdraw(
     numbers, names = _targets(targets, case, layer)
     finding = analyse(
         chosen, case.pixels, numbers, names, crop_px=case.crop_px, layer=layer,
-        recipe=DrawRecipe(steps=steps, seed=seed), from_mean_face=mean_face,
+        recipe=DrawRecipe(steps=steps, seed=seed), from_mean_face=not grey,
     )  # fmt: skip
     _save([finding], data, out, case)
 
