@@ -43,7 +43,8 @@ def test_confusion_shades_rise_with_the_share_even_in_grey():
 @pytest.mark.parametrize("classes", [2, 8, 13, 30])
 def test_confusion_of_any_size(classes: int):
     names = [f"a rather long name of the class with number {i}" for i in range(classes)]
-    figures.to_svg(figures.confusion_figure(np.eye(classes, dtype=int), names))
+    drawn = figures.to_svg(figures.confusion_figure(np.eye(classes, dtype=int), names))
+    assert len(set(texts(drawn))) >= classes
 
 
 def test_confusion_refuses_other_shapes():

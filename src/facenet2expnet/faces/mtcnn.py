@@ -182,7 +182,7 @@ def read_arrays(path: Path, counts: Sequence[int]) -> list[np.ndarray]:
     Raises:
         UserError: If the file is not of this form, or has more, fewer or shorter arrays.
     """
-    import lz4.frame  # type: ignore[import-untyped]
+    import lz4.frame
 
     arrays: list[np.ndarray] = []
     previous = ""
