@@ -90,7 +90,7 @@ def quickstart(
 
     sample = replace(read_manifest(sample_folder() / "manifest.csv"), name="the bundled sample")
     run = compare_and_print(
-        sample, "quick", settings, out or _new_run("quickstart", resume), list(Method),
+        sample, "quick", settings, out or new_run("quickstart", resume), list(Method),
         folds=folds, first_folds=first_folds, device=device,
         threads=threads, resume=resume, quiet=quiet,
     )  # fmt: skip
@@ -125,7 +125,7 @@ def train(
     from facenet2expnet.experiment.run import train as train_model
 
     chosen = recipes.override(recipes.load(recipe), settings or [])
-    out = out or _new_run("train", resume)
+    out = out or new_run("train", resume)
     with console.progress(quiet) as reporter:
         run = train_model(
             data, recipe=chosen, out=out, method=method.value, holdout=holdout, protocol=protocol, seed=seed,
@@ -157,7 +157,7 @@ def compare(
     Example: fn2en compare faces/ --folds 5 --set stage1.epochs=60
     """
     compare_and_print(
-        data, recipe, settings, out or _new_run("compare", resume), methods or list(Method), protocol=protocol,
+        data, recipe, settings, out or new_run("compare", resume), methods or list(Method), protocol=protocol,
         folds=folds, first_folds=first_folds, seeds=seeds, device=device, threads=threads, resume=resume, quiet=quiet,
     )  # fmt: skip
 
@@ -247,7 +247,8 @@ def _print_comparison(run: Path) -> None:
         console.out.print(folder.about["protocol"]["note"], markup=False)
 
 
-def _new_run(kind: str, resume: bool) -> Path:
+def new_run(kind: str, resume: bool) -> Path:
+    """A run folder named by the time; a run that goes on has to be named."""
     from facenet2expnet.errors import UserError
 
     if resume:

@@ -280,6 +280,25 @@ def inner_split(
     return rows[~chosen], rows[chosen]
 
 
+def fewer(manifest: Manifest, rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """So many of the rows, drawn with the classes in proportion; a smaller number's rows are among a larger one's.
+
+    Returns:
+        Sorted int64 array (count,).
+    Raises:
+        UserError: If there are not so many rows.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    if not 1 <= count <= len(rows):
+        raise UserError(f"{count} training pictures were asked for, expected 1 to {len(rows)}")
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(rows))
+    for label in np.unique(manifest.labels[rows]):
+        members = rng.permutation(np.flatnonzero(manifest.labels[rows] == label))
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(rows[np.argsort(place, kind="stable")[:count]])
+
+
 def units(manifest: Manifest) -> np.ndarray:
     """What must stay together, as numbers (N,) int64: the subject, else the sequence, else the row."""
     subjects, sequences = manifest.subjects, manifest.sequences

@@ -48,12 +48,14 @@ class Job:
         training: what is told of it.
         folder: where it leaves its files.
         teacher_folder: of the same cut's and seed's fine-tuned face net.
+        views_folder: of the teacher's views, where trainings share them; whoever names it also removes it.
     """
 
     cut: Cut
     training: Training
     folder: Path
     teacher_folder: Path
+    views_folder: Path | None = None
 
 
 def plan(
@@ -71,7 +73,7 @@ def plan(
             folder = (run / f"seed-{seed}" if len(seeds) > 1 else run) / cut.name
             for method in wanted:
                 training = Training(
-                    method, cut.name, seed, len(jobs) + 1, total, len(cut.train), _epochs(method, recipe)
+                    method, cut.name, seed, len(jobs) + 1, total, len(cut.train), epochs_of(method, recipe)
                 )
                 jobs.append(Job(cut, training, folder / method, folder / "fine-tune"))
     return jobs
@@ -105,7 +107,7 @@ def run_job(
             _draw(curves, record)
             reporter.epoch(job.training, record)
 
-        setting = Setting(recipe, job.training.seed, fabric, listen, reporter.views)
+        setting = Setting(recipe, job.training.seed, fabric, listen, reporter.views, job.views_folder)
         model = _train(job, material, setting)
     predictions = _test(job, material, model, fabric)
     accuracy = None if predictions.empty else float((predictions["truth"] == predictions["predicted"]).mean())
@@ -217,7 +219,8 @@ def _values(record: EpochRecord) -> Iterator[tuple[str, float]]:
         yield "R2", record.r2
 
 
-def _epochs(method: str, recipe: Recipe) -> int:
+def epochs_of(method: str, recipe: Recipe) -> int:
+    """Of all stages that are the method's own."""
     return {
         "scratch": recipe.scratch.epochs,
         "fine-tune": recipe.fine_tune.epochs,

@@ -373,7 +373,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def _one_method(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
+def scores_of_method(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
     runs = []
     for _, part in rows.groupby(["fold", "seed"], sort=False):
         scores, _ = _scores(part, classes)
@@ -437,7 +437,7 @@ def summarise(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
             "pictures": int(labelled["image"].nunique()),
             "unlabelled": len(predictions) - len(labelled),
             "subjects_known": _subjects_known(labelled),
-            "methods": {name: _one_method(labelled[labelled["method"] == name], classes) for name in methods},
+            "methods": {name: scores_of_method(labelled[labelled["method"] == name], classes) for name in methods},
             "paired_tests": [{**asdict(test), "p_holm": p} for test, p in zip(tests, adjusted, strict=True)],
         }
     )

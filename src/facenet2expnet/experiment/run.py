@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +18,11 @@ from facenet2expnet import recipe as recipes
 from facenet2expnet.data import audit, protocols
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
-from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.crossval import METHODS, Cut, Job, collect, plan, run_job
 from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import summarise
+from facenet2expnet.experiment.provenance import command_line, device_name, now, versions, write_json
 from facenet2expnet.experiment.reporter import LogFile, Reporter
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.learning import stages
@@ -36,7 +30,6 @@ from facenet2expnet.recipe import Recipe
 from facenet2expnet.recognize.model_folder import load_model, save_model
 
 FORMAT = "facenet2expnet-run-1"
-PACKAGES = ("facenet2expnet", "torch", "kornia", "numpy", "opencv-python-headless", "scikit-learn", "pandas")
 
 
 @dataclass(frozen=True)
@@ -213,7 +206,7 @@ class _Begun:
         jobs = plan(cuts, methods, seeds, self.recipe, self.out)
         for job in jobs:
             run_job(job, material, self.recipe, self.fabric, reporter, facts)
-            _write_json(self.out / "run.json", {**about, "seconds": self._seconds()})
+            write_json(self.out / "run.json", {**about, "seconds": self._seconds()})
         self._conclude(about, material, jobs, methods)
         return self.out
 
@@ -240,11 +233,11 @@ class _Begun:
         return {
             "format": FORMAT,
             "kind": self.kind,
-            "command": (self.earlier or {}).get("command") or _command(),
-            "created": self.earlier["created"] if self.earlier else _now(),
+            "command": (self.earlier or {}).get("command") or command_line(),
+            "created": self.earlier["created"] if self.earlier else now(),
             "finished": None,
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-            "device": _device_name(self.fabric),
+            "versions": versions(),
+            "device": device_name(self.fabric),
             "precision": self.recipe.precision,
             "threads": torch.get_num_threads(),
             "manifest": {
@@ -291,7 +284,7 @@ class _Begun:
             self.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.out}: can't be made: {error.strerror}") from None
-        _write_json(self.out / "run.json", about)
+        write_json(self.out / "run.json", about)
         recipes.save(self.recipe, self.out / "recipe.toml")
         material.manifest.save(self.out / "manifest.csv")
         write_skipped(material.skipped, self.out / "skipped.csv")
@@ -300,7 +293,7 @@ class _Begun:
 
     def _audit(self, material: Material, drawn: protocols.Protocol, reporter: Reporter) -> None:
         found = audit.audit(material.manifest, material.pixels, drawn.folds, cheap=True)
-        _write_json(self.out / "audit.json", found.to_dict())
+        write_json(self.out / "audit.json", found.to_dict())
         for line in [] if found.clean and not found.counts["doubly_labelled"] else found.lines():
             reporter.note(f"Audit: {line}")
 
@@ -313,7 +306,7 @@ class _Begun:
         history.to_csv(self.out / "history.csv", index=False)
         if len(predictions):
             predictions.to_parquet(self.out / "predictions.parquet", index=False)
-            _write_json(self.out / "metrics.json", summarise(predictions, material.manifest.classes))
+            write_json(self.out / "metrics.json", summarise(predictions, material.manifest.classes))
         first = {job.training.method: job.folder for job in reversed(jobs)}
         models = {method: load_model(first[method] / "model") for method in dict.fromkeys(first)}
         sizes = [
@@ -321,10 +314,10 @@ class _Begun:
             for name in METHODS
             if name in models
         ]
-        _write_json(self.out / "sizes.json", sizes)
+        write_json(self.out / "sizes.json", sizes)
         if self.kind == "train":
             save_model(models[methods[0]], self.out / "model")
-        _write_json(self.out / "run.json", {**about, "finished": _now(), "seconds": self._seconds()})
+        write_json(self.out / "run.json", {**about, "finished": now(), "seconds": self._seconds()})
         write_report(self.out)
 
     def _seconds(self) -> float:
@@ -396,26 +389,10 @@ def _facts(about: dict[str, Any]) -> dict[str, Any]:
         "trained_on": {"manifest": about["manifest"]["name"], "sha256": about["manifest"]["sha256"]},
         "protocol": about["protocol"]["name"],
         "command": about["command"],
-        "created": _now(),
+        "created": now(),
         "versions": about["versions"],
         "device": about["device"],
     }
 
 
-def _device_name(fabric: Fabric) -> str:
-    if fabric.device.type == "cuda":
-        return torch.cuda.get_device_name(fabric.device)
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
-
-def _command() -> str:
-    by_name = Path(sys.argv[0]).name == "fn2en"
-    return shlex.join(["fn2en", *sys.argv[1:]] if by_name else ["python", *sys.argv])
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False).encode())

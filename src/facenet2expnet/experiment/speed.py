@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 REPEATS = 9
 BATCH = 32
@@ -23,6 +24,7 @@ class Size:
         megabytes: of its weights in 32 bits, in units of 10^6 bytes.
         ms_per_picture: median over repeats of a batch of 32, divided by 32.
         ms_single: median over repeats of a single picture.
+        multiply_adds: of convolutions and matrix products, for one picture.
     """
 
     method: str
@@ -30,6 +32,7 @@ class Size:
     megabytes: float
     ms_per_picture: float
     ms_single: float
+    multiply_adds: int
 
 
 @torch.inference_mode()
@@ -44,7 +47,14 @@ def measure(method: str, model: nn.Module, crop_px: int, device: torch.device) -
         parameters * 4 / 1e6,
         _milliseconds(model, batch) / BATCH,
         _milliseconds(model, batch[:1]),
+        _multiply_adds(model, batch[:1]),
     )
+
+
+def _multiply_adds(model: nn.Module, crop: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counted:
+        model(crop)
+    return int(counted.get_total_flops()) // 2
 
 
 def _milliseconds(model: nn.Module, crops: torch.Tensor) -> float:

@@ -50,6 +50,7 @@ class Setting:
         fabric: device and precision.
         listener: told of every epoch.
         progress: told of the teacher's views, done and in all.
+        views_folder: where the teacher's views are kept and looked for; None for the training's own folder.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class Setting:
     fabric: Fabric
     listener: Listener | None = None
     progress: Progress | None = None
+    views_folder: Path | None = None
 
 
 class Classification:
@@ -261,7 +263,7 @@ def fn2en(
     views = None
     if recipe.stage1.views:
         views = compute_views(
-            teacher, part, tap, augment, recipe.stage1.views, folder,
+            teacher, part, tap, augment, recipe.stage1.views, setting.views_folder or folder,
             blend=recipe.stage1.blend, seed=setting.seed, fabric=setting.fabric, progress=setting.progress,
         )  # fmt: skip
     torch.manual_seed(setting.seed)

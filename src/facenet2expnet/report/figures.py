@@ -205,12 +205,12 @@ def save_figure(figure: Figure, path: Path, data: pd.DataFrame | None = None) ->
     return written
 
 
-def _percent_axis(axes: Axes, which: str) -> None:
+def percent_axis(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(lambda value, _: f"{value * 100:.0f}")
 
 
-def _name_ticks(axes: Axes, which: str, names: Sequence[str], angle: float = 0) -> None:
+def name_ticks(axes: Axes, which: str, names: Sequence[str], angle: float = 0) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_ticks(list(range(len(names))), labels=short_names(names))
     if angle:
@@ -274,8 +274,8 @@ def _draw_confusion(axes: Axes, matrix: np.ndarray, classes: Sequence[str], titl
     for row in range(k):
         if not totals[row, 0]:
             axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor=RULE, hatch="///", linewidth=0)
-    _name_ticks(axes, "x", classes, angle=45 if longest > 4 else 0)
-    _name_ticks(axes, "y", classes)
+    name_ticks(axes, "x", classes, angle=45 if longest > 4 else 0)
+    name_ticks(axes, "y", classes)
     axes.set(xlabel="predicted", ylabel="truth")
     if title:
         axes.set_title(short(title, 60))
@@ -302,7 +302,7 @@ def _write_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray, totals: np.
             axes.text(column, row + 0.24, count, ha="center", va="center", color=colour, fontsize=6.5)
 
 
-def _method_handles(
+def method_handles(
     looks: Mapping[str, Mark], names: Mapping[str, str] | None, line: bool = True
 ) -> list[Line2D]:
     return [
@@ -365,7 +365,7 @@ def curves_figure(history: pd.DataFrame, names: Mapping[str, str] | None = None)
                 axes.set(xlabel="epoch", ylabel=_CURVES[quantity])
             axes_row[0].set_title(short(STAGES.get(stage, stage), 40))
         figure.legend(
-            handles=_method_handles(looks, names), loc="outside upper center", ncols=min(len(looks), 4)
+            handles=method_handles(looks, names), loc="outside upper center", ncols=min(len(looks), 4)
         )
     return figure
 
@@ -384,7 +384,7 @@ def _draw_curves(axes: Axes, part: pd.DataFrame, quantity: str, looks: Mapping[s
     if quantity == "loss" and len(positive) and positive.max() > 50 * positive.min():
         axes.set_yscale("log")
     if quantity == "accuracy":
-        _percent_axis(axes, "y")
+        percent_axis(axes, "y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y")
 
@@ -431,10 +431,10 @@ def folds_figure(
                     markersize=7.5,
                     zorder=3,
                 )
-        _name_ticks(axes, "y", [(names or {}).get(name, name) for name in folds])
+        name_ticks(axes, "y", [(names or {}).get(name, name) for name in folds])
         axes.set_ylim(len(folds) - 0.4, -0.6)
         axes.set_xlabel("accuracy, %")
-        _percent_axis(axes, "x")
+        percent_axis(axes, "x")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -461,12 +461,12 @@ def subjects_figure(
             size = 5 if len(order) <= 60 else 3
             axes.plot(values, mark.marker, color=mark.colour, markersize=size, alpha=0.75, clip_on=False)
         if len(order) <= 30:
-            _name_ticks(axes, "x", order, angle=45 if max(map(len, order)) > 3 else 0)
+            name_ticks(axes, "x", order, angle=45 if max(map(len, order)) > 3 else 0)
         axes.set(ylabel="accuracy, %", ylim=(-0.02, 1.02))
         axes.set_xlabel(f"{len(order)} subjects, sorted")
-        _percent_axis(axes, "y")
+        percent_axis(axes, "y")
         axes.grid(axis="y")
-        handles = _method_handles(looks, names, line=False)
+        handles = method_handles(looks, names, line=False)
         figure.legend(handles=handles, loc="outside upper center", ncols=min(len(looks), 4))
     return figure
 
@@ -500,8 +500,8 @@ def reliability_figure(
             axes.scatter(x, y, s=area, color=looks[name].colour, alpha=0.6, linewidths=0)
             axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), box_aspect=1)
             axes.set_title(short((names or {}).get(name, name)))
-            _percent_axis(axes, "x")
-            _percent_axis(axes, "y")
+            percent_axis(axes, "x")
+            percent_axis(axes, "y")
             axes.grid()
         for axes in grid[:, 0]:
             axes.set_ylabel("accuracy, %")

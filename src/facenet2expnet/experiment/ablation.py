@@ -1,0 +1,437 @@
+"""An ablation: the method trained again with something changed, on the same folds and seeds, in one table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+
+from facenet2expnet import recipe as recipes
+from facenet2expnet.data import protocols
+from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.crossval import METHODS, Cut, Job, epochs_of, run_job
+from facenet2expnet.experiment.material import Material, gather
+from facenet2expnet.experiment.metrics import paired_test, scores_of_method
+from facenet2expnet.experiment.provenance import command_line, device_name, now, versions, write_json
+from facenet2expnet.experiment.reporter import LogFile, Reporter, Training
+from facenet2expnet.experiment.run import Machine, open_device
+from facenet2expnet.experiment.speed import measure
+from facenet2expnet.learning import stages
+from facenet2expnet.learning.objectives import REGISTRY
+from facenet2expnet.recipe import Recipe
+from facenet2expnet.recognize.model_folder import load_model
+
+FORMAT = "facenet2expnet-ablation-1"
+RECORD = "ablation.json"
+PICTURES, RECIPE = "pictures", "recipe"
+
+FIELDS: Mapping[str, str] = {
+    "objective": "stage1.objective",
+    "tap": "face_net.tap",
+    "face-net": "face_net.name",
+    "width": "expnet.width",
+    "input-size": "crop.crop_px",
+}
+"""The axes that have a name of their own, and the number of the recipe that each changes first."""
+
+_UNSEEN: Mapping[str, tuple[str, ...]] = {
+    "fine-tune": ("name", "expnet", "stage1", "stage2", "scratch"),
+    "scratch": ("name", "fine_tune", "stage1", "stage2"),
+    "fn2en": ("name", "scratch"),
+}
+"""The sections of a recipe that a method does not look at: trainings that differ only there are one training."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing to change.
+
+    Attributes:
+        name: a key of FIELDS, "pictures" (how many to train on), "recipe" (presets or files) or the dotted name of
+            any number of the recipe.
+        values: what to set it to, as text. A face net that needs weights is written NAME=FILE.
+    """
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table, before it is trained.
+
+    Attributes:
+        values: axis -> value, for what was changed; empty for the recipe as it is.
+        recipe: every number.
+        pictures: how many to train on; None for all of the fold's training part.
+    """
+
+    values: Mapping[str, str]
+    recipe: Recipe
+    pictures: int | None
+
+    @property
+    def label(self) -> str:
+        """What a reader sees."""
+        return ", ".join(f"{name} {value}" for name, value in self.values.items()) or "as the recipe says"
+
+
+def ablate(
+    data: str | Path | Manifest,
+    axes: Sequence[Axis],
+    *,
+    recipe: Recipe | str = "best",
+    settings: Sequence[str] = (),
+    out: str | Path,
+    cross: bool = False,
+    methods: Sequence[str] = ("fn2en",),
+    steps_of: int | None = None,
+    protocol: str = "auto",
+    folds: int = 10,
+    first_folds: int | None = None,
+    seeds: Sequence[int] = (0,),
+    machine: Machine | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+) -> Path:
+    """Train the recipe and its variants on the same folds and seeds; write tables, one figure an axis and a page.
+
+        ablate("faces/", [Axis("objective", ("srd", "cosine"))], out="runs/objectives")
+
+    A training that several variants share, such as the fine-tuned face net under two objectives, is done once; so
+    are the teacher's views of those that see the same pictures.
+
+    Args:
+        data: a folder of class folders, a CSV or Parquet manifest, a face store, or a manifest.
+        axes: what to change, one axis at a time.
+        recipe: what the variants differ from; a recipe, a preset's name or a TOML file.
+        settings: dotted numbers to change in it, and in every recipe of the axis "recipe".
+        out: the folder of the ablation; new, or with `resume` one that was begun with the same data and folds. It may
+            be resumed with other axes: what is trained is not trained again.
+        cross: every value of an axis with every value of all others, instead of one axis at a time.
+        methods: of METHODS.
+        steps_of: train every variant for as many steps as the recipe's epochs take over so many pictures, so that the
+            axis "pictures" shows the pictures and not the computing. None keeps the epochs.
+        protocol, folds, first_folds, seeds, machine, resume, reporter: see `experiment.run.compare`.
+    Returns:
+        The folder, with table.csv, table.md, predictions.parquet, figures and report.html.
+    Raises:
+        UserError: If anything given can't be used; nothing is written then.
+    """
+    if not methods or set(methods) - set(METHODS):
+        raise UserError(f"methods: got {list(methods)}, expected some of {', '.join(METHODS)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
+    out, machine, reporter = Path(out), machine or Machine(), reporter or Reporter()
+    before = _earlier(out, resume)
+    if machine.threads or before:
+        torch.set_num_threads(before["threads"] if before else machine.threads)
+    base = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    variants = vary(recipes.override(base, settings), axes, cross=cross, settings=settings)
+    for variant in variants:
+        stages.check(variant.recipe)
+    fabric = open_device(machine.device, variants[0].recipe.precision)
+    material = _gather(data, variants[0].recipe, reporter)
+    drawn = protocols.choose(material.manifest, protocol, folds)
+    cuts = [Cut(fold.name, fold.train, fold.test) for fold in drawn.folds[:first_folds]]
+    if steps_of:
+        smallest = min(len(cut.train) for cut in cuts)
+        variants = [_with_steps(v, steps_of, v.pictures or smallest) for v in variants]
+    about = {
+        "format": FORMAT,
+        "command": command_line(),
+        "created": before["created"] if before else now(),
+        "finished": None,
+        "versions": versions(),
+        "device": device_name(fabric),
+        "threads": torch.get_num_threads(),
+        "recipe": recipes.to_dict(variants[0].recipe),
+        "axes": {axis.name: list(axis.values) for axis in axes},
+        "crossed": cross,
+        "methods": list(methods),
+        "seeds": list(seeds),
+        "steps_of": steps_of,
+        "manifest": {"name": material.manifest.name, "sha256": material.manifest.sha256()},
+        "classes": list(material.manifest.classes),
+        "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(cuts)},
+        "split": hashlib.sha256(b"".join(c.train.tobytes() + c.test.tobytes() for c in cuts)).hexdigest(),
+    }
+    jobs = _jobs(variants, methods, cuts, seeds, material.manifest, out)
+    if before and any(before[key] != about[key] for key in ("manifest", "split")):
+        raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
+    write_json(out / RECORD, about)
+    recipes.save(variants[0].recipe, out / "recipe.toml")
+    protocols.write_split(drawn.folds[:first_folds], material.manifest, out / "folds.json")
+    material.manifest.save(out / "manifest.csv")
+    _train(jobs, data, material, fabric, LogFile(out / "log.txt", reporter), about)
+    _conclude(out, jobs, variants, about, fabric)
+    return out
+
+
+def vary(
+    base: Recipe, axes: Sequence[Axis], *, cross: bool = False, settings: Sequence[str] = ()
+) -> list[Variant]:
+    """The recipe itself, and the variants of it.
+
+    Args:
+        base: the recipe.
+        axes: what to change.
+        cross: all combinations, instead of one axis at a time.
+        settings: applied to the recipes of the axis "recipe".
+    Raises:
+        UserError: If an axis has no such name, no value, or a value that the recipe can't take.
+    """
+    names = [axis.name for axis in axes]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"axis '{name}' is given {names.count(name)} times, expected once with all its values")
+    if not axes or not all(axis.values for axis in axes):
+        raise UserError("an ablation needs one axis or more with one value or more")
+    if cross:
+        changes = [dict(zip(names, values, strict=True)) for values in product(*(a.values for a in axes))]
+    else:
+        changes = [{axis.name: value} for axis in axes for value in axis.values]
+    variants = [Variant({}, base, None)]
+    variants += [_variant(base, change, settings) for change in changes]
+    return variants
+
+
+def _variant(base: Recipe, change: Mapping[str, str], settings: Sequence[str]) -> Variant:
+    pictures = None
+    if RECIPE in change:
+        base = recipes.override(recipes.load(change[RECIPE]), settings)
+    for name, value in change.items():
+        if name == PICTURES:
+            if not value.isdecimal() or int(value) < 1:
+                raise UserError(f"axis 'pictures' has the value '{value}', expected a number of training pictures")
+            pictures = int(value)
+        elif name != RECIPE:
+            base = recipes.override(base, _settings(base, name, value))
+    return Variant(change, base, pictures)
+
+
+def _settings(base: Recipe, axis: str, value: str) -> list[str]:
+    """The numbers of the recipe that a value of an axis changes."""
+    field = FIELDS.get(axis, axis)
+    if axis == "objective":
+        own_space = _has_own_space(value)
+        standardised = base.stage2.standardised_input and own_space
+        return [f"{field}={value}", f"stage2.standardised_input={str(standardised).lower()}"]
+    if axis == "face-net":
+        name, _, weights = value.partition("=")
+        return [f"{field}={name}", f"face_net.weights={weights}", "face_net.tap="]
+    if axis == "input-size" and value.isdecimal():
+        stored = round(int(value) * base.crop.stored_px / base.crop.crop_px)
+        return [f"{field}={value}", f"crop.stored_px={stored}"]
+    return [f"{field}={value}"]
+
+
+def _has_own_space(objective: str) -> bool:
+    """Whether the fully connected layer can be given this objective's standardised features."""
+    return objective in REGISTRY and REGISTRY[objective].space == "standardised"
+
+
+def _with_steps(variant: Variant, steps_of: int, pictures: int) -> Variant:
+    """The same with its stages' epochs scaled, so that they take the steps of another number of pictures."""
+    factor = steps_of / pictures
+    changed = {}
+    for name in ("fine_tune", "stage1", "stage2", "scratch"):
+        stage = getattr(variant.recipe, name)
+        epochs = max(1, round(stage.epochs * factor)) if stage.epochs else 0
+        changed[name] = replace(
+            stage,
+            epochs=epochs,
+            warmup_epochs=min(round(stage.warmup_epochs * factor), max(0, epochs - 1)),
+            milestones=tuple(sorted({max(1, round(m * factor)) for m in stage.milestones})),
+        )
+    return replace(variant, recipe=replace(variant.recipe, **changed))
+
+
+@dataclass(frozen=True, eq=False)
+class _Planned:
+    """A job with the variant it was planned for first; `shared` names the trainings that see the same pictures."""
+
+    job: Job
+    variant: Variant
+    shared: tuple[Any, ...]
+
+
+def _jobs(
+    variants: Sequence[Variant],
+    methods: Sequence[str],
+    cuts: Sequence[Cut],
+    seeds: Sequence[int],
+    manifest: Manifest,
+    out: Path,
+) -> dict[tuple[int, str], list[_Planned]]:
+    """(number of the variant, method) -> its trainings over seeds and folds."""
+    found: dict[tuple[int, str], list[_Planned]] = {}
+    for number, variant in enumerate(variants):
+        recipe = variant.recipe
+        for method in (m for m in METHODS if m in methods):
+            planned = found.setdefault((number, method), [])
+            for seed, cut in product(seeds, cuts):
+                rows = cut.train if variant.pictures is None else protocols.fewer(manifest, cut.train, variant.pictures)
+                folder = out / "trainings"
+                place = Path(f"{len(rows)}-pictures", f"seed-{seed}", cut.name)
+                training = Training(method, cut.name, seed, 0, 0, len(rows), epochs_of(method, recipe))
+                own = folder / f"{method}-{key(method, recipe)}" / place
+                teacher = folder / f"fine-tune-{key('fine-tune', recipe)}" / place
+                views = folder / "views"
+                job = Job(Cut(cut.name, rows, cut.test), training, own, teacher, views)
+                shared = (recipe.crop, recipe.stage1.unlabelled, len(rows), seed, cut.name)
+                planned.append(_Planned(job, variant, shared))
+    return found
+
+
+def key(method: str, recipe: Recipe) -> str:
+    """Of all that a method's training depends on in a recipe; numbers at their default don't count."""
+    values = recipes.to_dict(recipe)
+    usual = recipes.to_dict(Recipe())
+    for section in _UNSEEN[method]:
+        values.pop(section)
+    if method == "fine-tune":
+        values["face_net"].pop("tap")
+    own = {
+        name: {k: v for k, v in value.items() if v != usual[name].get(k)} if isinstance(value, dict) else value
+        for name, value in values.items()
+        if value != usual[name]
+    }
+    return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def _train(
+    planned: Mapping[tuple[int, str], Sequence[_Planned]],
+    data: str | Path | Manifest,
+    material: Material,
+    fabric: Fabric,
+    reporter: Reporter,
+    about: Mapping[str, Any],
+) -> None:
+    """Every training once, those that share pictures and views one after the other."""
+    once = {item.job.folder: item for items in planned.values() for item in items}
+    groups: dict[tuple[Any, ...], list[_Planned]] = {}
+    for item in once.values():
+        groups.setdefault(item.shared, []).append(item)
+    manifest = {"name": material.manifest.name, "sha256": material.manifest.sha256()}
+    facts = {name: about[name] for name in ("command", "versions", "device")}
+    read, number = next(iter(once.values())).variant.recipe, 0
+    for group in groups.values():
+        for item in sorted(group, key=lambda item: METHODS.index(item.job.training.method)):
+            number += 1
+            recipe, training = item.variant.recipe, item.job.training
+            if _needs(recipe) != _needs(read):
+                material, read = _gather(data, recipe, reporter), recipe
+                if material.manifest.sha256() != manifest["sha256"]:
+                    raise UserError(f"{manifest['name']}: other pictures can be read at {recipe.crop.crop_px} pixels")
+            job = replace(item.job, training=replace(training, number=number, total=len(once)))
+            own = {"recipe": recipes.to_dict(recipe), "trained_on": manifest, "created": now(), **facts}
+            run_job(job, material, recipe, fabric, reporter, {**own, "protocol": about["protocol"]["name"]})
+        for item in group:
+            if item.job.views_folder:
+                shutil.rmtree(item.job.views_folder, ignore_errors=True)
+
+
+def _needs(recipe: Recipe) -> tuple[Any, ...]:
+    """What of a recipe decides which pictures are read, and how."""
+    return recipe.crop, recipe.stage1.unlabelled
+
+
+def _gather(data: str | Path | Manifest, recipe: Recipe, reporter: Reporter) -> Material:
+    return gather(data, recipe.crop, unlabelled=recipe.stage1.unlabelled, progress=reporter.faces)
+
+
+def _conclude(
+    out: Path,
+    planned: Mapping[tuple[int, str], Sequence[_Planned]],
+    variants: Sequence[Variant],
+    about: dict[str, Any],
+    fabric: Fabric,
+) -> None:
+    from facenet2expnet.report.ablation import write_ablation
+
+    predictions, rows = [], []
+    for (number, method), items in planned.items():
+        table = pd.concat([pd.read_parquet(item.job.folder / "predictions.parquet") for item in items])
+        table["method"] = row_name(number, method)
+        predictions.append(table)
+    every = pd.concat(predictions, ignore_index=True)
+    every.to_parquet(out / "predictions.parquet", index=False)
+    for (number, method), items in planned.items():
+        row = _row(number, method, variants[number], items, every, about, fabric)
+        rows.append({**row, "folder": str(items[0].job.folder.relative_to(out))})
+    table = pd.DataFrame(rows)
+    table.to_csv(out / "table.csv", index=False)
+    write_json(out / RECORD, {**about, "finished": now()})
+    write_ablation(out)
+
+
+def row_name(number: int, method: str) -> str:
+    """What a variant's method is called in predictions.parquet; 0 is the recipe as it is."""
+    return f"{number} {method}"
+
+
+def _row(
+    number: int,
+    method: str,
+    variant: Variant,
+    items: Sequence[_Planned],
+    every: pd.DataFrame,
+    about: Mapping[str, Any],
+    fabric: Fabric,
+) -> dict[str, Any]:
+    """One row of table.csv."""
+    name, base = row_name(number, method), row_name(0, method)
+    scores = scores_of_method(every[every["method"] == name], about["classes"])
+    over = scores["std_over_seeds"] if len(about["seeds"]) > 1 else scores["std"]
+    spread = over.get("accuracy")
+    history = pd.concat([pd.read_csv(item.job.folder / "history.csv") for item in items])
+    regress = history[(history["stage"] == "stage1") & (history["epoch"] == history.groupby("stage")["epoch"].transform("max"))]
+    first = items[0].job
+    model = load_model(first.folder / "model")
+    size = asdict(measure(method, model.module, variant.recipe.crop.crop_px, fabric.device))
+    test = asdict(paired_test(every, name, base)) if number else {}
+    return {
+        "number": number,
+        **{f"axis {axis}": variant.values.get(axis, "") for axis in about["axes"]},
+        "method": method,
+        "pictures": first.training.pictures,
+        "accuracy": scores["mean"]["accuracy"],
+        "spread": math.nan if spread is None else spread,
+        "spread_over": "seeds" if len(about["seeds"]) > 1 else "folds",
+        **{k: scores["mean"][k] for k in ("balanced_accuracy", "macro_f1", "negative_log_likelihood")},
+        "expected_calibration_error": scores["pooled"]["expected_calibration_error"],
+        "r2": float(regress["r2"].mean()) if len(regress) else math.nan,
+        "training_seconds": float(history["seconds"].sum()) / len(items),
+        **{k: size[k] for k in ("parameters", "multiply_adds", "ms_per_picture")},
+        **{k: test.get(k, math.nan) for k in ("difference", "low", "high", "p_value")},
+    }
+
+
+def _earlier(out: Path, resume: bool) -> dict[str, Any] | None:
+    """ablation.json of an ablation to go on with; None for a new one."""
+    record = out / RECORD
+    if record.is_file():
+        if not resume:
+            raise UserError(f"{out}: holds an ablation already; add --resume to go on with it, or choose another --out")
+        try:
+            about: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{record}: can't be read ({error}); choose another --out") from None
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise UserError(f"{record}: not of an ablation that can go on; choose another --out")
+        return about
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there and not empty; choose another --out")
+    return None
