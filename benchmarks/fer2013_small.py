@@ -8,6 +8,10 @@ public_test.zip and public_test.csv does as well. Trained on 1,000 pictures of T
 pictures, copies within Training and pictures without a label left out), tested on all of PublicTest, three seeds of
 the training. Seeds may run one by one (`--seeds 0`), with `--merge` for one table.
 
+`fn2en ablate` takes the same pictures from a manifest:
+
+    python benchmarks/fer2013_small.py FER2013 --manifest runs/choosing.csv --choose --training 4000
+
 With `--choose`, PublicTest is left alone and 2,000 other pictures of Training are tested on instead. With
 `--unlabelled N`, N further pictures of Training take part in stage 1 without their labels.
 """
@@ -36,26 +40,34 @@ from facenet2expnet.report.run_folder import read_run
 TRAINING, CHOOSING = 1000, 2000
 
 
-def subset(data: Path, work: Path, *, choose: bool, unlabelled: int) -> Manifest:
-    """The pictures of the benchmark as one manifest with a column `split`; seed 0 draws them."""
+def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: int) -> Manifest:
+    """The pictures of the benchmark as one manifest with a column `split`; seed 0 draws them.
+
+    The pictures to choose by are the same for any number of training pictures up to TRAINING, and stay apart from them
+    for any.
+    """
     manifest = sources.read_into("fer2013", data, work / "pictures")
     manifest, pixels, _ = read_faces(manifest, CropContract(stored_px=48, crop_px=48))
     table = manifest.table
     groups = identical_groups(pixels)
     test = np.flatnonzero(table["split"] == "valid")  # PublicTest
-    taken, training = set(groups[test]), []
+    taken, usable = set(groups[test]), []
     for row in np.flatnonzero(table["split"] == "train"):
         if groups[row] not in taken:
             taken.add(groups[row])
-            training.append(row)
-    drawn = np.random.default_rng(0).permutation(training)
-    parts = {"train": drawn[:TRAINING], "test": drawn[TRAINING : TRAINING + CHOOSING] if choose else test}
-    extra = drawn[TRAINING + CHOOSING : TRAINING + CHOOSING + unlabelled]
+            usable.append(row)
+    drawn = np.random.default_rng(0).permutation(usable)
+    choosing, others = (
+        drawn[TRAINING : TRAINING + CHOOSING],
+        np.delete(drawn, slice(TRAINING, TRAINING + CHOOSING)),
+    )
+    parts = {"train": others[:training], "test": choosing if choose else test}
+    extra = others[training : training + unlabelled]
     rows = np.concatenate([*parts.values(), extra])
     chosen = table.iloc[rows].reset_index(drop=True)
     chosen["split"] = np.repeat(["train", "test", ""], [len(parts["train"]), len(parts["test"]), len(extra)])
     chosen.loc[len(rows) - len(extra) :, "label"] = ""
-    return replace(manifest, table=chosen, name=f"FER2013, {TRAINING} pictures", contract=None)
+    return replace(manifest, table=chosen, name=f"FER2013, {training} pictures", contract=None)
 
 
 def main() -> None:
@@ -69,6 +81,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--method", action="append", dest="methods")
     parser.add_argument("--unlabelled", type=int, default=0)
+    parser.add_argument("--training", type=int, default=TRAINING, help="pictures to learn from")
+    parser.add_argument(
+        "--manifest", type=Path, help="write the pictures and their split to this CSV and stop"
+    )
     parser.add_argument("--choose", action="store_true", help="leave PublicTest alone")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
@@ -77,13 +93,19 @@ def main() -> None:
     if given.merge:
         print_tables(given.merge)
         return
-    if not given.data or not given.out:
-        parser.error("FER2013 and --out are needed, or --merge")
+    out = given.manifest or given.out
+    if not given.data or not out:
+        parser.error("FER2013 and --out or --manifest are needed, or --merge")
+    work = out.with_name(out.name + ".data")
+    manifest = subset(
+        given.data, work, choose=given.choose, unlabelled=given.unlabelled, training=given.training
+    )
+    if given.manifest:
+        manifest.save(given.manifest)
+        return
     recipe = recipes.override(recipes.load(given.recipe), given.settings)
     if given.unlabelled:
         recipe = recipes.override(recipe, ["stage1.unlabelled=true"])
-    work = given.out.with_name(given.out.name + ".data")
-    manifest = subset(given.data, work, choose=given.choose, unlabelled=given.unlabelled)
     with console.progress() as reporter:
         run = compare(
             manifest, recipe=recipe, out=given.out, methods=given.methods or ["scratch", "fine-tune", "fn2en"],

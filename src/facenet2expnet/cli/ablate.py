@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,12 +29,18 @@ LEARNING_CURVE = ("250", "500", "1000", "2000", "4000")
 
 def ablate(
     data: Data,
-    objectives: Annotated[list[str] | None, typer.Option("--objective", help="Of stage 1. Repeatable.")] = None,
-    taps: Annotated[list[str] | None, typer.Option("--tap", help="Layer of the face net. Repeatable.")] = None,
+    objectives: Annotated[
+        list[str] | None, typer.Option("--objective", help="Of stage 1. Repeatable.")
+    ] = None,
+    taps: Annotated[
+        list[str] | None, typer.Option("--tap", help="Layer of the face net. Repeatable.")
+    ] = None,
     face_nets: Annotated[
         list[str] | None, typer.Option("--face-net", help="NAME, or NAME=WEIGHTS-FILE. Repeatable.")
     ] = None,
-    widths: Annotated[list[str] | None, typer.Option("--width", help="Of the expression net. Repeatable.")] = None,
+    widths: Annotated[
+        list[str] | None, typer.Option("--width", help="Of the expression net. Repeatable.")
+    ] = None,
     sizes: Annotated[
         list[str] | None, typer.Option("--input-size", help="Side of the crop in pixels. Repeatable.")
     ] = None,
@@ -46,7 +51,8 @@ def ablate(
         bool, typer.Option("--learning-curve", help="250, 500, 1,000, 2,000 and 4,000 pictures, all methods.")
     ] = False,
     recipes: Annotated[
-        list[str] | None, typer.Option("--against", help="Another recipe, a preset or a TOML file. Repeatable.")
+        list[str] | None,
+        typer.Option("--against", help="Another recipe, a preset or a TOML file. Repeatable."),
     ] = None,
     others: Annotated[
         list[str] | None,
@@ -64,7 +70,9 @@ def ablate(
     steps_of: Annotated[
         int | None,
         typer.Option(
-            "--steps-of", min=1, help="As many training steps as the epochs take over so many pictures, whatever their number."
+            "--steps-of",
+            min=1,
+            help="As many training steps as the epochs take over so many pictures, whatever their number.",
         ),
     ] = None,
     protocol: Protocol = "auto",

@@ -25,7 +25,7 @@ from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import paired_test, scores_of_method
 from facenet2expnet.experiment.provenance import command_line, device_name, now, versions, write_json
 from facenet2expnet.experiment.reporter import LogFile, Reporter, Training
-from facenet2expnet.experiment.run import Machine, open_device
+from facenet2expnet.experiment.run import Machine, check_fold_names, open_device, quick_audit
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.learning import stages
 from facenet2expnet.learning.objectives import REGISTRY
@@ -135,8 +135,9 @@ def ablate(
         raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
     out, machine, reporter = Path(out), machine or Machine(), reporter or Reporter()
     before = _earlier(out, resume)
-    if machine.threads or before:
-        torch.set_num_threads(before["threads"] if before else machine.threads)
+    threads = before["threads"] if before else machine.threads
+    if threads:
+        torch.set_num_threads(threads)
     base = recipes.load(recipe) if isinstance(recipe, str) else recipe
     variants = vary(recipes.override(base, settings), axes, cross=cross, settings=settings)
     for variant in variants:
@@ -144,7 +145,9 @@ def ablate(
     fabric = open_device(machine.device, variants[0].recipe.precision)
     material = _gather(data, variants[0].recipe, reporter)
     drawn = protocols.choose(material.manifest, protocol, folds)
-    cuts = [Cut(fold.name, fold.train, fold.test) for fold in drawn.folds[:first_folds]]
+    drawn = replace(drawn, folds=drawn.folds[:first_folds])
+    check_fold_names([fold.name for fold in drawn.folds])
+    cuts = [Cut(fold.name, fold.train, fold.test) for fold in drawn.folds]
     if steps_of:
         smallest = min(len(cut.train) for cut in cuts)
         variants = [_with_steps(v, steps_of, v.pictures or smallest) for v in variants]
@@ -172,9 +175,11 @@ def ablate(
         raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
     write_json(out / RECORD, about)
     recipes.save(variants[0].recipe, out / "recipe.toml")
-    protocols.write_split(drawn.folds[:first_folds], material.manifest, out / "folds.json")
+    protocols.write_split(drawn.folds, material.manifest, out / "folds.json")
     material.manifest.save(out / "manifest.csv")
-    _train(jobs, data, material, fabric, LogFile(out / "log.txt", reporter), about)
+    reporter = LogFile(out / "log.txt", reporter)
+    quick_audit(out, material, drawn, reporter)
+    _train(jobs, data, material, fabric, reporter, about)
     _conclude(out, jobs, variants, about, fabric)
     return out
 
@@ -195,7 +200,9 @@ def vary(
     names = [axis.name for axis in axes]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"axis '{name}' is given {names.count(name)} times, expected once with all its values")
+            raise UserError(
+                f"axis '{name}' is given {names.count(name)} times, expected once with all its values"
+            )
     if not axes or not all(axis.values for axis in axes):
         raise UserError("an ablation needs one axis or more with one value or more")
     if cross:
@@ -214,7 +221,9 @@ def _variant(base: Recipe, change: Mapping[str, str], settings: Sequence[str]) -
     for name, value in change.items():
         if name == PICTURES:
             if not value.isdecimal() or int(value) < 1:
-                raise UserError(f"axis 'pictures' has the value '{value}', expected a number of training pictures")
+                raise UserError(
+                    f"axis 'pictures' has the value '{value}', expected a number of training pictures"
+                )
             pictures = int(value)
         elif name != RECIPE:
             base = recipes.override(base, _settings(base, name, value))
@@ -282,7 +291,11 @@ def _jobs(
         for method in (m for m in METHODS if m in methods):
             planned = found.setdefault((number, method), [])
             for seed, cut in product(seeds, cuts):
-                rows = cut.train if variant.pictures is None else protocols.fewer(manifest, cut.train, variant.pictures)
+                rows = (
+                    cut.train
+                    if variant.pictures is None
+                    else protocols.fewer(manifest, cut.train, variant.pictures)
+                )
                 folder = out / "trainings"
                 place = Path(f"{len(rows)}-pictures", f"seed-{seed}", cut.name)
                 training = Training(method, cut.name, seed, 0, 0, len(rows), epochs_of(method, recipe))
@@ -304,7 +317,9 @@ def key(method: str, recipe: Recipe) -> str:
     if method == "fine-tune":
         values["face_net"].pop("tap")
     own = {
-        name: {k: v for k, v in value.items() if v != usual[name].get(k)} if isinstance(value, dict) else value
+        name: {k: v for k, v in value.items() if v != usual[name].get(k)}
+        if isinstance(value, dict)
+        else value
         for name, value in values.items()
         if value != usual[name]
     }
@@ -334,7 +349,9 @@ def _train(
             if _needs(recipe) != _needs(read):
                 material, read = _gather(data, recipe, reporter), recipe
                 if material.manifest.sha256() != manifest["sha256"]:
-                    raise UserError(f"{manifest['name']}: other pictures can be read at {recipe.crop.crop_px} pixels")
+                    raise UserError(
+                        f"{manifest['name']}: other pictures can be read at {recipe.crop.crop_px} pixels"
+                    )
             job = replace(item.job, training=replace(training, number=number, total=len(once)))
             own = {"recipe": recipes.to_dict(recipe), "trained_on": manifest, "created": now(), **facts}
             run_job(job, material, recipe, fabric, reporter, {**own, "protocol": about["protocol"]["name"]})
@@ -397,7 +414,10 @@ def _row(
     over = scores["std_over_seeds"] if len(about["seeds"]) > 1 else scores["std"]
     spread = over.get("accuracy")
     history = pd.concat([pd.read_csv(item.job.folder / "history.csv") for item in items])
-    regress = history[(history["stage"] == "stage1") & (history["epoch"] == history.groupby("stage")["epoch"].transform("max"))]
+    regress = history[
+        (history["stage"] == "stage1")
+        & (history["epoch"] == history.groupby("stage")["epoch"].transform("max"))
+    ]
     first = items[0].job
     model = load_model(first.folder / "model")
     size = asdict(measure(method, model.module, variant.recipe.crop.crop_px, fabric.device))
@@ -424,7 +444,9 @@ def _earlier(out: Path, resume: bool) -> dict[str, Any] | None:
     record = out / RECORD
     if record.is_file():
         if not resume:
-            raise UserError(f"{out}: holds an ablation already; add --resume to go on with it, or choose another --out")
+            raise UserError(
+                f"{out}: holds an ablation already; add --resume to go on with it, or choose another --out"
+            )
         try:
             about: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -437,7 +437,9 @@ def summarise(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
             "pictures": int(labelled["image"].nunique()),
             "unlabelled": len(predictions) - len(labelled),
             "subjects_known": _subjects_known(labelled),
-            "methods": {name: scores_of_method(labelled[labelled["method"] == name], classes) for name in methods},
+            "methods": {
+                name: scores_of_method(labelled[labelled["method"] == name], classes) for name in methods
+            },
             "paired_tests": [{**asdict(test), "p_holm": p} for test, p in zip(tests, adjusted, strict=True)],
         }
     )

@@ -201,7 +201,7 @@ class _Begun:
             reporter.note(f"{len(material.unlabelled_pixels)} pictures without a label take part in stage 1.")
         if drawn.note:
             reporter.note(drawn.note)
-        self._audit(material, drawn, reporter)
+        quick_audit(self.out, material, drawn, reporter)
         facts = _facts(about)
         jobs = plan(cuts, methods, seeds, self.recipe, self.out)
         for job in jobs:
@@ -260,14 +260,7 @@ class _Begun:
 
     def _check_folds(self, material: Material, drawn: protocols.Protocol) -> None:
         """Refuse folds that would share a folder or leave the run's, and other folds than the run began with."""
-        names = [fold.name for fold in drawn.folds]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(
-                    f"fold name '{name}' stands {names.count(name)} times, expected different names"
-                )
-            if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
-                raise UserError(f"fold name '{name}' names no folder inside the run, expected e.g. fold-1")
+        check_fold_names([fold.name for fold in drawn.folds])
         saved = self.out / "folds.json"
         if not self.earlier or not drawn.folds or not saved.is_file():
             return
@@ -290,12 +283,6 @@ class _Begun:
         write_skipped(material.skipped, self.out / "skipped.csv")
         if drawn.folds:
             protocols.write_split(drawn.folds, material.manifest, self.out / "folds.json")
-
-    def _audit(self, material: Material, drawn: protocols.Protocol, reporter: Reporter) -> None:
-        found = audit.audit(material.manifest, material.pixels, drawn.folds, cheap=True)
-        write_json(self.out / "audit.json", found.to_dict())
-        for line in [] if found.clean and not found.counts["doubly_labelled"] else found.lines():
-            reporter.note(f"Audit: {line}")
 
     def _conclude(
         self, about: dict[str, Any], material: Material, jobs: Sequence[Job], methods: Sequence[str]
@@ -324,6 +311,27 @@ class _Begun:
         """Of this run so far, with what it took before an interruption."""
         before = (self.earlier or {}).get("seconds") or 0.0
         return float(before + time.monotonic() - self.started)
+
+
+def check_fold_names(names: Sequence[str]) -> None:
+    """Refuse folds that would share a folder or leave the run's.
+
+    Raises:
+        UserError: Which name it is.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"fold name '{name}' stands {names.count(name)} times, expected different names")
+        if not Path(name).parts or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"fold name '{name}' names no folder inside the run, expected e.g. fold-1")
+
+
+def quick_audit(out: Path, material: Material, drawn: protocols.Protocol, reporter: Reporter) -> None:
+    """Write audit.json, and tell of what was found: pictures on both sides of a fold, two labels of one picture."""
+    found = audit.audit(material.manifest, material.pixels, drawn.folds, cheap=True)
+    write_json(out / "audit.json", found.to_dict())
+    for line in [] if found.clean and not found.counts["doubly_labelled"] else found.lines():
+        reporter.note(f"Audit: {line}")
 
 
 def open_device(device: str, precision: str) -> Fabric:
@@ -393,6 +401,3 @@ def _facts(about: dict[str, Any]) -> dict[str, Any]:
         "versions": about["versions"],
         "device": about["device"],
     }
-
-
-

@@ -13,6 +13,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
@@ -55,7 +56,7 @@ def write_ablation(folder: Path) -> Path:
     """Write table.md, a figure for every axis and report.html into an ablation's folder; returns the page."""
     ablation = read_ablation(folder)
     write_whole(folder / "table.md", (tables.to_markdown(text(ablation)) + "\n").encode())
-    parts = []
+    parts: list[dict[str, Any]] = []
     for axis in ablation.about["axes"]:
         rows = axis_rows(ablation, axis)
         figure = axis_figure(rows, axis)
@@ -68,8 +69,11 @@ def write_ablation(folder: Path) -> Path:
     )  # fmt: skip
     environment.filters.update(readable=figures.readable)
     page = environment.get_template("ablation.html.j2").render(
-        about=ablation.about, table=text(ablation), parts=parts, subjects_known="subject" in ablation.predictions,
-        recipe=(folder / "recipe.toml").read_text("utf-8")
+        about=ablation.about,
+        table=text(ablation),
+        parts=parts,
+        subjects_known="subject" in ablation.predictions,
+        recipe=(folder / "recipe.toml").read_text("utf-8"),
     )
     write_whole(folder / "report.html", page.encode("utf-8", "replace"))
     return folder / "report.html"
@@ -122,7 +126,7 @@ def axis_rows(ablation: Ablation, axis: str) -> pd.DataFrame:
     right = (predictions["truth"] == predictions["predicted"]).groupby(
         [predictions["method"], predictions["seed"], predictions["fold"]]
     )
-    runs = right.mean()
+    runs: Any = right.mean()
     crossed = about["crossed"] and len(about["axes"]) > 1
     kept = table[table[f"axis {axis}"] != ""]
     if not crossed:
@@ -181,7 +185,8 @@ def axis_figure(rows: pd.DataFrame, axis: str) -> Figure:
     """
     methods = [str(name) for name in pd.unique(rows["method"])]
     looks = figures.marks(methods)
-    numeric = pd.to_numeric(rows["value"], errors="coerce").notna().all() and rows["value"].nunique() > 1
+    numbers = pd.to_numeric(rows["value"], errors="coerce")
+    numeric = bool(numbers.notna().all()) and rows["value"].nunique() > 1
     values = list(pd.unique(rows["value"]))
     height = 3.2 if numeric else 0.34 * len(values) * max(1, 0.7 * len(methods)) + 1.3
     with figures.style():
@@ -225,7 +230,9 @@ def _draw_names(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, figures.Mark
             if pd.notna(row["spread"]):
                 ends = [row["accuracy"] - row["spread"], row["accuracy"] + row["spread"]]
                 axes.plot(ends, [y, y], color=mark.colour, linewidth=2)
-            axes.plot(row["accuracy"], y, mark.marker, color=mark.colour, markersize=7.5, markeredgecolor="white")
+            axes.plot(
+                row["accuracy"], y, mark.marker, color=mark.colour, markersize=7.5, markeredgecolor="white"
+            )
     figures.name_ticks(axes, "y", [f"{value or 'none'}  [{n}]" for n, value in enumerate(values, 1)])
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.set(xlabel="accuracy, %", title=figures.short(axis, 40))
@@ -236,7 +243,12 @@ def _draw_names(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, figures.Mark
 
 
 def _draw_cost(
-    axes: Axes, rows: pd.DataFrame, looks: Mapping[str, figures.Mark], values: Sequence[str], *, numbered: bool
+    axes: Axes,
+    rows: pd.DataFrame,
+    looks: Mapping[str, figures.Mark],
+    values: Sequence[str],
+    *,
+    numbered: bool,
 ) -> None:
     adds = rows["multiply_adds"]
     by_size = rows["method"].nunique() == 1 and adds.max() > 1.02 * adds.min()
@@ -248,6 +260,8 @@ def _draw_cost(
         axes.annotate(name, (x, row["accuracy"]), (4, 3), textcoords="offset points", fontsize=7.5)
     if cost.min() > 0 and cost.max() / cost.min() > 10:
         axes.set_xscale("log")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set(xlabel="multiply-adds a picture, M" if by_size else "training, minutes", ylabel="accuracy, %")
     axes.margins(0.12)
     figures.percent_axis(axes, "y")

@@ -1,0 +1,248 @@
+"""Ablations: one thing changed at a time, shared trainings done once, honest sharing, resuming with more axes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tiny
+from facenet2expnet import recipe as recipes
+from facenet2expnet.data import protocols
+from facenet2expnet.data.manifest import from_folder
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.ablation import Axis, ablate, key, vary
+from facenet2expnet.experiment.reporter import Reporter, Training
+from facenet2expnet.experiment.run import Machine, compare
+
+pytestmark = pytest.mark.usefixtures("tiny_face_net")
+CPU = Machine("cpu", 1)
+
+
+class Ears(Reporter):
+    """Remembers the trainings that were begun and those whose epochs ran."""
+
+    def __init__(self) -> None:
+        self.begun: list[Training] = []
+        self.trained: set[tuple[str, int]] = set()
+
+    def begin(self, training: Training) -> None:
+        self.begun.append(training)
+
+    def epoch(self, training: Training, record: object) -> None:
+        self.trained.add((training.method, training.number))
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_faces(tmp_path_factory.mktemp("ablation") / "faces", each=6)
+
+
+@pytest.fixture(scope="module")
+def finished(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two axes over two folds and two seeds, with the scratch baseline."""
+    tiny.register_tiny()
+    out = tmp_path_factory.mktemp("finished") / "ablation"
+    axes = [Axis("objective", ("p-norm", "standardised-l2")), Axis("stage2.lr", ("0.002",))]
+    return ablate(
+        faces,
+        axes,
+        recipe=tiny.tiny_recipe(),
+        out=out,
+        methods=("scratch", "fn2en"),
+        folds=2,
+        seeds=(0, 1),
+        machine=CPU,
+    )
+
+
+def test_one_axis_at_a_time_and_the_recipe_itself_first() -> None:
+    base = tiny.tiny_recipe()
+    variants = vary(base, [Axis("width", ("0.2", "0.3")), Axis("tap", ("early",))])
+    assert [v.label for v in variants] == ["as the recipe says", "width 0.2", "width 0.3", "tap early"]
+    assert [v.recipe.expnet.width for v in variants] == [0.1, 0.2, 0.3, 0.1]
+    assert [v.recipe.face_net.tap for v in variants] == ["late", "late", "late", "early"]
+
+
+def test_crossed_axes_give_every_combination() -> None:
+    axes = [Axis("width", ("0.2", "0.3")), Axis("pictures", ("4", "8"))]
+    variants = vary(tiny.tiny_recipe(), axes, cross=True)
+    assert [(v.recipe.expnet.width, v.pictures) for v in variants] == [
+        (0.1, None), (0.2, 4), (0.2, 8), (0.3, 4), (0.3, 8),
+    ]  # fmt: skip
+
+
+def test_an_input_size_takes_its_margin_along_and_a_face_net_its_weights() -> None:
+    axes = [Axis("input-size", ("64",)), Axis("face-net", ("vgg-face=vgg.pth",))]
+    _, larger, other = vary(tiny.tiny_recipe(), axes)
+    assert (larger.recipe.crop.crop_px, larger.recipe.crop.stored_px) == (64, 72)
+    assert (other.recipe.face_net.name, other.recipe.face_net.weights) == ("vgg-face", "vgg.pth")
+    assert other.recipe.face_net.tap == ""
+
+
+def test_an_objective_without_standardised_features_does_not_ask_for_them() -> None:
+    base = recipes.override(tiny.tiny_recipe(), ["stage2.standardised_input=true"])
+    _, paper, standardised = vary(base, [Axis("objective", ("p-norm", "standardised-l2"))])
+    assert not paper.recipe.stage2.standardised_input
+    assert standardised.recipe.stage2.standardised_input
+
+
+def test_another_recipe_is_an_axis_and_takes_the_settings_too() -> None:
+    settings = ["expnet.width=0.2"]
+    variants = vary(recipes.preset("best"), [Axis("recipe", ("normalised",))], settings=settings)
+    assert variants[1].recipe == recipes.override(recipes.preset("normalised"), settings)
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ([], "one axis or more"),
+        ([Axis("width", ())], "one value or more"),
+        ([Axis("width", ("0.2",)), Axis("width", ("0.3",))], "given 2 times"),
+        ([Axis("pictures", ("many",))], "expected a number of training pictures"),
+        ([Axis("breadth", ("1",))], "names no number of the recipe"),
+        ([Axis("width", ("wide",))], "width"),
+        ([Axis("recipe", ("worst",))], "no recipe is called 'worst'"),
+    ],
+)
+def test_axes_that_can_not_be_are_refused(axes: list[Axis], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        vary(tiny.tiny_recipe(), axes)
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        (Axis("tap", ("nose",)), "late"),
+        (Axis("objective", ("telepathy",)), "p-norm"),
+        (Axis("pictures", ("1000",)), "expected 1 to 12"),
+    ],
+)
+def test_nothing_is_written_for_a_value_that_can_not_be(
+    axis: Axis, message: str, faces: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        ablate(faces, [axis], recipe=tiny.tiny_recipe(), out=tmp_path / "out", folds=3, machine=CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_trainings_that_see_the_same_numbers_are_one() -> None:
+    base = tiny.tiny_recipe()
+    objective = vary(base, [Axis("objective", ("srd",))])[1].recipe
+    assert key("fine-tune", base) == key("fine-tune", objective)
+    assert key("scratch", base) == key("scratch", objective)
+    assert key("fn2en", base) != key("fn2en", objective)
+    tap = recipes.override(base, ["face_net.tap=early"])
+    assert key("fine-tune", base) == key("fine-tune", tap)
+    assert key("scratch", base) != key("scratch", tap)  # its bridge has another shape
+    assert key("fn2en", base) != key("fn2en", recipes.override(base, ["fine_tune.lr=0.5"]))
+
+
+def test_the_table_holds_every_row_and_the_predictions_bear_it_out(finished: Path) -> None:
+    table, predictions = (
+        pd.read_csv(finished / "table.csv"),
+        pd.read_parquet(finished / "predictions.parquet"),
+    )
+    assert len(table) == 8  # the recipe, two objectives, a rate; times two methods
+    for _, row in table.iterrows():
+        own = predictions[predictions["method"] == f"{row['number']} {row['method']}"]
+        runs = (own["truth"] == own["predicted"]).groupby([own["seed"], own["fold"]]).mean()
+        assert len(runs) == 4
+        assert row["accuracy"] == pytest.approx(runs.mean())
+        assert row["spread"] == pytest.approx(runs.groupby("seed").mean().std())
+    assert table["r2"].notna().tolist() == (table["method"] == "fn2en").tolist()
+    fn2en = table[table["method"] == "fn2en"].set_index("number")
+    assert fn2en["difference"][1] == pytest.approx(fn2en["accuracy"][1] - fn2en["accuracy"][0])
+    assert np.isnan(fn2en["difference"][0])
+
+
+def test_a_value_that_the_recipe_has_anyway_is_the_recipe(finished: Path) -> None:
+    table = pd.read_csv(finished / "table.csv")
+    fn2en = table[table["method"] == "fn2en"].set_index("number")
+    assert fn2en["folder"][0] == fn2en["folder"][2]
+    assert fn2en["difference"][2] == 0
+    assert fn2en["folder"][1] != fn2en["folder"][0]
+
+
+def test_shared_trainings_are_done_once_and_views_are_cleared(finished: Path) -> None:
+    trainings = finished / "trainings"
+    kinds = sorted(path.name.rsplit("-", 1)[0] for path in trainings.iterdir())
+    assert kinds == ["fine-tune", "fn2en", "fn2en", "fn2en", "scratch"]
+    assert not list(trainings.rglob("views*"))
+
+
+def test_a_training_of_an_ablation_is_that_of_a_comparison(
+    finished: Path, faces: Path, tmp_path: Path
+) -> None:
+    """Sharing the fine-tuned face net and its views must not change a single prediction."""
+    recipe = recipes.override(
+        tiny.tiny_recipe(), ["stage1.objective=p-norm", "stage2.standardised_input=false"]
+    )
+    run = compare(
+        faces, recipe=recipe, out=tmp_path / "run", methods=("fn2en",), folds=2, seeds=(0, 1), machine=CPU
+    )
+    alone = pd.read_parquet(run / "predictions.parquet").query("method == 'fn2en'")
+    shared = pd.read_parquet(finished / "predictions.parquet").query("method == '1 fn2en'")
+    order, columns = ["seed", "fold", "image"], ["p_anger", "p_happiness", "p_surprise"]
+    left, right = alone.sort_values(order), shared.sort_values(order)
+    assert left["image"].tolist() == right["image"].tolist()
+    assert np.array_equal(left[columns].to_numpy(), right[columns].to_numpy())
+
+
+def test_resuming_with_another_axis_trains_only_what_is_new(faces: Path, tmp_path: Path) -> None:
+    common = {
+        "recipe": tiny.tiny_recipe(),
+        "out": tmp_path / "out",
+        "folds": 2,
+        "first_folds": 1,
+        "machine": CPU,
+    }
+    ablate(faces, [Axis("objective", ("srd",))], **common)  # type: ignore[arg-type]
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("result.json")}
+    with pytest.raises(UserError, match="--resume"):
+        ablate(faces, [Axis("tap", ("early",))], **common)  # type: ignore[arg-type]
+    ears = Ears()
+    ablate(faces, [Axis("tap", ("early",))], resume=True, reporter=ears, **common)  # type: ignore[arg-type]
+    assert len(ears.begun) == 2
+    assert len(ears.trained) == 1
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert pd.read_csv(tmp_path / "out" / "table.csv")["axis tap"].fillna("").tolist() == ["", "early"]
+
+
+def test_resuming_on_other_folds_is_refused(faces: Path, tmp_path: Path) -> None:
+    common = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "out", "first_folds": 1, "machine": CPU}
+    axes = [Axis("objective", ("srd",))]
+    ablate(faces, axes, folds=2, **common)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="other pictures or folds"):
+        ablate(faces, axes, folds=3, resume=True, **common)  # type: ignore[arg-type]
+
+
+def test_the_same_steps_for_every_number_of_pictures(faces: Path, tmp_path: Path) -> None:
+    ears = Ears()
+    axes = [Axis("pictures", ("3", "6", "12"))]
+    ablate(
+        faces, axes, recipe=tiny.tiny_recipe(), out=tmp_path / "out", methods=("scratch",), steps_of=6, folds=3,
+        first_folds=1, machine=CPU, reporter=ears,
+    )  # fmt: skip
+    assert sorted((t.pictures, t.epochs) for t in ears.begun) == [(3, 4), (6, 2), (12, 1)]
+    about = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert about["steps_of"] == 6
+
+
+def test_fewer_pictures_are_nested_and_keep_the_classes_in_proportion(tmp_path: Path) -> None:
+    folder = tmp_path / "faces"
+    for number, name in enumerate(("anger", "fear", "surprise")):
+        tiny.write_faces(folder, each=4 * (number + 1), classes=(name,))
+    manifest = from_folder(folder)
+    rows = np.arange(len(manifest))
+    small, large = protocols.fewer(manifest, rows, 6), protocols.fewer(manifest, rows, 12)
+    assert set(small) <= set(large)
+    assert np.bincount(manifest.labels[small]).tolist() == [1, 2, 3]
+    assert np.bincount(manifest.labels[large]).tolist() == [2, 4, 6]
+    assert protocols.fewer(manifest, rows, 24).tolist() == rows.tolist()
+    for count in (0, 25):
+        with pytest.raises(UserError, match="expected 1 to 24"):
+            protocols.fewer(manifest, rows, count)
