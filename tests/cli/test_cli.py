@@ -36,7 +36,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-COMMANDS = ("quickstart", "train", "compare", "evaluate", "predict", "report", "recipe", "nets")
+COMMANDS = ("quickstart", "train", "compare", "ablate", "evaluate", "predict", "report", "recipe", "nets")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -70,6 +70,40 @@ def test_train_predict_evaluate_report(
     (run / "report.html").unlink()
     assert fn2en("report", run, monkeypatch=monkeypatch) == 0
     assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_ablate_prints_its_table_and_goes_on_with_a_learning_curve(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces, out = tiny.write_faces(tmp_path / "faces"), tmp_path / "ablation"
+    common = [
+        "ablate",
+        faces,
+        "--recipe",
+        recipe_file,
+        "--out",
+        out,
+        "--folds",
+        2,
+        "--first-folds",
+        1,
+        "--threads",
+        1,
+    ]
+    once = ["--objective", "srd", "--vary", "stage2.lr=0.002", "--vary", "stage2.lr=0.004", "--quiet"]
+    assert fn2en(*common, *once, monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "objective srd" in printed
+    assert "stage2.lr 0.004" in printed
+    assert f"report: {out / 'report.html'}" in printed
+    methods = ["--method", "scratch", "--method", "fn2en"]
+    again = ["--pictures", 6, "--pictures", 12, *methods, "--resume", "--quiet"]
+    assert fn2en(*common, *again, monkeypatch=monkeypatch) == 0
+    assert (out / "axis-pictures.svg").is_file()
+    assert fn2en(*common, "--pictures", 250, "--resume", monkeypatch=monkeypatch) == 2
+    assert "250 training pictures were asked for, expected 1 to 12" in capsys.readouterr().err
+    assert fn2en(*common, "--vary", "stage2.lr", "--resume", monkeypatch=monkeypatch) == 2
+    assert "expected e.g. stage2.soft_labels=0" in capsys.readouterr().err
 
 
 def one_class(folder: Path) -> Path:

@@ -24,7 +24,10 @@ from facenet2expnet.cli.run import (
 if TYPE_CHECKING:
     from facenet2expnet.experiment.ablation import Axis
 
-LEARNING_CURVE = ("250", "500", "1000", "2000", "4000")
+ON_THE_PAGE = ("balanced, %", "log loss", "weights, M", "multiply-adds, M")
+"""Columns that a terminal has no room for."""
+
+LEARNING_CURVE = "250.."
 
 
 def ablate(
@@ -45,10 +48,16 @@ def ablate(
         list[str] | None, typer.Option("--input-size", help="Side of the crop in pixels. Repeatable.")
     ] = None,
     pictures: Annotated[
-        list[str] | None, typer.Option("--pictures", help="How many to train on. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--pictures", help="How many to train on; 250.. is 250, 500, 1,000 and so on. Repeatable."
+        ),
     ] = None,
     learning_curve: Annotated[
-        bool, typer.Option("--learning-curve", help="250, 500, 1,000, 2,000 and 4,000 pictures, all methods.")
+        bool,
+        typer.Option(
+            "--learning-curve", help="250, 500, 1,000, 2,000 and so on of the training pictures, all methods."
+        ),
     ] = False,
     recipes: Annotated[
         list[str] | None,
@@ -103,7 +112,7 @@ def ablate(
         "pictures": pictures, "recipe": recipes,
     }  # fmt: skip
     if learning_curve:
-        wanted["pictures"] = [*(pictures or []), *LEARNING_CURVE]
+        wanted["pictures"] = [*(pictures or []), LEARNING_CURVE]
         methods = methods or list(Method)
     with console.progress(quiet) as reporter:
         folder = run_ablation(
@@ -112,7 +121,8 @@ def ablate(
             steps_of=steps_of, protocol=protocol, folds=folds, first_folds=first_folds, seeds=range(seeds),
             machine=Machine(device.value, threads), resume=resume, reporter=reporter,
         )  # fmt: skip
-    console.out.print(tables.to_rich(text(read_ablation(folder))))
+    table = text(read_ablation(folder))
+    console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))
     print(f"report: {folder / 'report.html'}")
 
 

@@ -35,6 +35,7 @@ from facenet2expnet.recognize.model_folder import load_model
 FORMAT = "facenet2expnet-ablation-1"
 RECORD = "ablation.json"
 PICTURES, RECIPE = "pictures", "recipe"
+DOUBLING = ".."
 
 FIELDS: Mapping[str, str] = {
     "objective": "stage1.objective",
@@ -60,7 +61,8 @@ class Axis:
     Attributes:
         name: a key of FIELDS, "pictures" (how many to train on), "recipe" (presets or files) or the dotted name of
             any number of the recipe.
-        values: what to set it to, as text. A face net that needs weights is written NAME=FILE.
+        values: what to set it to, as text. A face net that needs weights is written NAME=FILE; "250.." in the axis
+            "pictures" is 250, 500, 1,000 and so on up to the whole training part.
     """
 
     name: str
@@ -148,8 +150,10 @@ def ablate(
     drawn = replace(drawn, folds=drawn.folds[:first_folds])
     check_fold_names([fold.name for fold in drawn.folds])
     cuts = [Cut(fold.name, fold.train, fold.test) for fold in drawn.folds]
+    smallest = min(len(cut.train) for cut in cuts)
+    axes = [_doubled(axis, smallest) for axis in axes]
+    variants = vary(variants[0].recipe, axes, cross=cross, settings=settings)
     if steps_of:
-        smallest = min(len(cut.train) for cut in cuts)
         variants = [_with_steps(v, steps_of, v.pictures or smallest) for v in variants]
     about = {
         "format": FORMAT,
@@ -214,12 +218,26 @@ def vary(
     return variants
 
 
+def _doubled(axis: Axis, most: int) -> Axis:
+    """The axis with "250.." spelled out."""
+    values: list[str] = []
+    for value in axis.values:
+        count = value.removesuffix(DOUBLING)
+        if axis.name != PICTURES or count == value or int(count) > most:
+            values.append(count)
+            continue
+        times = math.floor(math.log2(most / int(count)))
+        values += [str(int(count) * 2**n) for n in range(times + 1)]
+    return replace(axis, values=tuple(dict.fromkeys(values)))
+
+
 def _variant(base: Recipe, change: Mapping[str, str], settings: Sequence[str]) -> Variant:
     pictures = None
     if RECIPE in change:
         base = recipes.override(recipes.load(change[RECIPE]), settings)
     for name, value in change.items():
         if name == PICTURES:
+            value = value.removesuffix(DOUBLING)
             if not value.isdecimal() or int(value) < 1:
                 raise UserError(
                     f"axis 'pictures' has the value '{value}', expected a number of training pictures"
