@@ -28,9 +28,9 @@ COLOURS = (
     "#b5408a",
     "#e0a800",
     "#2a2a2a",
+    "#56b4e9",
     "#7a3b00",
     "#8a8a8a",
-    "#56b4e9",
     "#8c8c00",
 )
 """In turn with `MARKERS`, every second one hollow: so groups are told apart without their colours, too."""
