@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import tiny
@@ -24,6 +27,7 @@ from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.run import Machine, compare
 from facenet2expnet.nets import face
+from facenet2expnet.recognize.model_folder import WEIGHTS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -137,18 +141,103 @@ def test_bad_input_is_one_sentence(run: Path, data: Path, tmp_path: Path) -> Non
         open_case(run, fold="fold-7")
     with pytest.raises(UserError, match="'nothere': no such folder, and as a face net"):
         open_case(data, ["nothere"])
-    unlabelled = pd.read_csv(data).assign(label="")
-    unlabelled.to_csv(data.with_name("unlabelled.csv"), index=False)
-    with pytest.raises(UserError, match=r"unlabelled.csv: no picture has a label"):
-        open_case(data.with_name("unlabelled.csv"), ["tiny"])
-    two = pd.read_csv(data).query("label != 'surprise'")
-    two.to_csv(data.with_name("two.csv"), index=False)
-    model = run / "fold-1" / "fn2en" / "model"
-    result = analyse("neurons", data.with_name("two.csv"), "--net", model, "--out", tmp_path)
-    assert "class 'surprise' has no picture" in str(result.exception)
-    result = analyse("saliency", run, "--net", model, "--layer", "fc6", "--out", tmp_path)
-    assert "layer 'fc6' of the expression net is not spatial" in str(result.exception)
     result = analyse("deepdraw", run, "--layer", "fc6", "--out", tmp_path)
     assert "--layer fc6 needs --target" in str(result.exception)
     result = analyse("deepdraw", run, "--target", "boredom", "--out", tmp_path)
     assert "--target boredom: expected anger, happiness, surprise" in str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Path:
+    return run / "fold-1" / "fn2en" / "model"
+
+
+def said(command: str, *arguments: object, out: Path) -> str:
+    """The one sentence of a command that refuses its input, and writes nothing."""
+    if command == "saliency":
+        pytest.importorskip("captum")
+    result = analyse(command, *arguments, "--out", out)
+    assert isinstance(result.exception, UserError), result.output
+    assert not list(out.iterdir())
+    return str(result.exception)
+
+
+OF_PICTURES = ("neurons", "mean-faces", "deepdraw", "saliency", "compare-features")
+
+
+@pytest.mark.parametrize("command", OF_PICTURES)
+def test_pictures_without_labels(command: str, data: Path, model: Path, tmp_path: Path) -> None:
+    table = data.with_name("unlabelled.csv")
+    pd.read_csv(data).assign(label="").to_csv(table, index=False)
+    sentence = said(command, table, "--net", model, out=tmp_path)
+    assert "unlabelled.csv: no picture has a label, expected one for each" in sentence
+
+
+def test_a_few_pictures_without_labels_are_left_out_and_counted(data: Path, model: Path) -> None:
+    table = pd.read_csv(data)
+    table.loc[:4, "label"] = ""
+    table.to_csv(data.with_name("some.csv"), index=False)
+    case = open_case(data.with_name("some.csv"), [str(model)])
+    assert len(case.labels) == 31
+    assert case.says == "31 pictures: all of the data; 5 left out (no label)."
+
+
+@pytest.mark.parametrize("command", ["neurons", "mean-faces", "saliency", "compare-features"])
+def test_a_class_without_a_picture(command: str, data: Path, model: Path, tmp_path: Path) -> None:
+    table = data.with_name("two.csv")
+    pd.read_csv(data).query("label != 'surprise'").to_csv(table, index=False)
+    sentence = said(command, table, "--net", model, out=tmp_path)
+    assert "class 'surprise' has no picture, expected one at least in each of anger, happiness" in sentence
+
+
+def test_a_class_without_a_picture_can_be_drawn(data: Path, model: Path, tmp_path: Path) -> None:
+    table = data.with_name("two.csv")
+    pd.read_csv(data).query("label != 'surprise'").to_csv(table, index=False)
+    result = analyse("deepdraw", table, "--net", model, "--steps", 1, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert pd.read_csv(tmp_path / "deepdraw-table.csv")["target"].tolist() == list(tiny.CLASSES)
+
+
+@pytest.mark.parametrize("truth", ["", "surprise"])
+def test_confusion_of_a_table_without_a_class(truth: str, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    named = pd.DataFrame({"truth": ["anger", truth], "predicted": "anger", "p_anger": 1.0, "p_fear": 0.0})
+    named.to_csv(table, index=False)
+    (tmp_path / "out").mkdir()
+    sentence = said("confusion", table, out=tmp_path / "out")
+    assert ("1 of 2 rows have no truth" if not truth else "truth 'surprise' is not one of") in sentence
+    named.assign(truth="anger").to_csv(table, index=False)
+    assert "No picture is fear" in analyse("confusion", table, "--out", tmp_path / "out").output
+
+
+@pytest.mark.parametrize("command", OF_PICTURES)
+def test_a_network_that_gives_nan(command: str, data: Path, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    weights = load_file(model / WEIGHTS)
+    weights = {k: value * torch.nan if value.is_floating_point() else value for k, value in weights.items()}
+    save_file(weights, broken / WEIGHTS)
+    (tmp_path / "out").mkdir()
+    sentence = said(command, data, "--net", broken, out=tmp_path / "out")
+    assert "gives NaN or infinity" in sentence
+    assert "a training that diverged" in sentence
+
+
+def test_layers_that_give_no_maps(run: Path, model: Path, tmp_path: Path) -> None:
+    """Grad-CAM and stage 1 need maps; the others take any layer."""
+    assert "layer 'pooled' of tiny, fine-tuned (16,)" in said(
+        "compare-features", run, "--tap", "pooled", out=tmp_path
+    )
+    sentence = said("saliency", run, "--net", model, "--layer", "fc6", out=tmp_path)
+    assert "layer 'fc6' of the expression net is not spatial: it gives 16 numbers" in sentence
+    for command, options in {
+        "neurons": ["--top", 4], "mean-faces": ["--top", 4], "deepdraw": ["--target", 3, "--steps", 1],
+    }.items():  # fmt: skip
+        assert "has no layer 'fc7'" in said(
+            command, run, "--net", model, "--layer", "fc7", *options, out=tmp_path
+        )
+    for command, options in {"mean-faces": ["--top", 4], "deepdraw": ["--target", 3, "--steps", 1]}.items():
+        result = analyse(
+            command, run, "--net", model, "--layer", "fc6", *options, "--out", tmp_path / command
+        )
+        assert result.exit_code == 0, result.output

@@ -6,9 +6,10 @@ import builtins
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from small_nets import CLASSES, CROP_PX, TinyFaceNet
 
-from facenet2expnet.analysis.compare_features import features_compared, stage_one_made_visible
+from facenet2expnet.analysis.compare_features import _scatter, features_compared, stage_one_made_visible
 from facenet2expnet.errors import UserError
 
 
@@ -27,6 +28,17 @@ def test_training_for_the_expression_shows_in_the_scores(faces, trained_expressi
     assert len(finding.data) == 144
     assert len(finding.figure.axes) == 4
     assert {"features.csv", "features.png"} <= {path.name for path in finding.save(tmp_path)}
+
+
+def test_groups_are_told_apart_without_colour():
+    figure = Figure()
+    axes = figure.add_subplot()
+    names = np.array([str(number) for number in range(10)])
+    _scatter(axes, np.zeros((10, 2)), names, list(names))
+    looks = {
+        (drawn.get_paths()[0].vertices.tobytes(), len(drawn.get_facecolors())) for drawn in axes.collections
+    }
+    assert len(looks) == 10
 
 
 def test_without_subjects_there_is_no_identity_row(faces, trained_expression_net):

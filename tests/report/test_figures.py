@@ -6,6 +6,7 @@ import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +24,7 @@ def texts(svg: str) -> list[str]:
 
 
 def test_confusion_writes_shares_and_counts_as_text():
-    svg = figures.to_svg(figures.confusion_figure([[3, 1], [0, 0]], ["yes", "no"], "a title"))
+    svg = figures.to_svg(figures.confusion_figure([[3, 1], [0, 0]], ["yes", "no"], "a title"), as_text=True)
     found = texts(svg)
     assert {"75", "25", "3", "1", "yes", "no", "truth", "predicted", "a title"} <= set(found)
     assert "0" not in found, "a class without pictures has no share"
@@ -43,7 +44,7 @@ def test_confusion_shades_rise_with_the_share_even_in_grey():
 @pytest.mark.parametrize("classes", [2, 8, 13, 30])
 def test_confusion_of_any_size(classes: int):
     names = [f"a rather long name of the class with number {i}" for i in range(classes)]
-    drawn = figures.to_svg(figures.confusion_figure(np.eye(classes, dtype=int), names))
+    drawn = figures.to_svg(figures.confusion_figure(np.eye(classes, dtype=int), names), as_text=True)
     assert len(set(texts(drawn))) >= classes
 
 
@@ -56,7 +57,7 @@ def test_names_from_users_are_drawn_as_they_are_and_without_warnings():
     names = ["$x_1^2$", "喜び", "غضب", "a\x00b", '<b>&"']
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = texts(figures.to_svg(figures.confusion_figure(np.eye(5, dtype=int), names)))
+        found = texts(figures.to_svg(figures.confusion_figure(np.eye(5, dtype=int), names), as_text=True))
     assert {"$x_1^2$", "喜び", "غضب", "a�b", '<b>&"'} <= set(found)
 
 
@@ -87,7 +88,7 @@ def test_curves_have_a_row_a_stage_and_only_what_was_measured():
     assert [axes.get_ylabel() for axes in shown] == ["loss", "R²", "loss", "training accuracy, %"]
     assert shown[0].get_title(loc="left") == "Stage 1: regress its features"
     assert shown[0].get_yscale() == "log"
-    assert "Ours" in texts(figures.to_svg(figure))
+    assert "Ours" in texts(figures.to_svg(figure, as_text=True))
 
 
 def test_curves_draw_the_mean_over_folds():
@@ -115,16 +116,38 @@ def test_methods_look_the_same_whatever_else_is_drawn():
     assert len({mark.marker for mark in together.values()}) == 3
 
 
-def test_saving_writes_both_formats_and_the_numbers(tmp_path: Path):
+def test_saving_writes_every_format_and_the_numbers(tmp_path: Path):
     figure = figures.confusion_figure([[1]], ["only"])
     written = figures.save_figure(figure, tmp_path / "layer.conv5", data=pd.DataFrame({"a": [1, 2]}))
-    assert [path.name for path in written] == ["layer.conv5.svg", "layer.conv5.png", "layer.conv5.csv"]
-    assert Image.open(written[1]).format == "PNG"
-    assert pd.read_csv(written[2])["a"].tolist() == [1, 2]
+    assert [path.name for path in written] == [f"layer.conv5.{end}" for end in ("svg", "pdf", "png", "csv")]
+    assert Image.open(written[2]).format == "PNG"
+    assert pd.read_csv(written[3])["a"].tolist() == [1, 2]
     (only,) = figures.save_figure(figure, tmp_path / "one.svg")
     assert only.name == "one.svg"
 
 
+def test_saved_figures_need_no_font_of_the_reader(tmp_path: Path):
+    figure = figures.confusion_figure([[1]], ["only"])
+    svg, pdf, _ = (path.read_bytes() for path in figures.save_figure(figure, tmp_path / "figure"))
+    assert b"<text" not in svg
+    assert b"font-family" not in svg
+    fonts, files = pdf.count(b"/Type /FontDescriptor"), pdf.count(b"/FontFile2 ")
+    assert fonts == files > 0
+
+
+@pytest.mark.parametrize("share", np.linspace(0, 1, 21))
+def test_letters_stand_out_from_every_cell(share: float):
+    def luminance(colour: object) -> float:
+        parts = np.array(matplotlib.colors.to_rgb(colour))
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    cell = matplotlib.colormaps[figures.SHADES["cmap"]](share / figures.SHADES["vmax"])[:3]
+    dark, light = sorted((luminance(cell), luminance(figures.ink_on(share))))
+    assert (light + 0.05) / (dark + 0.05) > 4
+
+
 def test_the_same_figure_gives_the_same_bytes():
-    first, second = (figures.to_svg(figures.folds_figure({"a": [0.1, 0.2]})) for _ in range(2))
-    assert first == second
+    first, second = (figures.folds_figure({"a": [0.1, 0.2]}) for _ in range(2))
+    assert figures.to_svg(first) == figures.to_svg(second)
+    assert figures.to_pdf(first) == figures.to_pdf(second)

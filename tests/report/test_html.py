@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.report.fonts import FAMILY
 from facenet2expnet.report.html import write_report
 from facenet2expnet.report.run_folder import read_run
 
@@ -97,6 +98,17 @@ def test_page_is_self_contained_and_accessible(make_run: Callable[..., Path]):
     assert page.headings.count(1) == 1
     assert all(later - earlier <= 1 for earlier, later in zip(page.headings, page.headings[1:], strict=False))
     assert page.scopeless == 0
+
+
+def test_the_page_brings_the_font_that_its_figures_ask_for(make_run: Callable[..., Path]):
+    text = write_report(make_run(per_class=6, subjects=3, folds=2)).read_text(encoding="utf-8")
+    assert (
+        f'@font-face {{ font-family: "{FAMILY}"; font-weight: 700; src: url("data:font/woff;base64,' in text
+    )
+    assert "font-src data:" in text
+    asked = re.findall(r"<text [^>]*font(?:-family)?: [^;]*?'([^']+)'", text)
+    assert len(asked) > 50
+    assert set(asked) == {FAMILY}
 
 
 def test_page_says_what_was_measured(make_run: Callable[..., Path]):

@@ -13,6 +13,7 @@ from torch import nn
 from facenet2expnet.analysis.finding import Finding
 from facenet2expnet.analysis.layers import class_count, layer_shapes
 from facenet2expnet.data.manifest import Manifest, natural_key, read_manifest
+from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.data.protocols import Fold, read_split
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.material import gather
@@ -121,7 +122,7 @@ def open_case(
     subjects, sequences = material.manifest.subjects, material.manifest.sequences
     return Case(
         modules, material.pixels, labels, tuple(classes), subjects, sequences,
-        material.contract.crop_px, _tap(models), f"{len(labels):,} pictures: {says}.",
+        material.contract.crop_px, _tap(models), f"{len(labels):,} pictures: {says}{_left_out(material.skipped)}.",
     )  # fmt: skip
 
 
@@ -279,6 +280,13 @@ def _part(data: Path, manifest: Path | Manifest, fold: str, part: str) -> tuple[
         )
     rows = chosen.test if part == "test" else chosen.train
     return manifest.rows(rows), f"the {part} part of fold {chosen.name}"
+
+
+def _left_out(skipped: Sequence[Skipped]) -> str:
+    """How many pictures could not be used, and why."""
+    reasons = list(dict.fromkeys(one.reason for one in skipped))
+    why = ", ".join(reasons[:3]) + (", …" if len(reasons) > 3 else "")
+    return f"; {len(skipped):,} left out ({why})" if skipped else ""
 
 
 def _fewer(manifest: Path | Manifest, pictures: int, seed: int) -> Path | Manifest:

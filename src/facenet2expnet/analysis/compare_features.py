@@ -16,23 +16,24 @@ from facenet2expnet.analysis.layers import all_responses, check_labels, hidden_l
 from facenet2expnet.analysis.probes import expression_probe, identity_probe, reduced, silhouette
 from facenet2expnet.analysis.similarity import channel_r2, cka_table
 from facenet2expnet.errors import UserError
-from facenet2expnet.report.figures import INK, QUIET, new_figure, short, style
+from facenet2expnet.report.figures import INK, QUIET, SHADES, ink_on, new_figure, short, style
 
 Projection = Literal["tsne", "umap"]
 INSTALL_UMAP = 'pip install "facenet2expnet[umap]"'
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 COLOURS = (
     "#0b4f8a",
     "#d55e00",
     "#009e73",
     "#b5408a",
     "#e0a800",
+    "#2a2a2a",
     "#56b4e9",
     "#7a3b00",
-    "#444444",
+    "#8a8a8a",
     "#8c8c00",
-    "#999999",
 )
+"""In turn with `MARKERS`, every second one hollow: so groups are told apart without their colours, too."""
 LEGEND = 12
 """With more groups than this a legend would hide the picture: subjects then go without one."""
 FEWEST = 10
@@ -240,17 +241,18 @@ def _word(kind: str) -> str:
 
 
 def _scatter(axes: Axes, at: np.ndarray, names: np.ndarray, order: Sequence[str]) -> None:
-    """Each group with a colour and a marker of its own, as far as they go."""
-    size = 14 if len(at) <= 500 else 6
+    """Each group with a colour, a marker and a filling of its own, as far as they go."""
+    size, edge = (20, 1.0) if len(at) <= 500 else (9, 0.6)
     for number, name in enumerate(order):
         chosen = names == name
+        colour = COLOURS[number % len(COLOURS)]
         look: dict[str, Any] = {
             "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
-            "color": COLOURS[number % len(COLOURS)],
+            "facecolors": "none" if number % 2 else colour,
+            "edgecolors": colour,
+            "linewidths": edge,
         }
-        axes.scatter(
-            at[chosen, 0], at[chosen, 1], s=size, linewidths=0, alpha=0.8, label=short(name, 16), **look
-        )
+        axes.scatter(at[chosen, 0], at[chosen, 1], s=size, label=short(name, 16), **look)
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -274,14 +276,17 @@ def _similarity_figure(
         left.set_title("bridge against face net")
         left.grid(axis="y")
         edges = np.arange(len(columns) + 1) - 0.5, np.arange(len(rows) + 1) - 0.5
-        right.pcolormesh(*edges, np.nan_to_num(matrix), cmap="Blues", vmin=0, vmax=1.12, edgecolors="white")
+        right.pcolormesh(*edges, np.nan_to_num(matrix), **SHADES)
         for row, column in np.ndindex(*matrix.shape):
             value = matrix[row, column]
             said = f"{value:.2f}" if np.isfinite(value) else "–"
-            colour = "white" if value > 0.55 else INK
-            right.text(
-                column, row, said.replace("-0.00", "0.00"), ha="center", va="center", fontsize=7, color=colour
-            )
+            look: dict[str, Any] = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": 7,
+                "color": ink_on(float(value)),
+            }
+            right.text(column, row, said.replace("-0.00", "0.00"), **look)
         right.set(ylim=(len(rows) - 0.5, -0.5), xlabel=names[1], ylabel=names[0])
         right.set_xticks(range(len(columns)), labels=columns, rotation=45, ha="right", rotation_mode="anchor")
         right.set_yticks(range(len(rows)), labels=rows)

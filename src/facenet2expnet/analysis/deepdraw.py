@@ -251,15 +251,16 @@ def deepdraw(
         start = pixels[:, edge : edge + crop_px, edge : edge + crop_px].mean(axis=0, dtype=np.float64)
     rows, drawn = [], {}
     for name, model in models.items():
-        drawn[name] = draw(model, targets, crop_px=crop_px, layer=layer, recipe=recipe, start=start)
+        _check_targets(model, layer, targets, crop_px)
         highest = best_responses(model, pixels, targets, crop_px=crop_px, layer=layer)
+        drawn[name] = draw(model, targets, crop_px=crop_px, layer=layer, recipe=recipe, start=start)
         rows += list(zip([name] * len(targets), target_names, drawn[name].scores, highest, strict=True))
     table = pd.DataFrame(rows, columns=["network", "target", "score", "best_picture_score"])
     above = int((table["score"] > table["best_picture_score"]).sum())
     says = (
         f"Pictures that raise one target each (layer {layer}), drawn by gradient ascent from "
         f"{'the mean face' if from_mean_face else 'grey'}; {above} of {len(table)} score higher than any of the "
-        f"{len(pixels):,} pictures."
+        f"{len(pixels):,} pictures. Below each stands its score, in brackets the highest score of a picture."
     )
     figure = _figure(drawn, target_names, table)
     return Finding("deepdraw", "What the networks want to see", says, table, figure, table)

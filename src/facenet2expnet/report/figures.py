@@ -1,10 +1,10 @@
-"""Figures in one style: safe for the colour-blind, readable in greyscale, text kept as text."""
+"""Figures in one style: safe for the colour-blind, readable in greyscale, with their fonts inside."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -56,7 +56,8 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 9,
     "lines.linewidth": 1.8,
     "savefig.dpi": 200,
-    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "svg.fonttype": "path",
     "svg.hashsalt": "facenet2expnet",
 }
 """Matplotlib settings of every figure; `text.parse_math` is off since class names may hold a dollar sign."""
@@ -161,10 +162,16 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     return figure
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as SVG text; letters stay letters. The same figure always gives the same text."""
+def to_svg(figure: Figure, *, as_text: bool = False) -> str:
+    """The figure as SVG text. The same figure always gives the same text.
+
+    Args:
+        figure: any of this module's figures.
+        as_text: keep letters as text, for a page that brings the font along (`report.fonts`). Else they are outlines,
+            so that the file looks the same on every machine; a letter that no font here has is then a box.
+    """
     buffer = io.StringIO()
-    with style():
+    with style(), matplotlib.rc_context({"svg.fonttype": "none" if as_text else "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
 
@@ -177,28 +184,43 @@ def to_png(figure: Figure, dpi: int = 200) -> bytes:
     return buffer.getvalue()
 
 
+def to_pdf(figure: Figure) -> bytes:
+    """The figure as PDF bytes, with the letters that it uses embedded as TrueType."""
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(
+            buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None}
+        )
+    return buffer.getvalue()
+
+
+_WRITERS: Mapping[str, Callable[[Figure], bytes]] = {
+    ".svg": lambda figure: to_svg(figure).encode("utf-8"),
+    ".pdf": to_pdf,
+    ".png": to_png,
+}
+
+
 def save_figure(figure: Figure, path: Path, data: pd.DataFrame | None = None) -> list[Path]:
     """Write a figure, and the numbers it shows beside it.
 
     Args:
         figure: any of this module's figures.
-        path: ending in .svg or .png for that format alone; anything else gets both endings added.
+        path: ending in .svg, .pdf or .png for that format alone; anything else gets all three endings added.
         data: written as CSV under the same name.
     Returns:
-        The files written, in the order .svg, .png, .csv.
+        The files written, in the order .svg, .pdf, .png, .csv.
     Raises:
         UserError: If a file can't be written.
     """
     path = Path(path)
-    endings: tuple[str, ...] = (".svg", ".png")
-    stem = path.name
+    endings, stem = list(_WRITERS), path.name
     if path.suffix.lower() in endings:
-        endings, stem = (path.suffix.lower(),), path.stem
+        endings, stem = [path.suffix.lower()], path.stem
     written = []
     for ending in endings:
-        content = to_svg(figure).encode("utf-8") if ending == ".svg" else to_png(figure)
         written.append(path.with_name(stem + ending))
-        write_whole(written[-1], content)
+        write_whole(written[-1], _WRITERS[ending](figure))
     if data is not None:
         written.append(path.with_name(stem + ".csv"))
         write_whole(written[-1], data.to_csv(index=False).encode("utf-8"))
@@ -262,14 +284,22 @@ def confusion_panels(counts: Mapping[str, npt.ArrayLike], classes: Sequence[str]
     return figure
 
 
+SHADES: Any = {"cmap": "Blues", "vmin": 0, "vmax": 1.12, "edgecolors": "white", "linewidth": 1.2}
+"""Of shares 0..1 in a matrix; 1 is not the darkest blue, so that the step to it can be seen."""
+
+
+def ink_on(share: float) -> str:
+    """The colour of letters on a cell of `SHADES`, whichever of the two stands out more."""
+    return "white" if share > 0.77 else INK
+
+
 def _draw_confusion(axes: Axes, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
     k = len(classes)
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros((k, k)), where=totals > 0)
     longest = max(map(len, short_names(classes)))
     edges = np.arange(k + 1) - 0.5
-    look: Any = {"cmap": "Blues", "vmin": 0, "vmax": 1.12, "edgecolors": "white", "linewidth": 1.2}
-    axes.pcolormesh(edges, edges, shares, **look)
+    axes.pcolormesh(edges, edges, shares, **SHADES)
     axes.set(aspect="equal", xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5))
     for row in range(k):
         if not totals[row, 0]:
@@ -287,12 +317,12 @@ def _draw_confusion(axes: Axes, matrix: np.ndarray, classes: Sequence[str], titl
 
 
 def _write_cells(axes: Axes, matrix: np.ndarray, shares: np.ndarray, totals: np.ndarray) -> None:
-    """The numbers in the cells of a confusion matrix; white on dark cells."""
+    """The numbers in the cells of a confusion matrix."""
     with_counts = len(matrix) <= 12
     for row, column in np.ndindex(*matrix.shape):
         if not totals[row, 0] or (not matrix[row, column] and row != column):
             continue
-        colour = "white" if shares[row, column] > 0.55 else INK
+        colour = ink_on(float(shares[row, column]))
         up = -0.13 if with_counts else 0.0
         share = f"{shares[row, column] * 100:.0f}"
         size = 9 if with_counts else 7.5

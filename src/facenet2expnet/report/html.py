@@ -22,6 +22,7 @@ from facenet2expnet.experiment import published
 from facenet2expnet.report import figures, tables
 from facenet2expnet.report.analyses import read_analyses
 from facenet2expnet.report.figures import readable
+from facenet2expnet.report.fonts import font_faces
 from facenet2expnet.report.mistakes import surest_mistakes, thumbnail
 from facenet2expnet.report.run_folder import RunFolder, read_run
 from facenet2expnet.report.tables import NONE, number, percent, shown
@@ -64,7 +65,9 @@ def write_report(run: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(readable=readable, shown=shown, percent=percent, number=number)
-    page = environment.get_template("report.html.j2").render(_context(folder))
+    template, context = environment.get_template("report.html.j2"), _context(folder)
+    letters = template.render(context, font_faces="")
+    page = template.render(context, font_faces=Markup(font_faces(letters)))
     out = Path(run) / "report.html"
     write_whole(out, page.encode("utf-8", "replace"))
     return out
@@ -74,7 +77,7 @@ def inline_svg(figure: Figure, key: str, label: str) -> Markup:
     """A figure as an <svg> element to stand in a page: named for screen readers, its ids made its own by `key`."""
     ET.register_namespace("", SVG)
     ET.register_namespace("xlink", XLINK)
-    root = ET.fromstring(figures.to_svg(figure))
+    root = ET.fromstring(figures.to_svg(figure, as_text=True))
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
