@@ -29,7 +29,8 @@ def test_paper_is_the_paper() -> None:
     assert (paper.expnet.width, paper.expnet.hidden, paper.expnet.dropout) == (1.0, 256, 0.5)
     assert not paper.expnet.batch_norm
     first, second = paper.stage1, paper.stage2
-    assert (first.objective, first.p, first.views) == ("p-norm", 2.0, 0)
+    assert (first.objective, first.views) == ("p-norm(p=2)", 0)
+    assert (second.regress, second.soft_labels) == (0, 0)
     assert (first.lr, first.milestones, first.decay, first.epochs) == (1e-7, (100,), 0.1, 300)
     assert (second.lr, second.milestones, second.decay, second.epochs) == (1e-4, (20,), 0.1, 50)
     for stage in (first, second):
@@ -52,7 +53,7 @@ def test_all_faults_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
         recipes.from_dict(
             {
-                "stage1": {"epoch": 3, "lr": "fast", "epochs": 0},
+                "stage1": {"epoch": 3, "lr": "fast", "epochs": -1},
                 "stage2": {"optimiser": "adam"},
                 "colour": "red",
             },
@@ -63,12 +64,24 @@ def test_all_faults_are_named_at_once() -> None:
     for part in (
         "stage1.epoch is unknown; did you mean epochs?",
         "stage1.lr is 'fast'",
-        "stage1.epochs is 0",
+        "stage1.epochs is -1",
         "stage2.optimiser is 'adam'",
         "colour is unknown",
     ):
         assert part in message
     assert "\n" not in message
+
+
+def test_a_sum_and_several_layers_are_plain_text_on_the_command_line() -> None:
+    settings = [
+        "stage1.objective=phi-s(per=unit) + 0.5 * rkd",
+        "face_net.tap=level1 + level2",
+        "stage1.epochs=0",
+    ]
+    recipe = recipes.override(recipes.preset("normalised"), [*settings, "stage2.regress=1"])
+    assert recipe.stage1.objective == "phi-s(per=unit) + 0.5 * rkd"
+    assert recipes.split_taps(recipe.face_net.tap) == ("level1", "level2")
+    assert recipes.split_taps(" ") == ()
 
 
 def test_overrides_that_name_nothing_are_all_named() -> None:
@@ -83,7 +96,9 @@ def test_overrides_that_name_nothing_are_all_named() -> None:
         ("stage1.milestones=[5,3]", r"stage1\.milestones is \[5, 3\], expected rising epochs"),
         ("stage1.warmup_epochs=1000", r"stage1\.warmup_epochs is 1000, expected less than stage1\.epochs"),
         ("scratch.soft_labels=0.5", "the baseline has no teacher"),
-        ("stage1.objective=p-norm", "stage2.standardised_input is true"),
+        ("scratch.regress=1", r"scratch\.regress is above 0, expected 0"),
+        ("stage1.epochs=0", r"stage1\.epochs is 0, expected stage2\.regress or stage2\.soft_labels above 0"),
+        ("stage2.regress=-1", r"stage2\.regress is -1"),
         ("crop.detector=eyes", "detector is 'eyes', expected one of"),
         ("precision=half", "precision is 'half'"),
     ],

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.learning import objectives
@@ -273,21 +272,21 @@ def test_phi_s_by_hand() -> None:
     assert objective(student, training).item() == pytest.approx(0.25 / 2)
 
 
-def test_the_affine_of_phi_s_and_of_channel_statistics_folds_into_a_convolution() -> None:
+@pytest.mark.parametrize("name", ["phi-s", "standardised-l2"])
+@pytest.mark.parametrize("per", ["unit", "channel"])
+def test_the_parts_of_the_restoration_are_the_restoration(name: str, per: str) -> None:
     training = features(20, 6, 2, 3)
-    rotated = IsotropicStatistics.from_features([training])
-    matrix, offset = rotated.channel_affine()
-    z = rotated.apply(training)
-    torch.testing.assert_close(
-        functional.conv2d(z, matrix[..., None, None], offset), training, rtol=1e-4, atol=1e-4
-    )
-    scaled = FeatureStatistics.from_features([training], per="channel")
-    mean, spread = scaled.channel_affine()
-    folded = scaled.apply(training) * spread.view(-1, 1, 1) + mean.view(-1, 1, 1)
-    torch.testing.assert_close(folded, training)
-    for statistics in (IsotropicStatistics, FeatureStatistics):
-        with pytest.raises(ValueError, match="do not fit a 1x1 convolution"):
-            statistics.from_features([training], per="unit").channel_affine()
+    objective = objectives.build_sum(f"0.5 * {name}(per={per}) + cosine", [training])
+    parts = objective.restoration()
+    z = objective.target(training)
+    turned = z if parts.rotation is None else torch.einsum("dc,bchw->bdhw", parts.rotation, z)
+    assert (parts.rotation is not None) == (name == "phi-s")
+    torch.testing.assert_close(parts.scale * turned + parts.shift, training, rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_space_of_its_own_there_is_nothing_to_restore() -> None:
+    parts = objectives.build_sum("srd + attention-transfer").restoration()
+    assert (parts.rotation, parts.scale.item(), parts.shift.item()) == (None, 1.0, 0.0)
 
 
 def test_phi_s_refuses_constant_features() -> None:

@@ -412,7 +412,7 @@ def test_a_weighted_sum_is_the_sum_of_its_weighted_terms() -> None:
 def test_terms_follow_the_one_that_has_a_space_of_its_own() -> None:
     student, teacher = features(*MAP, seed=1), features(*MAP)
     training = [features(32, *MAP[1:], seed=9)]
-    total = objectives.build_sum({"cosine": 0.5, "standardised-l2": 1.0}, training)
+    total = objectives.build_sum("0.5 * cosine + standardised-l2", training)
     own = objectives.build("standardised-l2", training)
     z = own.target(teacher)
     assert total.space == "standardised"
@@ -425,9 +425,7 @@ def test_terms_follow_the_one_that_has_a_space_of_its_own() -> None:
 
 
 def test_gradient_of_a_weighted_sum() -> None:
-    total = objectives.build_sum(
-        {"phi-s": 1.0, "srd": 0.1, "rkd": 2.0}, [features(32, *MAP[1:], seed=9)]
-    ).double()
+    total = objectives.build_sum("phi-s + 0.1 * srd + 2 * rkd", [features(32, *MAP[1:], seed=9)]).double()
     student = features(*MAP, seed=1, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda s: total(s, features(*MAP, dtype=torch.float64)), student)
 
@@ -439,10 +437,12 @@ def test_sums_that_make_no_sense_are_refused() -> None:
     for weight in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="a weight of the sum is"):
             WeightedSum([(weight, objectives.FitNets())])
+    with pytest.raises(UserError, match="every weight of the sum is 0"):
+        objectives.build_sum("0 * fitnets + 0 * cosine")
     with pytest.raises(ValueError, match="some terms of the sum read features, others logits"):
-        objectives.build_sum({"fitnets": 1.0, "soft-labels": 1.0})
+        objectives.build_sum("fitnets + soft-labels")
     with pytest.raises(ValueError, match=r"2 terms .* space of their own \(standardised, phi-s\)"):
-        objectives.build_sum({"standardised-l2": 1.0, "phi-s": 1.0}, [training])
+        objectives.build_sum("standardised-l2 + phi-s", [training])
 
 
 def test_build_names_what_is_wrong() -> None:

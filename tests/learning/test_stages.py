@@ -15,6 +15,7 @@ from facenet2expnet import recipe as recipes
 from facenet2expnet.errors import UserError
 from facenet2expnet.learning import stages
 from facenet2expnet.learning.augment import Augment, centre_crop
+from facenet2expnet.learning.comparison import Comparison
 from facenet2expnet.learning.loop import EpochRecord
 from facenet2expnet.learning.objectives import PNorm, soft_label_loss
 from facenet2expnet.learning.stages import Classification, Regression, Setting
@@ -89,9 +90,8 @@ def test_stage_1_loss_is_equation_4_with_caffes_reduction(
     teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.0).eval()
     model = stages._expression_classifier(recipe, part, (16, 8, 8), batch_norm=False)
     augment = Augment(recipe.augment, 36)
-    stage = Regression(
-        recipe.stage1, model, part, augment, PNorm(2.0), teacher, "late", None, torch.zeros(16, 8, 8)
-    )
+    comparison = Comparison(model, teacher, {"late": PNorm(2.0)}, torch.zeros(16, 8, 8), [], None)
+    stage = Regression(recipe.stage1, model, part, augment, comparison, None)
     examples = torch.arange(5)
     crops = part.stored(examples).float()
     difference = model.features(crops) - teacher.face_net(crops, ["late"])["late"]
@@ -125,7 +125,7 @@ def test_views_are_what_the_teacher_says_and_are_read_again(
 
     def compute(seed: int = 0) -> stages.Views:
         return compute_views(
-            teacher, part, "late", augment, 3, tmp_path, seed=seed, fabric=fabric,
+            teacher, part, ["late"], augment, 3, tmp_path, seed=seed, fabric=fabric,
             progress=lambda done, total: told.append((done, total)),
         )  # fmt: skip
 
@@ -134,9 +134,8 @@ def test_views_are_what_the_teacher_says_and_are_read_again(
     assert told == [(24, 24)]
     crops = torch.from_numpy(np.array(views.crops[5])).float()
     with torch.no_grad():
-        scores, features = teacher.with_tap(crops, "late")
-    assert features is not None
-    assert np.allclose(views.features[5], features.numpy(), rtol=1e-3, atol=1e-3)
+        scores, (features,) = teacher.with_taps(crops, ["late"])
+    assert np.allclose(views.features["late"][5], features.numpy(), rtol=1e-3, atol=1e-3)
     assert np.allclose(views.scores[5], scores.numpy(), atol=1e-4)
     compute()
     assert told == [(24, 24)]
@@ -156,7 +155,7 @@ def test_features_too_large_for_half_precision_are_refused(
         teacher.face_net.late.bias += 1e5
     augment = Augment(tiny.tiny_recipe().augment, 32)
     with pytest.raises(UserError, match=r"expected at most 65504 .*set stage1\.views=0"):
-        compute_views(teacher, part, "late", augment, 1, tmp_path, seed=0, fabric=fabric)
+        compute_views(teacher, part, ["late"], augment, 1, tmp_path, seed=0, fabric=fabric)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,7 +191,7 @@ def test_blended_views_are_blends_and_teach_blended_labels(
 ) -> None:
     still = Augment(recipes.AugmentRecipe(flip=0.0), 36)
     teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.5).eval()
-    views = compute_views(teacher, part, "late", still, 4, tmp_path, blend=0.5, seed=0, fabric=fabric)
+    views = compute_views(teacher, part, ["late"], still, 4, tmp_path, blend=0.5, seed=0, fabric=fabric)
     assert (views.weights[:, :2] == 1).all()
     assert (views.partners[:, :2] == np.arange(24)[:, None]).all()
     assert (views.weights[:, 2:] >= 0.5).all()
@@ -225,7 +224,7 @@ def test_pictures_without_a_label_count_in_the_soft_loss_alone(
     plain = Classification("scratch", tiny.tiny_recipe().scratch, torch.nn.Identity(), half, augment, [])
     assert sorted(plain.sample().tolist()) == list(range(12))
     teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.5).eval()
-    views = compute_views(teacher, half, "late", augment, 1, tmp_path, seed=0, fabric=fabric)
+    views = compute_views(teacher, half, ["late"], augment, 1, tmp_path, seed=0, fabric=fabric)
     stage = Classification(
         "stage2",
         tiny.tiny_recipe("stage2.soft_labels=0.5").stage2,
@@ -249,10 +248,33 @@ def test_pictures_without_a_label_count_in_the_soft_loss_alone(
     [
         ("face_net.tap=pool5", r"face_net\.tap is 'pool5', expected a layer of tiny with maps: early, late"),
         ("face_net.name=nonsense", "no face net is called 'nonsense'"),
-        ("stage1.objective=soft-labels", r"stage1\.objective is 'soft-labels', expected one of p-norm"),
+        (
+            "face_net.tap=early + pool5 + pooled",
+            r"face_net\.tap is 'pool5 \+ pooled', expected a layer of tiny",
+        ),
+        ("face_net.tap=late + late", r"face_net\.tap is 'late \+ late', expected every layer once"),
+        ("face_net.tap=late +", r"face_net\.tap is '', expected a layer of tiny with maps: early, late"),
+        ("stage1.objective=soft-labels", r"'soft-labels', which compares class scores; expected of p-norm"),
+        (
+            "stage1.objective=p-norm + mse",
+            r"stage1\.objective: there is no objective 'mse'; expected one of p-norm",
+        ),
+        (
+            "stage1.objective=p-norm(p=0)",
+            r"stage1\.objective: p-norm: p is 0\.0, expected a finite number of 1",
+        ),
     ],
 )
 def test_a_recipe_that_no_stage_can_follow_is_refused_first(setting: str, message: str) -> None:
     stages.check(tiny.tiny_recipe())
     with pytest.raises(UserError, match=message):
         stages.check(tiny.tiny_recipe(setting, "stage2.standardised_input=false"))
+
+
+@pytest.mark.parametrize("objective", ["phi-s", "cosine + 0.5 * standardised-l2(per=channel)"])
+def test_standardised_input_goes_with_every_objective_with_a_space_of_its_own(objective: str) -> None:
+    stages.check(tiny.tiny_recipe(f"stage1.objective={objective}", "stage2.standardised_input=true"))
+    with pytest.raises(
+        UserError, match=r"standardised_input is true and .*'rkd', .* standardised-l2 or phi-s"
+    ):
+        stages.check(tiny.tiny_recipe("stage1.objective=rkd", "stage2.standardised_input=true"))

@@ -1,4 +1,4 @@
-"""Train, and be killed: `victim.py DATA OUT resume|new WHERE COUNT`, used by test_resume.py.
+"""Train, and be killed: `victim.py DATA OUT resume|new WHERE COUNT [SETTING ...]`, used by test_resume.py.
 
 WHERE is "loss:STAGE" (in a step), "views" (when the teacher's features are computed and not yet named), "write" (in
 the middle of writing a checkpoint) or "never"; the process kills itself with SIGKILL when it comes there for the
@@ -56,7 +56,7 @@ def arm(killer: Killer) -> None:
 
 
 if __name__ == "__main__":
-    data, out, mode, where, count = sys.argv[1:]
+    data, out, mode, where, count, *more = sys.argv[1:]
     torch.set_num_threads(1)
     loop.SECONDS_BETWEEN_CHECKPOINTS = 0.0
     tiny.register_tiny()
@@ -64,7 +64,7 @@ if __name__ == "__main__":
     settings = ["stage1.ema_decay=0.5", "fine_tune.optimiser=sgd", "fine_tune.epochs=3", "stage1.epochs=3"]
     train(
         data,
-        recipe=tiny.tiny_recipe(*settings),
+        recipe=tiny.tiny_recipe(*settings, *more),
         out=out,
         machine=Machine("cpu", 1),
         resume=mode == "resume",

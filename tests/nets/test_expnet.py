@@ -100,6 +100,19 @@ def test_bridge_affine_is_the_identity_until_set() -> None:
     }
 
 
+@pytest.mark.parametrize("out_chw", [(6, 2, 2), (6, 4, 4), (6, 3, 3), (6, 1, 1)])
+def test_turning_a_bridge_multiplies_its_channels(out_chw: tuple[int, int, int]) -> None:
+    bridge = Bridge((4, 2, 2), out_chw)
+    with torch.no_grad():
+        for parameter in bridge.parameters():
+            parameter.normal_()
+    maps = torch.randn(3, 4, 2, 2)
+    rotation = torch.linalg.qr(torch.randn(6, 6))[0]
+    expected = torch.einsum("dc,bchw->bdhw", rotation, bridge(maps))
+    bridge.turn(rotation)
+    torch.testing.assert_close(bridge(maps), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_classifier_normalises_pixels() -> None:
     net = ExpNet(3, input_px=32, width=0.1, hidden=8).eval()
     classifier = ExpressionClassifier(net, (100.0, 110.0, 120.0), 50.0).eval()

@@ -21,6 +21,7 @@ from facenet2expnet.faces.contract import CropContract
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.face import FaceNet
+from facenet2expnet.recipe import split_taps
 from facenet2expnet.recognize.model_folder import CARD, Model, load_model
 
 PARTS = ("test", "train", "all")
@@ -315,7 +316,7 @@ def _tap(models: Sequence[Model]) -> str:
     for model in models:
         recipe = model.facts.get("recipe", {}).get("face_net", {})
         if recipe.get("tap"):
-            return str(recipe["tap"])
+            return split_taps(recipe["tap"])[0]
         if recipe and isinstance(model.module, FaceClassifier):
             return model.module.face_net.info.default_tap
     for model in models:

@@ -10,7 +10,7 @@ Each composes plain parts and hands them to the one loop, `loop.fit`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,23 @@ from torch.nn import functional
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.learning.augment import Augment
+from facenet2expnet.learning.comparison import Accompanied, Comparison, further_bridges
 from facenet2expnet.learning.loop import Listener, fit
 from facenet2expnet.learning.objectives import (
     REGISTRY,
     ObjectiveModule,
-    RSquared,
-    StandardisedL2,
-    build,
+    Term,
+    build_sum,
     soft_label_loss,
+    terms_of,
 )
 from facenet2expnet.learning.teacher import Progress, TrainingPart, Views, compute_views, tapped_features
 from facenet2expnet.nets import face
+from facenet2expnet.nets.bridge import Bridge
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face import FaceNet
-from facenet2expnet.recipe import ClassifyRecipe, Recipe, RegressRecipe, StageRecipe
+from facenet2expnet.recipe import ClassifyRecipe, Recipe, RegressRecipe, StageRecipe, split_taps
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Setting:
 
 
 class Classification:
-    """Cross-entropy on augmented crops, FN2EN eq. (5); with soft labels where a teacher's views are given."""
+    """Cross-entropy on augmented crops, FN2EN eq. (5); soft labels and stage 1's objective beside it where asked."""
 
     def __init__(
         self,
@@ -73,11 +75,13 @@ class Classification:
         augment: Augment,
         fresh: Iterable[nn.Parameter],
         views: Views | None = None,
+        comparison: Comparison | None = None,
     ) -> None:
         self.name, self.recipe, self.module = name, recipe, module
-        self.part, self.augment, self.views = part, augment, views
+        self.part, self.augment, self.views, self.comparison = part, augment, views, comparison
         self.fresh = list(fresh)
-        self.examples = part.labelled if views is None else torch.arange(len(part))
+        labels_only = views is None and comparison is None
+        self.examples = part.labelled if labels_only else torch.arange(len(part))
         known = part.targets[part.targets >= 0]
         counts = torch.bincount(known, minlength=part.classes).clamp(min=1).float()
         self.class_weights = len(known) / (part.classes * counts) if recipe.balance != "none" else None
@@ -102,11 +106,12 @@ class Classification:
     def loss(self, examples: Tensor) -> Tensor:
         targets = self.part.targets[examples.to(self.part.device)]
         if self.views is None:
-            scores = self.module(self.augment(self.part.stored(examples)))
+            scores, regression = self._pass(self.augment(self.part.stored(examples)))
             self._count(scores, targets)
-            return self._cross_entropy(scores, targets).mean()
+            hard = self._cross_entropy(scores, targets).sum() / (targets >= 0).sum().clamp(min=1)
+            return hard + regression
         index = self.views.draw(examples)
-        scores = self.module(self._to_device(self.views.crops[index]).float())
+        scores, regression = self._pass(self._to_device(self.views.crops[index]).float(), index)
         self._count(scores, targets)
         partners = self.part.targets[self._to_device(self.views.partners[index])]
         share = self._to_device(self.views.weights[index])
@@ -117,7 +122,20 @@ class Classification:
         hard = (hard * labelled).sum() / labelled.sum().clamp(min=1)
         assert isinstance(self.recipe, ClassifyRecipe)
         soft = soft_label_loss(scores, self._to_device(self.views.scores[index]), self.recipe.temperature)
-        return (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft
+        return (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft + regression
+
+    def _pass(
+        self, crops: Tensor, index: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> tuple[Tensor, Tensor | float]:
+        """Class scores, and stage 1's objective of the same pass with its weight."""
+        if self.comparison is None:
+            return self.module(crops), 0.0
+        assert isinstance(self.recipe, ClassifyRecipe)
+        with self.comparison.watching() as maps:
+            scores = self.module(crops)
+        return scores, self.recipe.regress * self.comparison.loss(
+            maps[0], self.comparison.features(crops, index)
+        )
 
     def _cross_entropy(self, scores: Tensor, targets: Tensor) -> Tensor:
         """(B,), 0 where there is no label; weighted losses are brought to the mean that PyTorch gives."""
@@ -145,7 +163,7 @@ class Classification:
     def epoch_metrics(self) -> dict[str, float]:
         accuracy = self.right / max(1, self.seen)
         self.right, self.seen = 0.0, 0
-        return {"accuracy": accuracy}
+        return {"accuracy": accuracy} | ({"r2": self.comparison.r2()} if self.comparison else {})
 
 
 class Regression:
@@ -159,17 +177,13 @@ class Regression:
         student: ExpressionClassifier,
         part: TrainingPart,
         augment: Augment,
-        objective: ObjectiveModule,
-        teacher: FaceClassifier,
-        tap: str,
+        comparison: Comparison,
         views: Views | None,
-        target_mean: Tensor,
     ) -> None:
         self.recipe, self.student, self.part, self.augment = recipe, student, part, augment
-        self.objective, self.teacher, self.tap, self.views = objective, teacher.eval(), tap, views
-        self.target_mean = target_mean
-        self.module: nn.Module = nn.ModuleList([student.net.convolutions, student.net.bridge])
-        self.explained = RSquared(target_mean)
+        self.comparison, self.views = comparison, views
+        net = student.net
+        self.module: nn.Module = nn.ModuleList([net.convolutions, net.bridge, *comparison.bridges])
 
     def sample(self) -> Tensor:
         return torch.randperm(len(self.part))
@@ -178,26 +192,17 @@ class Regression:
         return [{"params": list(self.module.parameters()), "lr_factor": 1.0}]
 
     def loss(self, examples: Tensor) -> Tensor:
-        crops, features = self._crops_and_features(examples)
-        predicted = self.student.features(crops)
-        self.explained.update(predicted, self.objective.target(features))
-        return self.objective(predicted, features)
-
-    @torch.no_grad()
-    def _crops_and_features(self, examples: Tensor) -> tuple[Tensor, Tensor]:
+        index = None
         if self.views is None:
             crops = self.augment(self.part.stored(examples))
-            features = self.teacher.with_tap(crops, self.tap)[1]
-            assert features is not None
-            return crops, features.float()
-        index = self.views.draw(examples)
-        crops = torch.from_numpy(self.views.crops[index]).to(self.part.device).float()
-        return crops, torch.from_numpy(self.views.features[index]).to(self.part.device).float()
+        else:
+            index = self.views.draw(examples)
+            crops = torch.from_numpy(self.views.crops[index]).to(self.part.device).float()
+        features = self.comparison.features(crops, index)
+        return self.comparison.loss(self.student.maps(crops), features)
 
     def epoch_metrics(self) -> dict[str, float]:
-        r2 = self.explained.compute()
-        self.explained = RSquared(self.target_mean)
-        return {"r2": r2}
+        return {"r2": self.comparison.r2()}
 
 
 def check(recipe: Recipe) -> None:
@@ -206,12 +211,14 @@ def check(recipe: Recipe) -> None:
     Raises:
         UserError: What is wrong with it.
     """
-    known = [name for name, kind in REGISTRY.items() if kind.reads == "features"]
-    if recipe.stage1.objective not in known:
+    terms = _terms(recipe)
+    if recipe.stage2.standardised_input and all(REGISTRY[term.name].space == "teacher" for term in terms):
+        own = [name for name, kind in REGISTRY.items() if kind.space != "teacher"]
         raise UserError(
-            f"stage1.objective is '{recipe.stage1.objective}', expected one of {', '.join(known)}"
+            f"stage2.standardised_input is true and stage1.objective is '{recipe.stage1.objective}', expected a term "
+            f"with a space of its own in it: {' or '.join(own)}"
         )
-    _tap(recipe, face.load(recipe.face_net.name, recipe.face_net.weights or None))
+    _taps(recipe, face.load(recipe.face_net.name, recipe.face_net.weights or None))
 
 
 def fine_tune(part: TrainingPart, setting: Setting, folder: Path) -> FaceClassifier:
@@ -238,7 +245,7 @@ def from_scratch(part: TrainingPart, setting: Setting, folder: Path) -> Expressi
     """The baseline "Train From Scratch (BN)": the same architecture with batch norm, cross-entropy only."""
     recipe = setting.recipe
     net = face.load(recipe.face_net.name, recipe.face_net.weights or None)
-    _, bridge_chw = _tap(recipe, net)
+    bridge_chw = next(iter(_taps(recipe, net).values()))
     torch.manual_seed(setting.seed)
     model = _expression_classifier(recipe, part, bridge_chw, batch_norm=True)
     stage = Classification("scratch", recipe.scratch, model, part, _augment(recipe, part), model.parameters())
@@ -249,7 +256,7 @@ def from_scratch(part: TrainingPart, setting: Setting, folder: Path) -> Expressi
 def fn2en(
     part: TrainingPart, teacher: FaceClassifier, setting: Setting, folder: Path
 ) -> ExpressionClassifier:
-    """Stages 1 and 2: the expression net of the paper.
+    """Stages 1 and 2: the expression net of the paper. One stage alone is stage 2 with stage 1's objective in it.
 
     Args:
         part: the training part, the same that the teacher was fine-tuned on; unlabelled pictures may stand in it.
@@ -258,63 +265,83 @@ def fn2en(
         folder: for checkpoints and the teacher's views.
     """
     recipe = setting.recipe
-    tap, bridge_chw = _tap(recipe, teacher.face_net)
+    taps = _taps(recipe, teacher.face_net)
     augment = _augment(recipe, part)
     views = None
     if recipe.stage1.views:
         views = compute_views(
-            teacher, part, tap, augment, recipe.stage1.views, setting.views_folder or folder,
+            teacher, part, list(taps), augment, recipe.stage1.views, setting.views_folder or folder,
             blend=recipe.stage1.blend, seed=setting.seed, fabric=setting.fabric, progress=setting.progress,
         )  # fmt: skip
     torch.manual_seed(setting.seed)
+    bridge_chw, *further = taps.values()
     model = _expression_classifier(recipe, part, bridge_chw, batch_norm=recipe.expnet.batch_norm)
-    regress(model, part, teacher, tap, augment, views, setting, folder)
-    classify(model, part, augment, views, setting, folder)
+    comparison = None
+    if recipe.stage1.epochs or recipe.stage2.regress:
+        bridges = further_bridges(model.net.bridge.in_chw, further, part.device)
+        comparison = _comparison(model, bridges, part, teacher, list(taps), augment, views, recipe)
+        if recipe.stage1.epochs:
+            regress(model, part, augment, comparison, views, setting, folder)
+        if not recipe.stage2.standardised_input:
+            comparison.restore_scale()
+    classify(model, part, augment, comparison, views, setting, folder)
     return model.eval()
 
 
 def regress(
     model: ExpressionClassifier,
     part: TrainingPart,
-    teacher: FaceClassifier,
-    tap: str,
     augment: Augment,
+    comparison: Comparison,
     views: Views | None,
     setting: Setting,
     folder: Path,
 ) -> None:
-    """Stage 1: train the convolutions and the bridge on the face net's layer; leaves its scale in the bridge."""
-    recipe = setting.recipe.stage1
-    own: dict[str, dict[str, Any]] = {
-        "p-norm": {"p": recipe.p},
-        "standardised-l2": {"per": recipe.statistics},
-    }
-    options = own.get(recipe.objective, {})
-
-    def features() -> Iterable[Tensor]:
-        return views.batches() if views else tapped_features(teacher, part, tap, augment.crop_px)
-
-    objective = build(recipe.objective, features(), **options).to(part.device)
-    target_mean = _mean(objective, features())
-    stage = Regression(recipe, model, part, augment, objective, teacher, tap, views, target_mean)
+    """Stage 1: train the convolutions and the bridge on the face net's layer."""
+    stage = Regression(setting.recipe.stage1, model, part, augment, comparison, views)
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
-    if isinstance(objective, StandardisedL2) and not setting.recipe.stage2.standardised_input:
-        model.net.bridge.set_affine(objective.statistics.mean, objective.statistics.spread)
 
 
 def classify(
     model: ExpressionClassifier,
     part: TrainingPart,
     augment: Augment,
+    comparison: Comparison | None,
     views: Views | None,
     setting: Setting,
     folder: Path,
 ) -> None:
     """Stage 2: the fully connected layers from a Gaussian, the convolutions from stage 1, all trained."""
     recipe = setting.recipe.stage2
-    soft = views if recipe.soft_labels else None
-    stage = Classification("stage2", recipe, model, part, augment, model.net.head.parameters(), soft)
+    comparison = comparison if recipe.regress else None
+    views = views if recipe.soft_labels or recipe.regress else None
+    module: nn.Module = model
+    if comparison is not None and comparison.bridges:
+        module = Accompanied(model, comparison.bridges)
+    fresh = model.net.head.parameters() if setting.recipe.stage1.epochs else module.parameters()
+    stage = Classification("stage2", recipe, module, part, augment, fresh, views, comparison)
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+
+
+def _comparison(
+    model: ExpressionClassifier,
+    bridges: Sequence[Bridge],
+    part: TrainingPart,
+    teacher: FaceClassifier,
+    taps: Sequence[str],
+    augment: Augment,
+    views: Views | None,
+    recipe: Recipe,
+) -> Comparison:
+    """The objective of every tap, with the statistics of the training part that it needs."""
+
+    def features(tap: str) -> Iterable[Tensor]:
+        return views.batches(tap) if views else tapped_features(teacher, part, tap, augment.crop_px)
+
+    expression = recipe.stage1.objective
+    objectives = {tap: build_sum(expression, features(tap)).to(part.device) for tap in taps}
+    target_mean = _mean(objectives[taps[0]], features(taps[0]))
+    return Comparison(model, teacher, objectives, target_mean, bridges, views)
 
 
 def _augment(recipe: Recipe, part: TrainingPart) -> Augment:
@@ -341,17 +368,38 @@ def _mean(objective: ObjectiveModule, features: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
-def _tap(recipe: Recipe, net: FaceNet) -> tuple[str, tuple[int, int, int]]:
-    """The tapped layer's name and the shape (C, H, W) that the bridge gives.
+def _terms(recipe: Recipe) -> tuple[Term, ...]:
+    """The terms of stage 1's objective.
 
     Raises:
-        UserError: If the face net has no such layer, or the layer has no maps.
+        UserError: If it can't be read, or compares anything but features.
     """
-    tap = recipe.face_net.tap or net.info.default_tap
-    maps = {name: shape for name, shape in net.info.taps.items() if len(shape) == 3}
-    if tap not in maps:
+    try:
+        terms = terms_of(recipe.stage1.objective)
+    except UserError as error:
+        raise UserError(f"stage1.objective: {error}") from None
+    if any(REGISTRY[term.name].reads != "features" for term in terms):
+        known = [name for name, kind in REGISTRY.items() if kind.reads == "features"]
         raise UserError(
-            f"face_net.tap is '{tap}', expected a layer of {net.info.name} with maps: {', '.join(maps)}"
+            f"stage1.objective is '{recipe.stage1.objective}', which compares class scores; expected of "
+            f"{', '.join(known)}; soft labels are asked for by stage2.soft_labels"
         )
-    channels, height, width = maps[tap]
-    return tap, (channels, height, width)
+    return terms
+
+
+def _taps(recipe: Recipe, net: FaceNet) -> dict[str, tuple[int, int, int]]:
+    """The tapped layers and the shapes (C, H, W) of their bridges, the expression net's own first.
+
+    Raises:
+        UserError: If the face net has no such layer, the layer has no maps, or one is named twice.
+    """
+    taps = split_taps(recipe.face_net.tap) or (net.info.default_tap,)
+    maps = {name: shape for name, shape in net.info.taps.items() if len(shape) == 3}
+    unknown = [tap for tap in taps if tap not in maps]
+    if unknown:
+        raise UserError(
+            f"face_net.tap is '{' + '.join(unknown)}', expected a layer of {net.info.name} with maps: {', '.join(maps)}"
+        )
+    if len(set(taps)) < len(taps):
+        raise UserError(f"face_net.tap is '{recipe.face_net.tap}', expected every layer once")
+    return {tap: (channels, height, width) for tap in taps for channels, height, width in [maps[tap]]}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +68,7 @@ def tapped_features(
     """The tapped layer's output on every centre crop of the training part, batch by batch, (B, C, H, W)."""
     classifier.eval()
     for stored in part.batches():
-        tapped = classifier.with_tap(centre_crop(stored, crop_px), tap)[1]
-        assert tapped is not None
-        yield tapped
+        yield classifier.with_taps(centre_crop(stored, crop_px), [tap])[1][0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +77,14 @@ class Views:
 
     Attributes:
         crops: (N, K, 3, c, c) uint8, what both nets see.
-        features: (N, K, C, H, W) half precision, the tapped layer's output.
+        features: tapped layer -> its output, (N, K, C, H, W) half precision.
         scores: (N, K, classes) 32 bits, class scores before softmax.
         partners: (N, K) int64, the picture that a blended view was blended with; its own number where it was not.
         weights: (N, K) 32 bits, the first picture's weight in the blend, 1 where it is none.
     """
 
     crops: np.ndarray
-    features: np.ndarray
+    features: Mapping[str, np.ndarray]
     scores: np.ndarray
     partners: np.ndarray
     weights: np.ndarray
@@ -96,19 +94,19 @@ class Views:
         views = torch.randint(self.crops.shape[1], (len(examples),))
         return examples.cpu().numpy(), views.numpy()
 
-    def batches(self) -> Iterator[Tensor]:
-        """All features, K views of some pictures at a time, (B, C, H, W) 32 bits."""
-        pictures = max(1, 256 // self.features.shape[1])
-        for start in range(0, len(self.features), pictures):
-            block = np.asarray(self.features[start : start + pictures], np.float32)
+    def batches(self, tap: str) -> Iterator[Tensor]:
+        """All features of a layer, K views of some pictures at a time, (B, C, H, W) 32 bits."""
+        features = self.features[tap]
+        pictures = max(1, 256 // features.shape[1])
+        for start in range(0, len(features), pictures):
+            block = np.asarray(features[start : start + pictures], np.float32)
             yield torch.from_numpy(block.reshape(-1, *block.shape[2:]))
 
 
-@torch.no_grad()
 def compute_views(
     classifier: FaceClassifier,
     part: TrainingPart,
-    tap: str,
+    taps: Sequence[str],
     augment: Augment,
     count: int,
     folder: Path,
@@ -120,13 +118,14 @@ def compute_views(
 ) -> Views:
     """Run the teacher once over `count` augmented views of every picture; memory-mapped files keep the answers.
 
-    The files are named by what they depend on: the face net's weights, the tap, the augmentation, the pictures and
-    the seed. Where all that is the same they are read again, otherwise made anew.
+    The files are named by what they depend on: the face net's weights, the augmentation, the pictures and the seed.
+    Where all that is the same they are read again, otherwise made anew. Every layer's features have a file of their
+    own: where only that is missing, the teacher is shown the views that are there.
 
     Args:
         classifier: the fine-tuned face net, frozen.
         part: the pictures; labels are not looked at.
-        tap: the layer to keep.
+        taps: the layers to keep.
         augment: makes a view.
         count: views a picture, K.
         folder: of the files.
@@ -138,47 +137,85 @@ def compute_views(
     Raises:
         UserError: If the disk is full, or a feature is not finite or too large for half precision.
     """
+    names = {tap: f"features-{hashlib.sha256(tap.encode()).hexdigest()[:8]}" for tap in taps}
     shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
         "crops": ((len(part), count, 3, augment.crop_px, augment.crop_px), np.dtype(np.uint8)),
-        "features": (
-            (len(part), count, *_tap_shape(classifier, part, tap, augment.crop_px)),
-            np.dtype(np.float16),
-        ),
         "scores": ((len(part), count, part.classes), np.dtype(np.float32)),
         "partners": ((len(part), count), np.dtype(np.int64)),
         "weights": ((len(part), count), np.dtype(np.float32)),
     }
-    key = _key(classifier, part, tap, augment, [count, blend, seed])
+    common = set(shapes)
+    for name, shape in zip(names.values(), _tap_shapes(classifier, part, taps, augment.crop_px), strict=True):
+        shapes[name] = ((len(part), count, *shape), np.dtype(np.float16))
+    key = _key(classifier, part, augment, [count, blend, seed])
     paths = {name: folder / f"views-{name}-{key}.npy" for name in shapes}
-    if not all(path.is_file() for path in paths.values()):
-        classifier.eval()
-        torch.manual_seed(seed)
-        partners, weights = _blends(len(part), count, blend)
-        with _Files(folder, paths, shapes) as files:
-            files["partners"][:], files["weights"][:] = partners.numpy(), weights.numpy()
-            for start in range(0, len(part), BATCH):
-                stop = min(start + BATCH, len(part))
-                stored = part.stored(torch.arange(start, stop))
-                for view in range(count):
-                    crops = augment(stored)
-                    if float(weights[start:stop, view].min()) < 1:
-                        other = augment(part.stored(partners[start:stop, view]))
-                        crops = other.lerp(crops, weights[start:stop, view].to(crops).view(-1, 1, 1, 1))
-                    crops = crops.round()
-                    with fabric.autocast():
-                        scores, features = classifier.with_tap(crops, tap)
-                    assert features is not None
-                    if not float(features.abs().max()) <= LARGEST_HALF:
-                        raise UserError(
-                            f"layer '{tap}' gives {float(features.abs().max()):g}, expected at most "
-                            f"{LARGEST_HALF:g} for the cache in half precision: set stage1.views=0"
-                        )
-                    files["crops"][start:stop, view] = crops.to(torch.uint8).cpu().numpy()
-                    files["features"][start:stop, view] = features.float().cpu().numpy()
-                    files["scores"][start:stop, view] = scores.float().cpu().numpy()
-                if progress:
-                    progress(stop, len(part))
-    return Views(**{name: np.load(path, mmap_mode="r") for name, path in paths.items()})
+    missing = [name for name, path in paths.items() if not path.is_file()]
+    if missing:
+        whole = common.isdisjoint(missing)
+        missing = missing if whole else list(paths)
+        stored = np.load(paths["crops"], mmap_mode="r") if whole else None
+        with _Files(folder, {n: paths[n] for n in missing}, {n: shapes[n] for n in missing}) as files:
+            new = {tap: files[name] for tap, name in names.items() if name in missing}
+            _ask(classifier, part, augment, count, blend, seed, fabric, stored, files, new, progress)
+    found = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+    features = {tap: found[name] for tap, name in names.items()}
+    return Views(features=features, **{name: found[name] for name in common})
+
+
+@torch.no_grad()
+def _ask(
+    classifier: FaceClassifier,
+    part: TrainingPart,
+    augment: Augment,
+    count: int,
+    blend: float,
+    seed: int,
+    fabric: Fabric,
+    stored: np.ndarray | None,
+    files: Mapping[str, np.ndarray],
+    features: Mapping[str, np.ndarray],
+    progress: Progress | None,
+) -> None:
+    """Show the teacher every view, drawn anew unless stored ones are given; fill in its scores and `features`."""
+    classifier.eval()
+    torch.manual_seed(seed)
+    partners, weights = _blends(len(part), count, blend)
+    if stored is None:
+        files["partners"][:], files["weights"][:] = partners.numpy(), weights.numpy()
+    for start in range(0, len(part), BATCH):
+        stop = min(start + BATCH, len(part))
+        for view in range(count):
+            if stored is None:
+                crops = _draw(
+                    part, augment, start, stop, partners[start:stop, view], weights[start:stop, view]
+                )
+            else:
+                crops = torch.from_numpy(stored[start:stop, view]).to(part.device).float()
+            with fabric.autocast():
+                scores, found = classifier.with_taps(crops, list(features))
+            for (tap, file), values in zip(features.items(), found, strict=True):
+                if not float(values.abs().max()) <= LARGEST_HALF:
+                    raise UserError(
+                        f"layer '{tap}' gives {float(values.abs().max()):g}, expected at most "
+                        f"{LARGEST_HALF:g} for the cache in half precision: set stage1.views=0"
+                    )
+                file[start:stop, view] = values.float().cpu().numpy()
+            if stored is None:
+                files["crops"][start:stop, view] = crops.to(torch.uint8).cpu().numpy()
+                files["scores"][start:stop, view] = scores.float().cpu().numpy()
+        if progress:
+            progress(stop, len(part))
+
+
+def _draw(
+    part: TrainingPart, augment: Augment, start: int, stop: int, partners: Tensor, weights: Tensor
+) -> Tensor:
+    """One view of some pictures, blended with its partners where a weight is below 1; whole numbers in 0..255."""
+    crops = augment(part.stored(torch.arange(start, stop)))
+    if float(weights.min()) < 1:
+        other = augment(part.stored(partners))
+        crops = other.lerp(crops, weights.to(crops).view(-1, 1, 1, 1))
+    return crops.round()
 
 
 def _blends(pictures: int, count: int, share: float) -> tuple[Tensor, Tensor]:
@@ -248,18 +285,18 @@ def _check_room(folder: Path, needed: int) -> None:
         )
 
 
-def _tap_shape(classifier: FaceClassifier, part: TrainingPart, tap: str, crop_px: int) -> tuple[int, ...]:
+@torch.no_grad()
+def _tap_shapes(
+    classifier: FaceClassifier, part: TrainingPart, taps: Sequence[str], crop_px: int
+) -> list[tuple[int, ...]]:
     classifier.eval()
-    features = classifier.with_tap(centre_crop(part.stored(torch.arange(1)), crop_px), tap)[1]
-    assert features is not None
-    return tuple(features.shape[1:])
+    found = classifier.with_taps(centre_crop(part.stored(torch.arange(1)), crop_px), taps)[1]
+    return [tuple(features.shape[1:]) for features in found]
 
 
-def _key(
-    classifier: FaceClassifier, part: TrainingPart, tap: str, augment: Augment, numbers: list[float]
-) -> str:
+def _key(classifier: FaceClassifier, part: TrainingPart, augment: Augment, numbers: list[float]) -> str:
     pictures = hashlib.sha256()
     for start in range(0, len(part), 1024):
         pictures.update(np.ascontiguousarray(part.pixels[start : start + 1024]).tobytes())
-    facts = [weights_sha256(classifier), tap, repr(augment.recipe), augment.crop_px, numbers]
+    facts = [weights_sha256(classifier), repr(augment.recipe), augment.crop_px, numbers]
     return hashlib.sha256(json.dumps([*facts, pictures.hexdigest()]).encode()).hexdigest()[:16]

@@ -13,7 +13,7 @@ class Bridge(nn.Module):
     (fractionally strided convolution) that begins as bilinear upsampling brings the map to the larger side; where
     the face net's map is the smaller one, average pooling does. A last affine, `shift + scale * map`, carries the
     statistics that a standardised stage 1 divides by, so that the output has the face net's own scale; it is the
-    identity until `set_affine` is called, and is not learned.
+    identity until `set_affine` is called, and is not learned. `before_affine` is the map without it.
 
     Args:
         in_chw: (C, H, W) of the incoming map.
@@ -39,10 +39,26 @@ class Bridge(nn.Module):
         self.shift.copy_(shift.expand(self.out_chw))
         self.scale.copy_(scale.expand(self.out_chw))
 
+    @torch.no_grad()
+    def turn(self, rotation: Tensor) -> None:
+        """Multiply the channels of the output before the affine by a matrix (C, C), within the last learned layer."""
+        last = next((m for m in self.resize.modules() if isinstance(m, Deconvolution)), None)
+        if last is not None:
+            last.weight.copy_(torch.einsum("dc,ichw->idhw", rotation, last.weight))
+        else:
+            self.conv.weight.copy_(torch.einsum("dc,cihw->dihw", rotation, self.conv.weight))
+        bias = (last or self.conv).bias
+        assert bias is not None
+        bias.copy_(rotation @ bias)
+
+    def before_affine(self, maps: Tensor) -> Tensor:
+        """(B, *in_chw) -> (B, *out_chw), as stage 1 trains it."""
+        resized: Tensor = self.resize(self.conv(maps))
+        return resized
+
     def forward(self, maps: Tensor) -> Tensor:
         """(B, *in_chw) -> (B, *out_chw)."""
-        resized: Tensor = self.resize(self.conv(maps))
-        return self.shift + self.scale * resized
+        return self.shift + self.scale * self.before_affine(maps)
 
 
 def _resize(channels: int, in_hw: tuple[int, int], out_hw: tuple[int, int]) -> nn.Module:

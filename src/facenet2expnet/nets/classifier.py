@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,11 @@ class ExpressionClassifier(nn.Module):
     def normalise(self, crops: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) in 0..255 -> what the expression net sees."""
         return (crops - self.mean) / self.scale
+
+    def maps(self, crops: Tensor) -> Tensor:
+        """The last convolution's maps, which the bridge takes: (B, 3, H, W) in 0..255 -> (B, *bridge.in_chw)."""
+        maps: Tensor = self.net.convolutions(self.normalise(crops))
+        return maps
 
     def features(self, crops: Tensor) -> Tensor:
         """g(I): (B, 3, H, W) in 0..255 -> (B, *bridge_chw)."""
@@ -66,13 +72,12 @@ class FaceClassifier(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """(B, 3, H, W) in 0..255 -> class scores before softmax (B, K)."""
-        return self.with_tap(crops, None)[0]
+        return self.with_taps(crops, [])[0]
 
-    def with_tap(self, crops: Tensor, tap: str | None) -> tuple[Tensor, Tensor | None]:
-        """Class scores, and the output of one more layer from the same pass."""
-        taps = dict.fromkeys([self.embedding, tap] if tap else [self.embedding])
-        found = self.face_net(crops, list(taps))
+    def with_taps(self, crops: Tensor, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """Class scores, and the outputs of more layers from the same pass."""
+        found = self.face_net(crops, list(dict.fromkeys([self.embedding, *taps])))
         embedding = found[self.embedding]
         if self.pools:
             embedding = embedding.mean(dim=(2, 3))
-        return self.head(embedding), found[tap] if tap else None
+        return self.head(embedding), [found[tap] for tap in taps]

@@ -88,17 +88,7 @@ class ExpNet(nn.Module):
                 scores=nn.Linear(hidden, classes),
             )
         )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Convolutions from He's normal distribution, fully connected layers from a Gaussian (FN2EN, IV-A)."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=FC_STD)
-            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        reset_parameters(self)
 
     def features(self, images: Tensor) -> Tensor:
         """g(I): normalised images (B, 3, H, W) -> bridge output (B, *bridge_chw)."""
@@ -109,6 +99,17 @@ class ExpNet(nn.Module):
         """O = h(g(I)): normalised images (B, 3, H, W) -> class scores before softmax (B, K)."""
         scores: Tensor = self.head(self.features(images))
         return scores
+
+
+def reset_parameters(net: nn.Module) -> None:
+    """Convolutions from He's normal distribution, fully connected layers from a Gaussian (FN2EN, IV-A)."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=FC_STD)
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def pooled_px(side_px: int) -> int:

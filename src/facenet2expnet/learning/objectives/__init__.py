@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.learning.objectives.base import Objective, ObjectiveModule, WeightedSum
+from facenet2expnet.learning.objectives.base import Objective, ObjectiveModule, Restoration, WeightedSum
+from facenet2expnet.learning.objectives.expression import Term, parse
 from facenet2expnet.learning.objectives.logits import SoftLabels, soft_label_loss
 from facenet2expnet.learning.objectives.phi_s import IsotropicStatistics, PhiS, phi_s_loss
 from facenet2expnet.learning.objectives.regression import (
@@ -71,17 +72,22 @@ def build(name: str, features: Iterable[Tensor] | None = None, **options: Any) -
         raise UserError(f"objective '{name}' can't be made from {options}: {error}") from error
 
 
-def build_sum(weights: Mapping[str, float], features: Iterable[Tensor] | None = None) -> WeightedSum:
-    """Make a weighted sum of objectives by their names, each with its standard numbers.
+def terms_of(expression: str) -> tuple[Term, ...]:
+    """The terms of a sum such as `standardised-l2 + 0.5 * rkd(angle_weight=0)`, read strictly; see `parse`."""
+    return parse(expression, REGISTRY)
+
+
+def build_sum(expression: str, features: Iterable[Tensor] | None = None) -> WeightedSum:
+    """Make a weighted sum of objectives; see `parse` for how it is written.
 
     Args:
-        weights: objective name -> weight, one or more.
+        expression: such as `standardised-l2(per=channel) + 0.5 * attention-transfer`.
         features: as for build; at most one term reads them, as only one may have a space of its own.
     Raises:
-        UserError: If a name is unknown, or features are missing.
-        ValueError: If the terms can't be summed; see WeightedSum.
+        UserError: If it can't be read or summed, or features are missing.
     """
-    return WeightedSum([(weight, build(name, features)) for name, weight in weights.items()])
+    terms = terms_of(expression)
+    return WeightedSum([(term.weight, build(term.name, features, **term.options)) for term in terms])
 
 
 __all__ = [
@@ -98,9 +104,11 @@ __all__ = [
     "PhiS",
     "RSquared",
     "RelationalKD",
+    "Restoration",
     "SmoothL1",
     "SoftLabels",
     "StandardisedL2",
+    "Term",
     "WeightedSum",
     "attention_transfer_loss",
     "build",
@@ -116,4 +124,5 @@ __all__ = [
     "soft_label_loss",
     "srd_loss",
     "standardised_l2_loss",
+    "terms_of",
 ]

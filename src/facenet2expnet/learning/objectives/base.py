@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+
+from facenet2expnet.errors import UserError
+
+Choice = type[float] | type[bool] | tuple[str, ...]
+"""What an option may be: a number, true or false, or one of some words."""
+
+Options = Mapping[str, Choice]
+"""An objective's options by name."""
 
 
 class Objective(Protocol):
@@ -26,11 +35,13 @@ class ObjectiveModule(nn.Module):
         space: where the student's output lives. "teacher": it is the teacher's feature itself. Otherwise it
             is an affine image of it, and `target` and `restore` go there and back.
         needs_features: whether `fit` has to see the teacher's features of the training part.
+        options: what a recipe may give it, by name.
     """
 
     reads: Literal["features", "logits"] = "features"
     space: str = "teacher"
     needs_features: ClassVar[bool] = False
+    options: ClassVar[Options] = {}
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor], **options: Any) -> Self:
@@ -51,6 +62,49 @@ class ObjectiveModule(nn.Module):
         """The student's output in the teacher's own space; the inverse of `target`."""
         return student
 
+    def restoration(self) -> Restoration:
+        """`restore` in its parts, for the bridge to take over."""
+        return Restoration(None, torch.ones(()), torch.zeros(()))
+
+
+@dataclass(frozen=True, eq=False)
+class Restoration:
+    """restore(z) = scale * (rotation z) + shift.
+
+    Attributes:
+        rotation: orthogonal, over channels, (C, C); None where nothing is turned.
+        scale: broadcasts to (C, H, W) or (U,).
+        shift: the same.
+    """
+
+    rotation: Tensor | None
+    scale: Tensor
+    shift: Tensor
+
+
+def check_terms(terms: Sequence[tuple[float, object]]) -> None:
+    """Refuse (weight, objective) pairs that can't be summed; an objective or its class will do.
+
+    Raises:
+        UserError: If there is no term, a weight is negative or not finite, none is above 0, some terms read features
+            and some logits, or more than one term has a space of its own.
+    """
+    if not terms:
+        raise UserError("a weighted sum needs at least one (weight, objective) term, got none")
+    for weight, _ in terms:
+        if not 0 <= weight < float("inf"):
+            raise UserError(f"a weight of the sum is {weight}, expected a finite number of 0 or more")
+    if not any(weight for weight, _ in terms):
+        raise UserError("every weight of the sum is 0, expected one above it")
+    if len({getattr(term, "reads", "features") for _, term in terms}) > 1:
+        raise UserError("some terms of the sum read features, others logits; make one sum for each")
+    spaces = [space for _, term in terms if (space := getattr(term, "space", "teacher")) != "teacher"]
+    if len(spaces) > 1:
+        raise UserError(
+            f"{len(spaces)} terms of the sum have a space of their own ({', '.join(spaces)}), "
+            "but the student has one output; keep one of them"
+        )
+
 
 class WeightedSum(ObjectiveModule):
     """sum_i w_i * objective_i(student, teacher): several objectives on the same pair of outputs.
@@ -61,31 +115,18 @@ class WeightedSum(ObjectiveModule):
     Args:
         terms: (weight, objective) pairs, one or more; weights are finite and not negative.
     Raises:
-        ValueError: If there is no term, a weight is negative or not finite, some terms read features and some
-            logits, or more than one term has a space of its own.
+        UserError: If they can't be summed; see `check_terms`.
     """
 
     def __init__(self, terms: Sequence[tuple[float, Objective]]) -> None:
         super().__init__()
-        if not terms:
-            raise ValueError("a weighted sum needs at least one (weight, objective) term, got none")
+        check_terms(terms)
         self.weights = [float(weight) for weight, _ in terms]
-        for weight in self.weights:
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"a weight of the sum is {weight}, expected a finite number of 0 or more")
         self.terms = [term for _, term in terms]
         self.members = nn.ModuleList([term for term in self.terms if isinstance(term, nn.Module)])
-        reads = {str(getattr(term, "reads", "features")) for term in self.terms}
-        if len(reads) > 1:
-            raise ValueError("some terms of the sum read features, others logits; make one sum for each")
-        self.reads = "logits" if reads == {"logits"} else "features"
-        guides = [t for t in self.terms if isinstance(t, ObjectiveModule) and t.space != "teacher"]
-        if len(guides) > 1:
-            raise ValueError(
-                f"{len(guides)} terms of the sum have a space of their own ({', '.join(g.space for g in guides)}), "
-                "but the student has one output; keep one of them"
-            )
-        self.space = guides[0].space if guides else "teacher"
+        self.reads = getattr(self.terms[0], "reads", "features")
+        guide = self._guide()
+        self.space = guide.space if guide else "teacher"
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Student and teacher outputs as the terms take them -> scalar."""
@@ -105,6 +146,11 @@ class WeightedSum(ObjectiveModule):
         """The student's output in the teacher's own space."""
         guide = self._guide()
         return student if guide is None else guide.restore(student)
+
+    def restoration(self) -> Restoration:
+        """`restore` in its parts."""
+        guide = self._guide()
+        return super().restoration() if guide is None else guide.restoration()
 
     def _guide(self) -> ObjectiveModule | None:
         """The term with a space of its own, if there is one."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional
 
-from facenet2expnet.learning.objectives.base import ObjectiveModule, compared
+from facenet2expnet.learning.objectives.base import ObjectiveModule, Options, compared
 
 
 def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
@@ -37,6 +39,7 @@ class SoftLabels(ObjectiveModule):
     """See soft_label_loss."""
 
     reads = "logits"
+    options: ClassVar[Options] = {"temperature": float}
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()

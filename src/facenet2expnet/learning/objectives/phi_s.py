@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from scipy import linalg
@@ -13,8 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.learning.objectives.base import ObjectiveModule, compared, full_precision
-from facenet2expnet.learning.objectives.statistics import Per, check_features, check_units
+from facenet2expnet.learning.objectives.base import (
+    ObjectiveModule,
+    Options,
+    Restoration,
+    compared,
+    full_precision,
+)
+from facenet2expnet.learning.objectives.statistics import PER, Per, check_features, check_units
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,30 +92,16 @@ class IsotropicStatistics:
     def apply(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) or (B, U) -> R (features - mean) / phi, the same shape."""
         check_units(features, self.mean)
-        return _rotate(features - self.mean, self.rotation) / self.phi
+        return rotate(features - self.mean, self.rotation) / self.phi
 
     def restore(self, standardised: Tensor) -> Tensor:
         """phi R^T z + mean; the inverse of `apply`."""
         check_units(standardised, self.mean)
-        return _rotate(standardised, self.rotation.T) * self.phi + self.mean
-
-    def channel_affine(self) -> tuple[Tensor, Tensor]:
-        """`restore` as matrix (C, C) and offset (C,), for folding into a 1x1 convolution.
-
-        Raises:
-            ValueError: If the mean is per unit: an offset that differs between positions is no convolution.
-        """
-        if self.mean.ndim == 1:
-            return self.rotation.T * self.phi, self.mean
-        if self.per != "channel":
-            raise ValueError(
-                "per-unit statistics do not fit a 1x1 convolution; measure them with per='channel'"
-            )
-        return self.rotation.T * self.phi, self.mean[:, 0, 0]
+        return rotate(standardised, self.rotation.T) * self.phi + self.mean
 
 
-def _rotate(features: Tensor, rotation: Tensor) -> Tensor:
-    """Multiply the channels of (B, C, H, W) or (B, U) by a square matrix, outside autocast."""
+def rotate(features: Tensor, rotation: Tensor) -> Tensor:
+    """Multiply the channels of (B, C, H, W) or (B, U) by a square matrix, in the features' precision."""
     with full_precision(features):
         return torch.einsum("dc,bc...->bd...", rotation.to(features.dtype), features)
 
@@ -268,6 +260,7 @@ class PhiS(ObjectiveModule):
 
     needs_features = True
     space = "phi-s"
+    options: ClassVar[Options] = {"per": PER}
     mean: Tensor
     rotation: Tensor
     phi: Tensor
@@ -298,9 +291,13 @@ class PhiS(ObjectiveModule):
     def target(self, teacher: Tensor) -> Tensor:
         """Raw features -> rotated and scaled features."""
         check_units(teacher, self.mean)
-        return _rotate(teacher - self.mean, self.rotation) / self.phi
+        return rotate(teacher - self.mean, self.rotation) / self.phi
 
     def restore(self, student: Tensor) -> Tensor:
         """Rotated and scaled features -> the teacher's own."""
         check_units(student, self.mean)
-        return _rotate(student, self.rotation.T) * self.phi + self.mean
+        return rotate(student, self.rotation.T) * self.phi + self.mean
+
+    def restoration(self) -> Restoration:
+        """`restore` in its parts."""
+        return Restoration(self.rotation.T, self.phi, self.mean)

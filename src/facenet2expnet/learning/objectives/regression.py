@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 from torch.nn import functional
 
-from facenet2expnet.learning.objectives.base import ObjectiveModule, compared
-from facenet2expnet.learning.objectives.statistics import FeatureStatistics, Per, check_units
+from facenet2expnet.learning.objectives.base import ObjectiveModule, Options, Restoration, compared
+from facenet2expnet.learning.objectives.statistics import PER, FeatureStatistics, Per, check_units
 
 
 def p_norm_loss(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tensor:
@@ -109,6 +109,8 @@ def fitnets_loss(student: Tensor, teacher: Tensor) -> Tensor:
 class PNorm(ObjectiveModule):
     """See p_norm_loss."""
 
+    options: ClassVar[Options] = {"p": float}
+
     def __init__(self, p: float = 2.0) -> None:
         super().__init__()
         if not 1 <= p < float("inf"):
@@ -125,6 +127,7 @@ class StandardisedL2(ObjectiveModule):
 
     needs_features = True
     space = "standardised"
+    options: ClassVar[Options] = {"per": PER}
     mean: Tensor
     spread: Tensor
     constant: Tensor
@@ -162,9 +165,15 @@ class StandardisedL2(ObjectiveModule):
         check_units(student, self.mean)
         return student * self.spread + self.mean
 
+    def restoration(self) -> Restoration:
+        """`restore` in its parts."""
+        return Restoration(None, self.spread, self.mean)
+
 
 class SmoothL1(ObjectiveModule):
     """See smooth_l1_loss."""
+
+    options: ClassVar[Options] = {"beta": float}
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()

@@ -3,11 +3,13 @@ pairs."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from facenet2expnet.learning.objectives.base import ObjectiveModule, compared, full_precision
+from facenet2expnet.learning.objectives.base import ObjectiveModule, Options, compared, full_precision
 
 SRD_FLOOR = 1e-5
 """Added to SRD's sum before the logarithm, as in the authors' DeiT code."""
@@ -33,10 +35,7 @@ def srd_loss(student: Tensor, teacher: Tensor, exponent: float = 4.0, eps: float
         sum, with pooled features. We keep the positions of a map. Their DeiT code takes |correlation - 1|^4
         instead.
     """
-    if not 1 <= exponent < float("inf"):
-        raise ValueError(f"exponent is {exponent}, expected a finite number of 1 or more")
-    if not 0 < eps < float("inf"):
-        raise ValueError(f"eps is {eps}, expected a finite number above 0")
+    _check_srd(exponent, eps)
     student, teacher = compared(student, teacher)
     if student.numel() == student.shape[1]:
         raise ValueError(
@@ -45,6 +44,13 @@ def srd_loss(student: Tensor, teacher: Tensor, exponent: float = 4.0, eps: float
     standard_student = functional.batch_norm(student, None, None, training=True, eps=eps)
     standard_teacher = functional.batch_norm(teacher, None, None, training=True, eps=eps)
     return ((standard_student - standard_teacher).abs().pow(exponent).sum() + SRD_FLOOR).log()
+
+
+def _check_srd(exponent: float, eps: float) -> None:
+    if not 1 <= exponent < float("inf"):
+        raise ValueError(f"exponent is {exponent}, expected a finite number of 1 or more")
+    if not 0 < eps < float("inf"):
+        raise ValueError(f"eps is {eps}, expected a finite number above 0")
 
 
 def attention_transfer_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -151,8 +157,11 @@ def _angle_cosines(outputs: Tensor) -> Tensor:
 class SRD(ObjectiveModule):
     """See srd_loss."""
 
+    options: ClassVar[Options] = {"exponent": float, "eps": float}
+
     def __init__(self, exponent: float = 4.0, eps: float = 1e-5) -> None:
         super().__init__()
+        _check_srd(exponent, eps)
         self.exponent = exponent
         self.eps = eps
 
@@ -175,6 +184,8 @@ class RelationalKD(ObjectiveModule):
     The weights 1 and 2 are the paper's for metric learning; for classification beside cross-entropy it takes
     25 and 50, the same ratio.
     """
+
+    options: ClassVar[Options] = {"distance_weight": float, "angle_weight": float}
 
     def __init__(self, distance_weight: float = 1.0, angle_weight: float = 2.0) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from facenet2expnet.errors import UserError
 
 Per = Literal["unit", "channel"]
+PER: tuple[Per, ...] = get_args(Per)
 
 CONSTANT_BELOW = 1e-6
 """A unit counts as constant when its spread is at most this share of its mean's size, or of the root mean
@@ -122,21 +123,6 @@ class FeatureStatistics:
         """Standardised features -> standardised * spread + mean; the inverse of `apply`."""
         check_units(standardised, self.mean)
         return standardised * self.spread + self.mean
-
-    def channel_affine(self) -> tuple[Tensor, Tensor]:
-        """Mean and spread of every channel, (C,) each, for folding into a 1x1 convolution.
-
-        Raises:
-            ValueError: If the statistics are per unit: an affine that differs between positions is no
-                convolution.
-        """
-        if self.mean.ndim == 1:
-            return self.mean, self.spread
-        if self.per != "channel":
-            raise ValueError(
-                "per-unit statistics do not fit a 1x1 convolution; measure them with per='channel'"
-            )
-        return self.mean[:, 0, 0], self.spread[:, 0, 0]
 
     def to(self, device: torch.device | str) -> Self:
         """The same statistics on another device."""
