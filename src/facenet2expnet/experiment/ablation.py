@@ -28,7 +28,7 @@ from facenet2expnet.experiment.reporter import LogFile, Reporter, Training
 from facenet2expnet.experiment.run import Machine, check_fold_names, open_device, quick_audit
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.learning import stages
-from facenet2expnet.learning.objectives import REGISTRY
+from facenet2expnet.learning.objectives import REGISTRY, terms_of
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.recognize.model_folder import load_model
 
@@ -266,7 +266,7 @@ def _settings(base: Recipe, axis: str, value: str) -> list[str]:
 
 def _has_own_space(objective: str) -> bool:
     """Whether the fully connected layer can be given this objective's standardised features."""
-    return objective in REGISTRY and REGISTRY[objective].space == "standardised"
+    return any(REGISTRY[term.name].space != "teacher" for term in terms_of(objective))
 
 
 def _with_steps(variant: Variant, steps_of: int, pictures: int) -> Variant:
