@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.learning.augment import Augment
+from facenet2expnet.learning.augment import Augment, centre_crop
 from facenet2expnet.learning.loop import Listener, fit
 from facenet2expnet.learning.objectives import (
     REGISTRY,
@@ -32,11 +33,20 @@ from facenet2expnet.learning.objectives import (
     build,
     soft_label_loss,
 )
-from facenet2expnet.learning.teacher import Progress, TrainingPart, Views, compute_views, tapped_features
+from facenet2expnet.learning.standstill import Standstill
+from facenet2expnet.learning.teacher import (
+    BATCH,
+    Progress,
+    TrainingPart,
+    Views,
+    compute_views,
+    tapped_features,
+)
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face import FaceNet
+from facenet2expnet.nets.face.base import freeze_norms
 from facenet2expnet.recipe import ClassifyRecipe, Recipe, RegressRecipe, StageRecipe
 
 
@@ -100,7 +110,10 @@ class Classification:
     def loss(self, examples: Tensor) -> Tensor:
         targets = self.part.targets[examples.to(self.part.device)]
         if self.views is None:
-            scores = self.module(self.augment(self.part.stored(examples)))
+            crops = self.augment(self.part.stored(examples))
+            if self.recipe.mixup:
+                return self._mixed(crops, targets)
+            scores = self.module(crops)
             self._count(scores, targets)
             return self._cross_entropy(scores, targets).mean()
         index = self.views.draw(examples)
@@ -116,6 +129,20 @@ class Classification:
         assert isinstance(self.recipe, ClassifyRecipe)
         soft = soft_label_loss(scores, self._to_device(self.views.scores[index]), self.recipe.temperature)
         return (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft
+
+    def _mixed(self, crops: Tensor, targets: Tensor) -> Tensor:
+        """The loss of the batch's crops, each blended with another of them, and of both labels in the same shares.
+
+        The first picture has the larger share, as in the blended views; its label is what the accuracy counts.
+        Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412, figure 1: one share a batch.
+        """
+        share = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
+        share = max(share, 1 - share)
+        partners = torch.randperm(len(crops)).to(crops.device)
+        scores = self.module(crops[partners].lerp(crops, share))
+        self._count(scores, targets)
+        first, second = (self._cross_entropy(scores, wanted) for wanted in (targets, targets[partners]))
+        return (share * first + (1 - share) * second).mean()
 
     def _cross_entropy(self, scores: Tensor, targets: Tensor) -> Tensor:
         """(B,), 0 where there is no label; weighted losses are brought to the mean that PyTorch gives."""
@@ -145,6 +172,15 @@ class Classification:
         self.right, self.seen = 0.0, 0
         return {"accuracy": accuracy}
 
+    def inner_loss(self) -> float:
+        """Plain cross-entropy: accuracy moves in steps of a picture, and an inner part has few."""
+        inner, total = self.part.inner, 0.0
+        assert inner is not None
+        for stored, targets in zip(inner.batches(), inner.targets.split(BATCH), strict=True):
+            scores = self.module(centre_crop(stored, self.augment.crop_px))
+            total += float(functional.cross_entropy(scores, targets, reduction="sum"))
+        return total / len(inner)
+
 
 class Regression:
     """The expression net's features against the frozen face net's, FN2EN eq. (4)."""
@@ -168,6 +204,7 @@ class Regression:
         self.target_mean = target_mean
         self.module: nn.Module = nn.ModuleList([student.net.convolutions, student.net.bridge])
         self.explained = RSquared(target_mean)
+        self.inner_features: list[Tensor] = []
 
     def sample(self) -> Tensor:
         return torch.randperm(len(self.part))
@@ -197,6 +234,18 @@ class Regression:
         self.explained = RSquared(self.target_mean)
         return {"r2": r2}
 
+    def inner_loss(self) -> float:
+        """The objective on centre crops; the face net's features of them are computed once."""
+        inner, crop_px, total = self.part.inner, self.augment.crop_px, 0.0
+        assert inner is not None
+        self.inner_features = self.inner_features or [
+            features.cpu() for features in tapped_features(self.teacher, inner, self.tap, crop_px)
+        ]
+        for stored, features in zip(inner.batches(), self.inner_features, strict=True):
+            predicted = self.student.features(centre_crop(stored, crop_px))
+            total += float(self.objective(predicted, features.to(predicted.device))) * len(stored)
+        return total / len(inner)
+
 
 def check(recipe: Recipe) -> None:
     """Refuse a recipe that a stage could not follow, before any work: no such face net, weights, tap or objective.
@@ -224,6 +273,8 @@ def fine_tune(part: TrainingPart, setting: Setting, folder: Path) -> FaceClassif
     classifier = FaceClassifier(
         net, part.classes, head_norm=recipe.face_net.head_norm, head_dropout=recipe.face_net.head_dropout
     ).to(part.device)
+    if recipe.fine_tune.batch_norm == "frozen":
+        freeze_norms(classifier.face_net)
     stage = Classification(
         "fine_tune", recipe.fine_tune, classifier, part, _augment(recipe, part), classifier.head.parameters()
     )
@@ -281,7 +332,11 @@ def regress(
     setting: Setting,
     folder: Path,
 ) -> None:
-    """Stage 1: train the convolutions and the bridge on the face net's layer; leaves its scale in the bridge."""
+    """Stage 1: train the convolutions and the bridge on the face net's layer; leaves its scale in the bridge.
+
+    Raises:
+        UserError: If it learns nothing; see Standstill.
+    """
     recipe = setting.recipe.stage1
     own: dict[str, dict[str, Any]] = {
         "p-norm": {"p": recipe.p},
@@ -295,7 +350,9 @@ def regress(
     objective = build(recipe.objective, features(), **options).to(part.device)
     target_mean = _mean(objective, features())
     stage = Regression(recipe, model, part, augment, objective, teacher, tap, views, target_mean)
-    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+    units, batch_norm = prod(model.net.bridge.out_chw), setting.recipe.expnet.batch_norm
+    watch = Standstill(recipe, objective, units, batch_norm=batch_norm, listener=setting.listener)
+    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=watch)
     if isinstance(objective, StandardisedL2) and not setting.recipe.stage2.standardised_input:
         model.net.bridge.set_affine(objective.statistics.mean, objective.statistics.spread)
 
@@ -311,6 +368,8 @@ def classify(
     """Stage 2: the fully connected layers from a Gaussian, the convolutions from stage 1, all trained."""
     recipe = setting.recipe.stage2
     soft = views if recipe.soft_labels else None
+    if recipe.batch_norm == "frozen":
+        freeze_norms(model.net.convolutions)
     stage = Classification("stage2", recipe, model, part, augment, model.net.head.parameters(), soft)
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
 
