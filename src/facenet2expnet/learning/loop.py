@@ -184,7 +184,7 @@ def _step(stage: Stage, examples: Tensor, optimiser: Optimizer, fabric: Fabric, 
     """One step on one batch; its loss, checked before anything learns from it."""
     with fabric.autocast():
         loss = stage.loss(examples)
-    _check_loss(float(loss), stage, epoch)
+    _check_loss(loss.item(), stage, epoch)
     optimiser.zero_grad(set_to_none=True)
     fabric.backward(loss)
     if stage.recipe.clip_norm:

@@ -21,6 +21,9 @@ NOTHING = 0.005
 SHARE_OF_THE_WAY = 0.05
 """Whoever comes so far towards it in a quarter of the epochs is slow, but moves."""
 
+FALL = 0.1
+"""Whoever is twice as far from it as before, and farther by this at least, has too high a rate; less may be chance."""
+
 LEAST_EPOCHS = 4
 UNIT_BY_UNIT = (PNorm, StandardisedL2, SmoothL1, FitNets, PhiS)
 MEAN_RATE = 1e-3
@@ -76,16 +79,12 @@ class Standstill:
             return
         if record.epoch == self.began_at:
             self.began = record.r2
-        moved = record.r2 - self.began
-        if (
-            record.epoch == self.looks_at
-            and record.r2 < NOTHING
-            and moved < SHARE_OF_THE_WAY * (NOTHING - self.began)
-        ):
+        way, moved = NOTHING - self.began, record.r2 - self.began
+        if record.epoch == self.looks_at and record.r2 < NOTHING and moved < SHARE_OF_THE_WAY * way:
             raise UserError(
                 f"{record.stage}: R2 is {record.r2:.4g} after {record.epoch} of {record.epochs} epochs and was "
                 f"{self.began:.4g} after epoch {self.began_at} (0 is the mean face): it learns nothing; "
-                f"{self._advice(falls=moved < -NOTHING)}"
+                f"{self._advice(falls=moved < -max(way, FALL))}"
             )
 
     def _advice(self, *, falls: bool) -> str:
