@@ -95,6 +95,11 @@ def test_overrides_that_name_nothing_are_all_named() -> None:
         ("crop.crop_px=500", "crop_px is 500, expected 8 or more and at most stored_px"),
         ("stage1.milestones=[5,3]", r"stage1\.milestones is \[5, 3\], expected rising epochs"),
         ("stage1.warmup_epochs=1000", r"stage1\.warmup_epochs is 1000, expected less than stage1\.epochs"),
+        ("stage1.mixup=0.2", r"stage1\.mixup is above 0, expected 0: stage1\.blend"),
+        ('scratch.batch_norm="frozen"', r'scratch\.batch_norm is "frozen", expected "trainable"'),
+        ('stage1.batch_norm="frozen"', r'stage1\.batch_norm is "frozen", expected "trainable"'),
+        ("stage2.patience=-1", r"stage2\.patience is -1"),
+        ("stage2.inner_share=1", r"stage2\.inner_share is 1"),
         ("scratch.soft_labels=0.5", "the baseline has no teacher"),
         ("scratch.regress=1", r"scratch\.regress is above 0, expected 0"),
         ("stage1.epochs=0", r"stage1\.epochs is 0, expected stage2\.regress or stage2\.soft_labels above 0"),
@@ -106,6 +111,38 @@ def test_overrides_that_name_nothing_are_all_named() -> None:
 def test_contradictions_are_refused(setting: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         recipes.override(recipes.preset("normalised"), [setting])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["stage2.mixup=0.2", "stage2.soft_labels=0.5"],
+            r"stage2\.mixup and stage2\.soft_labels are above 0, expected one of them",
+        ),
+        (
+            ["stage2.batch_norm=frozen", "expnet.batch_norm=false"],
+            r'stage2\.batch_norm is "frozen", expected expnet\.batch_norm = true',
+        ),
+        (
+            ["stage1.patience=3", "stage2.patience=3", "stage2.inner_share=0.2"],
+            r"stage1\.inner_share is 0\.1, stage2\.inner_share is 0\.2, expected one number",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipes.override(recipes.preset("normalised"), settings)
+
+
+def test_the_baseline_may_watch_a_share_of_its_own_and_idle_shares_may_differ() -> None:
+    settings = [
+        "stage2.patience=3",
+        "scratch.patience=3",
+        "scratch.inner_share=0.2",
+        "stage1.inner_share=0.3",
+    ]
+    assert recipes.override(recipes.preset("normalised"), settings).scratch.inner_share == 0.2
 
 
 def test_unreadable_recipes(tmp_path: Path) -> None:

@@ -109,6 +109,11 @@ class StageRecipe:
         ema_decay: of the averaged weights that the stage ends with; 0 for the last weights.
         label_smoothing: share of the target spread over all classes.
         balance: "none", "weights" (loss weighted by inverse class frequency) or "sampler".
+        mixup: alpha of the Beta distribution that a blend's share is drawn from; 0 for no blends.
+        batch_norm: "trainable", or "frozen": batch norms that come trained into the stage stay as they are.
+        patience: epochs without a better inner loss after which the stage stops; it ends with its best weights.
+            0 trains all epochs and ends with the last.
+        inner_share: share of the training part that is watched with `patience` and not learned from.
     """
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 50
@@ -126,6 +131,10 @@ class StageRecipe:
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance: Literal["none", "weights", "sampler"] = "none"
+    mixup: NotNegative = 0.0
+    batch_norm: Literal["trainable", "frozen"] = "trainable"
+    patience: Annotated[int, Field(ge=0)] = 0
+    inner_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -318,6 +327,30 @@ def _contradictions(recipe: Recipe) -> list[str]:
         faults.append("stage2.soft_labels is above 0, expected stage1.views above 0 with it")
     if recipe.stage1.blend and not recipe.stage1.views:
         faults.append("stage1.blend is above 0, expected stage1.views above 0 with it")
+    if recipe.stage1.mixup:
+        faults.append("stage1.mixup is above 0, expected 0: stage1.blend blends its pictures")
+    if recipe.stage2.mixup and recipe.stage2.soft_labels:
+        faults.append(
+            "stage2.mixup and stage2.soft_labels are above 0, expected one of them: "
+            "stage1.blend blends the pictures with soft labels"
+        )
+    elif recipe.stage2.mixup and recipe.stage2.regress and recipe.stage1.views:
+        faults.append(
+            "stage2.mixup and stage2.regress are above 0, expected stage1.views = 0 with them: "
+            "the teacher has not seen the mixed pictures"
+        )
+    for name in ("stage1", "scratch"):
+        if getattr(recipe, name).batch_norm == "frozen":
+            faults.append(
+                f'{name}.batch_norm is "frozen", expected "trainable": its batch norms come untrained'
+            )
+    if recipe.stage2.batch_norm == "frozen" and not recipe.expnet.batch_norm:
+        faults.append('stage2.batch_norm is "frozen", expected expnet.batch_norm = true with it')
+    watching = {name: getattr(recipe, name) for name in ("fine_tune", "stage1", "stage2")}
+    shares = {name: stage.inner_share for name, stage in watching.items() if stage.patience}
+    if len(set(shares.values())) > 1:
+        told = ", ".join(f"{name}.inner_share is {share:g}" for name, share in shares.items())
+        faults.append(f"{told}, expected one number: the stages of a training watch the same pictures")
     return faults
 
 

@@ -15,7 +15,8 @@ import tiny
 from facenet2expnet.data import protocols
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.crossval import Cut, Job, _unlabelled
+from facenet2expnet.experiment import crossval
+from facenet2expnet.experiment.crossval import Cut, Job, _inner_rows, _unlabelled
 from facenet2expnet.experiment.material import gather
 from facenet2expnet.experiment.reporter import Reporter, Training
 from facenet2expnet.experiment.run import Machine, compare, train
@@ -266,4 +267,74 @@ def test_no_unlabelled_picture_of_what_is_tested_is_used(faces: Path, tmp_path: 
     cut = Cut("fold", np.flatnonzero(~held_out), np.flatnonzero(held_out))
     job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
     assert list(material.unlabelled.table[column]) == ["S0", "S1", "S2", "S3"]
-    assert np.array_equal(_unlabelled(job, material), material.unlabelled_pixels[[0, 1, 3]])
+    assert np.array_equal(
+        _unlabelled(job, material, np.zeros(0, np.int64)), material.unlabelled_pixels[[0, 1, 3]]
+    )
+
+
+def watching_job(method: str, folder: Path) -> Job:
+    rows = np.arange(24)
+    cut = Cut("fold", rows[rows % 4 != 2], rows[rows % 4 == 2])
+    return Job(cut, Training(method, "fold", 0, 1, 1, 18, 4), folder, folder)
+
+
+def test_the_inner_part_is_of_the_training_part_and_of_other_subjects(faces: Path, tmp_path: Path) -> None:
+    material = gather(with_subjects(faces, tmp_path), tiny.tiny_recipe().crop)
+    subjects = material.manifest.table["subject"].to_numpy()
+    for method, stage in (("scratch", "scratch"), ("fine-tune", "stage2"), ("fn2en", "fine_tune")):
+        job = watching_job(method, tmp_path)
+        recipe = tiny.tiny_recipe(f"{stage}.patience=1", f"{stage}.inner_share=0.3")
+        rows, inner = _inner_rows(job, material, recipe)
+        assert len(inner) == 6
+        assert sorted([*rows, *inner]) == list(job.cut.train)
+        assert not set(subjects[rows]) & set(subjects[inner])
+    rows, inner = _inner_rows(
+        watching_job("scratch", tmp_path), material, tiny.tiny_recipe("stage2.patience=1")
+    )
+    assert (len(rows), len(inner)) == (18, 0)
+
+
+def test_no_unlabelled_picture_of_a_watched_subject_is_used(faces: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(with_subjects(faces, tmp_path))
+    table.loc[:3, "label"] = ""  # one picture of each subject
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    material = gather(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
+    subjects = material.manifest.table["subject"].to_numpy()
+    cut = Cut("fold", np.flatnonzero(subjects != "S2"), np.flatnonzero(subjects == "S2"))
+    job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
+    found = _unlabelled(job, material, np.flatnonzero(subjects == "S3"))
+    assert np.array_equal(found, material.unlabelled_pixels[[0, 1]])
+
+
+def test_early_stopping_sees_no_picture_that_it_learns_from(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = []
+    for name in ("fine_tune", "fn2en"):
+        stage = getattr(crossval, name)
+        monkeypatch.setattr(
+            crossval, name, lambda part, *rest, do=stage: (parts.append(part), do(part, *rest))[1]
+        )
+    recipe = tiny.tiny_recipe("stage2.patience=1", "stage2.epochs=6", "stage1.patience=5")
+    ears = Ears()
+    run = compare(
+        with_subjects(faces, tmp_path), recipe=recipe, out=tmp_path / "run", folds=2, first_folds=1,
+        methods=["fn2en"], machine=CPU, reporter=ears,
+    )  # fmt: skip
+    assert len(parts) == 3  # the baseline, the teacher read again, the expression net
+    for part in parts:
+        learned, watched = ({face.tobytes() for face in p.pixels} for p in (part, part.inner))
+        assert len(learned) == len(watched) == 6
+        assert not learned & watched
+    history = pd.read_csv(run / "history.csv")
+    with_inner = history[history["inner"].notna()]
+    assert set(with_inner["stage"]) == {"stage1", "stage2"}
+    assert set(history[history["inner"].isna()]["stage"]) == {"fine_tune"}
+    stage_2 = with_inner[with_inner["stage"] == "stage2"]
+    best = int(stage_2["inner"].argmin()) + 1
+    assert any(
+        note.startswith(f"stage2 ended after {len(stage_2)} of 6 epochs, with the weights of epoch {best} ")
+        for note in ears.notes
+    )
+    assert ", inner loss " in (run / "log.txt").read_text()
+    assert "loss on the inner part" in (run / "report.html").read_text()

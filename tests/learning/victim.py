@@ -62,6 +62,7 @@ if __name__ == "__main__":
     tiny.register_tiny()
     arm(Killer(where, int(count)))
     settings = ["stage1.ema_decay=0.5", "fine_tune.optimiser=sgd", "fine_tune.epochs=3", "stage1.epochs=3"]
+    settings += ["fine_tune.mixup=0.4", "stage1.patience=2", "stage2.patience=2", "stage2.epochs=4"]
     train(
         data,
         recipe=tiny.tiny_recipe(*settings, *more),

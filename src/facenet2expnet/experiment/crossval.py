@@ -16,10 +16,11 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from facenet2expnet.data.protocols import inner_split
 from facenet2expnet.data.writing import write_whole
 from facenet2expnet.experiment.material import Material
 from facenet2expnet.experiment.reporter import Reporter, Training
-from facenet2expnet.learning.loop import EpochRecord
+from facenet2expnet.learning.loop import EpochRecord, best_epoch
 from facenet2expnet.learning.stages import Setting, fine_tune, fn2en, from_scratch
 from facenet2expnet.learning.teacher import TrainingPart
 from facenet2expnet.recipe import Recipe
@@ -109,6 +110,8 @@ def run_job(
 
         setting = Setting(recipe, job.training.seed, fabric, listen, reporter.views, job.views_folder)
         model = _train(job, material, setting)
+    for sentence in _endings(records):
+        reporter.note(sentence)
     predictions = _test(job, material, model, fabric)
     accuracy = None if predictions.empty else float((predictions["truth"] == predictions["predicted"]).mean())
     predictions.to_parquet(job.folder / "predictions.parquet", index=False)
@@ -143,30 +146,55 @@ def _drop_views(job: Job) -> None:
 
 
 def _train(job: Job, material: Material, setting: Setting) -> nn.Module:
-    rows, classes, device = job.cut.train, len(material.manifest.classes), setting.fabric.device
+    rows, inner = _inner_rows(job, material, setting.recipe)
+    classes, device = len(material.manifest.classes), setting.fabric.device
     labels = material.manifest.labels[rows]
-    part = TrainingPart(material.pixels[rows], labels, classes, device)
+    watched = None
+    if len(inner):
+        watched = TrainingPart(material.pixels[inner], material.manifest.labels[inner], classes, device)
+    part = TrainingPart(material.pixels[rows], labels, classes, device, watched)
     if job.training.method == "scratch":
         return from_scratch(part, setting, job.folder)
     if job.training.method == "fine-tune":
         return fine_tune(part, setting, job.folder)
     teacher = fine_tune(part, dataclasses.replace(setting, listener=None), job.teacher_folder)
-    extra = _unlabelled(job, material)
+    extra = _unlabelled(job, material, inner)
     if len(extra):
         pixels = np.concatenate([part.pixels, extra])
-        part = TrainingPart(pixels, np.concatenate([labels, np.full(len(extra), -1)]), classes, device)
+        targets = np.concatenate([labels, np.full(len(extra), -1)])
+        part = TrainingPart(pixels, targets, classes, device, watched)
     return fn2en(part, teacher, setting, job.folder)
 
 
-def _unlabelled(job: Job, material: Material) -> np.ndarray:
-    """Faces without a label that stage 1 may see: none of a subject, a sequence or a fold that is tested on."""
+def _inner_rows(job: Job, material: Material, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the training part to learn from, and those that early stopping watches, empty without patience.
+
+    All stages of a training leave out the same rows, those without patience too: a network that has learned from
+    a picture, or from a face net that has, can't be stopped by it.
+    """
+    stages = (
+        [recipe.scratch]
+        if job.training.method == "scratch"
+        else [recipe.fine_tune, recipe.stage1, recipe.stage2]
+    )
+    shares = [stage.inner_share for stage in stages if stage.patience]
+    if not shares:
+        return job.cut.train, np.zeros(0, np.int64)
+    return inner_split(material.manifest, job.cut.train, shares[0], job.training.seed)
+
+
+def _unlabelled(job: Job, material: Material, inner: np.ndarray) -> np.ndarray:
+    """Faces without a label that stage 1 may see: none of a subject, a sequence or a fold that is tested on.
+
+    Nor any of a subject or a sequence that early stopping watches.
+    """
     allowed = np.ones(len(material.unlabelled), dtype=bool)
-    tested = material.manifest.table.iloc[job.cut.test]
+    table = material.manifest.table
+    tested, watched = table.iloc[job.cut.test], table.iloc[inner]
     for column in ("subject", "sequence", "fold"):
         if column in tested.columns and not (column == "sequence" and material.manifest.subjects is not None):
-            allowed &= ~material.unlabelled.table[column].isin(set(tested[column]) - {""}).to_numpy(
-                dtype=bool
-            )
+            out = set(tested[column]) | (set() if column == "fold" else set(watched[column]))
+            allowed &= ~material.unlabelled.table[column].isin(out - {""}).to_numpy(dtype=bool)
     return material.unlabelled_pixels[allowed]
 
 
@@ -205,6 +233,17 @@ def _history(training: Training, records: Sequence[EpochRecord]) -> pd.DataFrame
     return pd.DataFrame(rows).drop(columns="epochs")
 
 
+def _endings(records: Sequence[EpochRecord]) -> Iterator[str]:
+    """Where the stages with patience ended."""
+    for stage in dict.fromkeys(record.stage for record in records if record.inner is not None):
+        told = [record for record in records if record.stage == stage]
+        best = best_epoch(told)
+        yield (
+            f"{stage} ended after {len(told)} of {told[-1].epochs} epochs, with the weights of epoch {best} "
+            f"(inner loss {told[best - 1].inner:.4g})."
+        )
+
+
 def _draw(curves: SummaryWriter, record: EpochRecord) -> None:
     for name, value in _values(record):
         curves.add_scalar(f"{record.stage}/{name}", value, record.epoch)
@@ -217,6 +256,8 @@ def _values(record: EpochRecord) -> Iterator[tuple[str, float]]:
         yield "accuracy", record.accuracy
     if record.r2 is not None:
         yield "R2", record.r2
+    if record.inner is not None:
+        yield "inner loss", record.inner
 
 
 def epochs_of(method: str, recipe: Recipe) -> int:

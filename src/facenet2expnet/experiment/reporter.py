@@ -103,4 +103,6 @@ def describe(record: EpochRecord) -> str:
         parts.append(f"accuracy {record.accuracy:.1%}")
     if record.r2 is not None:
         parts.append(f"R2 {record.r2:.3f}")
+    if record.inner is not None:
+        parts.append(f"inner loss {record.inner:.4g}")
     return ", ".join([*parts, f"rate {record.lr:.3g}", f"{record.seconds:.1f} s"])

@@ -9,12 +9,13 @@ from torch.optim import Optimizer
 
 
 def pack(
-    module: nn.Module, optimiser: Optimizer, averaged: nn.Module | None
+    module: nn.Module, optimiser: Optimizer, averaged: nn.Module | None, best: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], Any]:
-    """Weights, averaged weights and optimiser state as flat tensors, and the rest of the optimiser as plain values."""
+    """Weights, averaged weights, best weights and optimiser state as flat tensors, the rest as plain values."""
     tensors = {f"weights/{name}": value for name, value in module.state_dict().items()}
     if averaged is not None:
         tensors |= {f"averaged/{name}": value for name, value in averaged.state_dict().items()}
+    tensors |= {f"best/{name}": value for name, value in best.items()}
     state = optimiser.state_dict()
     for index, slots in state["state"].items():
         for slot, value in slots.items():
@@ -29,8 +30,8 @@ def unpack(
     module: nn.Module,
     optimiser: Optimizer,
     averaged: nn.Module | None,
-) -> None:
-    """Put back what `pack` took out."""
+) -> dict[str, Tensor]:
+    """Put back what `pack` took out; returns the best weights."""
     module.load_state_dict(_below(tensors, "weights/"))
     if averaged is not None:
         averaged.load_state_dict(_below(tensors, "averaged/"))
@@ -39,6 +40,7 @@ def unpack(
         index, slot = name.split("/")
         state.setdefault(int(index), {})[slot] = value
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+    return _below(tensors, "best/")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

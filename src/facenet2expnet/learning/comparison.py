@@ -66,12 +66,13 @@ class Comparison:
         finally:
             handle.remove()
 
-    def loss(self, maps: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """The student's last maps and the face net's features of the same crops -> scalar; keeps count for R2."""
+    def loss(self, maps: Tensor, features: Sequence[Tensor], *, counted: bool = True) -> Tensor:
+        """The student's last maps and the face net's features of the same crops -> scalar; `counted` towards R2."""
         own: Tensor = self.student.net.bridge.before_affine(maps)
         if self.turned_back is not None:
             own = rotate(own.float(), self.turned_back)
-        self.explained.update(own, self.objectives[0].target(features[0]))
+        if counted:
+            self.explained.update(own, self.objectives[0].target(features[0]))
         outputs = [own, *(bridge.before_affine(maps) for bridge in self.bridges)]
         each = zip(self.objectives, outputs, features, strict=True)
         losses = [objective(output, feature) for objective, output, feature in each]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.learning.checkpoint import pack, unpack
+from facenet2expnet.nets.face.base import rest_frozen_norms
 from facenet2expnet.nets.storage import read_tensors, write_tensors
 from facenet2expnet.recipe import StageRecipe
 
@@ -28,7 +29,10 @@ SECONDS_BETWEEN_CHECKPOINTS = 20.0
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did. `accuracy` (share, training crops) and `r2` are None where the stage has no such thing."""
+    """What one epoch did. `accuracy` (share, training crops) and `r2` are None where the stage has no such thing.
+
+    `inner` is the loss on the inner part, None where the stage has no patience.
+    """
 
     stage: str
     epoch: int
@@ -38,6 +42,7 @@ class EpochRecord:
     r2: float | None
     lr: float
     seconds: float
+    inner: float | None = None
 
 
 Listener = Callable[[EpochRecord], None]
@@ -65,6 +70,9 @@ class Stage(Protocol):
     def epoch_metrics(self) -> dict[str, float]:
         """ "accuracy" or "r2" since the last call."""
 
+    def inner_loss(self) -> float:
+        """The loss on the training part's inner pictures, without augmentation; asked for with patience only."""
+
 
 def fit(
     stage: Stage, folder: Path, *, seed: int, fabric: Fabric, listener: Listener | None = None
@@ -73,14 +81,16 @@ def fit(
 
     Every epoch's random state is set from (seed, stage, epoch), and `folder` keeps a checkpoint of a finished epoch:
     a training that was killed and is called again gives, on the CPU and with as many threads, the same weights bit
-    for bit. A stage that had ended is read and not trained again.
+    for bit. A stage that had ended is read and not trained again. With patience the stage ends with the weights
+    (averaged ones, where they are averaged) of the epoch whose inner loss is the lowest.
 
     Args:
         stage: what to train; its module is on the device already.
         folder: of this stage's checkpoint and final weights.
         seed: of the training.
         fabric: device and precision.
-        listener: called after every epoch, also for those that were trained before an interruption.
+        listener: called after every epoch, also for those that were trained before an interruption; what it raises
+            ends the training.
     Raises:
         UserError: If the loss stops being a number; the message says which numbers to change.
     """
@@ -98,16 +108,20 @@ def fit(
     base_lrs = [group["lr"] for group in optimiser.param_groups]
     averaged = copy.deepcopy(module) if recipe.ema_decay else None
     records: list[EpochRecord] = []
+    best: dict[str, Tensor] = {}
     if checkpoint.is_file():
         tensors, facts = read_tensors(checkpoint)
-        unpack(tensors, facts["groups"], module, optimiser, averaged)
+        best = unpack(tensors, facts["groups"], module, optimiser, averaged)
         records = _told_again(facts["records"], listener)
     last_write = time.monotonic()
 
     for epoch in range(len(records), recipe.epochs):
+        if recipe.patience and len(records) - best_epoch(records) >= recipe.patience:
+            break
         started = time.monotonic()
         torch.manual_seed(_epoch_seed(seed, stage.name, epoch))
         module.train()
+        rest_frozen_norms(module)
         order = stage.sample()
         batches = _batches(order, recipe.batch_size)
         total, seen = torch.zeros((), device=fabric.device), 0
@@ -115,33 +129,34 @@ def fit(
             factor = lr_factor(recipe, epoch + step / len(batches))
             for group, base in zip(optimiser.param_groups, base_lrs, strict=True):
                 group["lr"] = base * factor
-            with fabric.autocast():
-                loss = stage.loss(examples)
-            optimiser.zero_grad(set_to_none=True)
-            fabric.backward(loss)
-            if recipe.clip_norm:
-                nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
-            optimiser.step()
+            loss = _step(stage, examples, optimiser, fabric, epoch)
             if averaged is not None:
                 _average(averaged, module, recipe.ema_decay)
-            total += loss.detach() * len(examples)
+            total += loss * len(examples)
             seen += len(examples)
         mean_loss = float(total) / seen
-        _check_loss(mean_loss, stage, epoch)
         metrics = stage.epoch_metrics()
+        inner = None
+        if recipe.patience:
+            inner, weights = _inner(stage, averaged, fabric)
+            _check_loss(inner, stage, epoch)
+            if not best or inner < min(_inner_losses(records)):
+                best = weights
         lr, seconds = base_lrs[0] * lr_factor(recipe, epoch), time.monotonic() - started
         accuracy, r2 = metrics.get("accuracy"), metrics.get("r2")
         records.append(
-            EpochRecord(stage.name, epoch + 1, recipe.epochs, mean_loss, accuracy, r2, lr, seconds)
+            EpochRecord(stage.name, epoch + 1, recipe.epochs, mean_loss, accuracy, r2, lr, seconds, inner)
         )
         if listener:
             listener(records[-1])
         if time.monotonic() - last_write > SECONDS_BETWEEN_CHECKPOINTS:
-            tensors, groups = pack(module, optimiser, averaged)
+            tensors, groups = pack(module, optimiser, averaged, best)
             write_tensors(checkpoint, tensors, {"groups": groups, "records": [asdict(r) for r in records]})
             last_write = time.monotonic()
 
-    if averaged is not None:
+    if best:
+        module.load_state_dict(best)
+    elif averaged is not None:
         module.load_state_dict(averaged.state_dict())
     write_tensors(finished, module.state_dict(), {"records": [asdict(r) for r in records]})
     checkpoint.unlink(missing_ok=True)
@@ -163,6 +178,46 @@ def lr_factor(recipe: StageRecipe, epoch: float) -> float:
         done = (epoch - recipe.warmup_epochs) / max(1, recipe.epochs - recipe.warmup_epochs)
         return 0.5 * (1 + math.cos(math.pi * done))
     return 1.0
+
+
+def _step(stage: Stage, examples: Tensor, optimiser: Optimizer, fabric: Fabric, epoch: int) -> Tensor:
+    """One step on one batch; its loss, checked before anything learns from it."""
+    with fabric.autocast():
+        loss = stage.loss(examples)
+    _check_loss(loss.item(), stage, epoch)
+    optimiser.zero_grad(set_to_none=True)
+    fabric.backward(loss)
+    if stage.recipe.clip_norm:
+        nn.utils.clip_grad_norm_(stage.module.parameters(), stage.recipe.clip_norm)
+    optimiser.step()
+    return loss.detach()
+
+
+def best_epoch(records: Sequence[EpochRecord]) -> int:
+    """The first epoch, counted from 1, with the lowest inner loss; 0 without one."""
+    losses = _inner_losses(records)
+    return losses.index(min(losses)) + 1 if losses else 0
+
+
+def _inner_losses(records: Sequence[EpochRecord]) -> list[float]:
+    return [record.inner for record in records if record.inner is not None]
+
+
+@torch.no_grad()
+def _inner(stage: Stage, averaged: nn.Module | None, fabric: Fabric) -> tuple[float, dict[str, Tensor]]:
+    """The inner loss of the weights that the stage would end with now, and a copy of them."""
+    module = stage.module.eval()
+    learning = _copy(module)
+    ending = learning if averaged is None else _copy(averaged)
+    module.load_state_dict(ending)
+    with fabric.autocast():
+        loss = stage.inner_loss()
+    module.load_state_dict(learning)
+    return loss, ending
+
+
+def _copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def _optimiser(stage: Stage) -> Optimizer:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.learning.augment import Augment
+from facenet2expnet.learning.augment import Augment, centre_crop
 from facenet2expnet.learning.comparison import Accompanied, Comparison, further_bridges
 from facenet2expnet.learning.loop import Listener, fit
 from facenet2expnet.learning.objectives import (
@@ -33,12 +34,21 @@ from facenet2expnet.learning.objectives import (
     soft_label_loss,
     terms_of,
 )
-from facenet2expnet.learning.teacher import Progress, TrainingPart, Views, compute_views, tapped_features
+from facenet2expnet.learning.standstill import Standstill
+from facenet2expnet.learning.teacher import (
+    BATCH,
+    Progress,
+    TrainingPart,
+    Views,
+    compute_views,
+    tapped_features,
+)
 from facenet2expnet.nets import face
 from facenet2expnet.nets.bridge import Bridge
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face import FaceNet
+from facenet2expnet.nets.face.base import freeze_norms
 from facenet2expnet.recipe import ClassifyRecipe, Recipe, RegressRecipe, StageRecipe, split_taps
 
 
@@ -106,7 +116,10 @@ class Classification:
     def loss(self, examples: Tensor) -> Tensor:
         targets = self.part.targets[examples.to(self.part.device)]
         if self.views is None:
-            scores, regression = self._pass(self.augment(self.part.stored(examples)))
+            crops = self.augment(self.part.stored(examples))
+            if self.recipe.mixup:
+                return self._mixed(crops, targets)
+            scores, regression = self._pass(crops)
             self._count(scores, targets)
             hard = self._cross_entropy(scores, targets).sum() / (targets >= 0).sum().clamp(min=1)
             return hard + regression
@@ -137,6 +150,20 @@ class Classification:
             maps[0], self.comparison.features(crops, index)
         )
 
+    def _mixed(self, crops: Tensor, targets: Tensor) -> Tensor:
+        """The loss of the batch's crops, each blended with another of them, and of both labels in the same shares.
+
+        The first picture has the larger share, as in the blended views; its label is what the accuracy counts.
+        Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412, figure 1: one share a batch.
+        """
+        share = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
+        share = max(share, 1 - share)
+        partners = torch.randperm(len(crops)).to(crops.device)
+        scores, regression = self._pass(crops[partners].lerp(crops, share))
+        self._count(scores, targets)
+        first, second = (self._cross_entropy(scores, wanted) for wanted in (targets, targets[partners]))
+        return (share * first + (1 - share) * second).mean() + regression
+
     def _cross_entropy(self, scores: Tensor, targets: Tensor) -> Tensor:
         """(B,), 0 where there is no label; weighted losses are brought to the mean that PyTorch gives."""
         weights = self.class_weights if self.recipe.balance == "weights" else None
@@ -165,6 +192,15 @@ class Classification:
         self.right, self.seen = 0.0, 0
         return {"accuracy": accuracy} | ({"r2": self.comparison.r2()} if self.comparison else {})
 
+    def inner_loss(self) -> float:
+        """Plain cross-entropy: accuracy moves in steps of a picture, and an inner part has few."""
+        inner, total = self.part.inner, 0.0
+        assert inner is not None
+        for stored, targets in zip(inner.batches(), inner.targets.split(BATCH), strict=True):
+            scores = self.module(centre_crop(stored, self.augment.crop_px))
+            total += float(functional.cross_entropy(scores, targets, reduction="sum"))
+        return total / len(inner)
+
 
 class Regression:
     """The expression net's features against the frozen face net's, FN2EN eq. (4)."""
@@ -184,6 +220,7 @@ class Regression:
         self.comparison, self.views = comparison, views
         net = student.net
         self.module: nn.Module = nn.ModuleList([net.convolutions, net.bridge, *comparison.bridges])
+        self.inner_features: list[list[Tensor]] = []
 
     def sample(self) -> Tensor:
         return torch.randperm(len(self.part))
@@ -203,6 +240,19 @@ class Regression:
 
     def epoch_metrics(self) -> dict[str, float]:
         return {"r2": self.comparison.r2()}
+
+    def inner_loss(self) -> float:
+        """The objective on centre crops; the face net's features of them are computed once."""
+        inner, total = self.part.inner, 0.0
+        assert inner is not None
+        crops = [centre_crop(stored, self.augment.crop_px) for stored in inner.batches()]
+        self.inner_features = self.inner_features or [
+            self.comparison.features(batch, None) for batch in crops
+        ]
+        for batch, features in zip(crops, self.inner_features, strict=True):
+            maps = self.student.maps(batch)
+            total += float(self.comparison.loss(maps, features, counted=False)) * len(batch)
+        return total / len(inner)
 
 
 def check(recipe: Recipe) -> None:
@@ -233,6 +283,8 @@ def fine_tune(part: TrainingPart, setting: Setting, folder: Path) -> FaceClassif
     classifier = FaceClassifier(
         net, part.classes, head_norm=recipe.face_net.head_norm, head_dropout=recipe.face_net.head_dropout
     ).to(part.device)
+    if recipe.fine_tune.batch_norm == "frozen":
+        freeze_norms(classifier.face_net)
     stage = Classification(
         "fine_tune", recipe.fine_tune, classifier, part, _augment(recipe, part), classifier.head.parameters()
     )
@@ -297,9 +349,18 @@ def regress(
     setting: Setting,
     folder: Path,
 ) -> None:
-    """Stage 1: train the convolutions and the bridge on the face net's layer."""
-    stage = Regression(setting.recipe.stage1, model, part, augment, comparison, views)
-    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+    """Stage 1: train the convolutions and the bridge on the face net's layer.
+
+    Raises:
+        UserError: If it learns nothing; see Standstill.
+    """
+    recipe = setting.recipe.stage1
+    stage = Regression(recipe, model, part, augment, comparison, views)
+    units, batch_norm = prod(model.net.bridge.out_chw), setting.recipe.expnet.batch_norm
+    watch = Standstill(
+        recipe, comparison.objectives[0], units, batch_norm=batch_norm, listener=setting.listener
+    )
+    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=watch)
 
 
 def classify(
@@ -315,6 +376,8 @@ def classify(
     recipe = setting.recipe.stage2
     comparison = comparison if recipe.regress else None
     views = views if recipe.soft_labels or recipe.regress else None
+    if recipe.batch_norm == "frozen":
+        freeze_norms(model.net.convolutions)
     module: nn.Module = model
     if comparison is not None and comparison.bridges:
         module = Accompanied(model, comparison.bridges)

@@ -34,10 +34,19 @@ class TrainingPart:
         targets: (N,) class numbers, -1 for a picture without a label, which only the teacher's features use.
         classes: how many classes there are.
         device: where batches go.
+        inner: pictures of the training part that no stage learns from; early stopping watches them.
     """
 
-    def __init__(self, pixels: np.ndarray, targets: np.ndarray, classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        targets: np.ndarray,
+        classes: int,
+        device: torch.device,
+        inner: TrainingPart | None = None,
+    ) -> None:
         self.pixels = pixels
+        self.inner = inner
         self.targets = torch.as_tensor(targets, dtype=torch.long, device=device)
         self.classes = classes
         self.device = device

@@ -356,7 +356,7 @@ STAGES: Mapping[str, str] = {
 }
 """What a reader sees for a stage, in the order of the figure; other stages follow under their own names."""
 
-_CURVES = {"loss": "loss", "accuracy": "training accuracy, %", "r2": "R²"}
+_CURVES = {"loss": "loss", "accuracy": "training accuracy, %", "r2": "R²", "inner": "loss on the inner part"}
 
 
 def curves_figure(history: pd.DataFrame, names: Mapping[str, str] | None = None) -> Figure:
@@ -366,7 +366,7 @@ def curves_figure(history: pd.DataFrame, names: Mapping[str, str] | None = None)
     that falls by more than a factor of 50 is drawn on a log scale.
 
     Args:
-        history: columns method, stage, epoch, and any of loss, accuracy, r2 (NaN where not meant).
+        history: columns method, stage, epoch, and any of loss, accuracy, r2, inner (NaN where not meant).
         names: method -> what a reader sees.
     Raises:
         ValueError: If there is nothing to draw.

@@ -74,11 +74,7 @@ class FaceNet(nn.Module):
         whose own parameters are frozen, since its running statistics are part of what was to be kept.
         """
         super().train(mode and bool(self.trainable()))
-        for module in self.modules():
-            if isinstance(module, BATCH_NORMS):
-                own = [parameter.requires_grad for parameter in module.parameters()]
-                if own and not any(own):
-                    module.eval()
+        rest_frozen_norms(self)
         return self
 
     def preprocess(self, crops: Tensor) -> Tensor:
@@ -134,6 +130,22 @@ class ChainFaceNet(FaceNet):
                 found[name] = features.contiguous()
                 wanted.remove(name)
         return {name: found[name] for name in taps}
+
+
+def rest_frozen_norms(net: nn.Module) -> None:
+    """Put every batch norm whose own parameters are all frozen into evaluation mode: its statistics stay."""
+    for module in net.modules():
+        if isinstance(module, BATCH_NORMS):
+            own = [parameter.requires_grad for parameter in module.parameters()]
+            if own and not any(own):
+                module.eval()
+
+
+def freeze_norms(net: nn.Module) -> None:
+    """Take the batch norms of a net out of training: their weights and their running statistics stay."""
+    for module in net.modules():
+        if isinstance(module, BATCH_NORMS):
+            module.requires_grad_(False)
 
 
 def weights_sha256(net: nn.Module) -> str:

@@ -1,0 +1,103 @@
+"""A stage 1 that learns nothing stops early, and says which number to change."""
+
+from __future__ import annotations
+
+from facenet2expnet.errors import UserError
+from facenet2expnet.learning.loop import EpochRecord, Listener
+from facenet2expnet.learning.objectives import (
+    FitNets,
+    ObjectiveModule,
+    PhiS,
+    PNorm,
+    SmoothL1,
+    StandardisedL2,
+    WeightedSum,
+)
+from facenet2expnet.recipe import RegressRecipe
+
+NOTHING = 0.005
+"""An R2 below this explains nothing; 0 is the mean face."""
+
+SHARE_OF_THE_WAY = 0.05
+"""Whoever comes so far towards it in a quarter of the epochs is slow, but moves."""
+
+FALL = 0.1
+"""Whoever is twice as far from it as before, and farther by this at least, has too high a rate; less may be chance."""
+
+LEAST_EPOCHS = 4
+UNIT_BY_UNIT = (PNorm, StandardisedL2, SmoothL1, FitNets, PhiS)
+MEAN_RATE = 1e-3
+"""A rate under a mean that the shipped recipes learn with; what is advised is no less."""
+
+
+def shows_in_r2(objective: ObjectiveModule) -> bool:
+    """Whether an objective that falls has to raise R2: it compares the features unit by unit, at their own scale."""
+    terms = objective.terms if isinstance(objective, WeightedSum) else [objective]
+    return any(isinstance(term, UNIT_BY_UNIT) for term in terms)
+
+
+class Standstill:
+    """A listener of stage 1 that stops it when it stands still at an R2 of nothing.
+
+    It looks once, when the warm-up and max(3, a quarter of the epochs) further ones are over. It stops the stage
+    when R2 is below 0.005 and has, since the warm-up, not come a twentieth of the way from where it was to there. A
+    student that starts far below the mean face and climbs slowly goes on, however low it still is; so does one that
+    has left 0 and rises. Stages of fewer than four epochs are left alone.
+
+    Args:
+        recipe: of the stage.
+        objective: what the stage makes small.
+        units: of the tapped layer, C * H * W.
+        batch_norm: whether the student has any.
+        listener: told of every epoch first.
+    """
+
+    def __init__(
+        self,
+        recipe: RegressRecipe,
+        objective: ObjectiveModule,
+        units: int,
+        *,
+        batch_norm: bool,
+        listener: Listener | None,
+    ) -> None:
+        self.recipe, self.objective, self.units = recipe, objective, units
+        self.batch_norm, self.listener = batch_norm, listener
+        self.began_at = max(recipe.warmup_epochs, 1)
+        self.looks_at = recipe.warmup_epochs + max(3, recipe.epochs // 4)
+        self.began = 0.0
+
+    def __call__(self, record: EpochRecord) -> None:
+        """Pass the epoch on, and look.
+
+        Raises:
+            UserError: If the stage stands still, with the numbers to change.
+        """
+        if self.listener:
+            self.listener(record)
+        if record.r2 is None or self.recipe.epochs < LEAST_EPOCHS or not shows_in_r2(self.objective):
+            return
+        if record.epoch == self.began_at:
+            self.began = record.r2
+        way, moved = NOTHING - self.began, record.r2 - self.began
+        if record.epoch == self.looks_at and record.r2 < NOTHING and moved < SHARE_OF_THE_WAY * way:
+            raise UserError(
+                f"{record.stage}: R2 is {record.r2:.4g} after {record.epoch} of {record.epochs} epochs and was "
+                f"{self.began:.4g} after epoch {self.began_at} (0 is the mean face): it learns nothing; "
+                f"{self._advice(falls=moved < -max(way, FALL))}"
+            )
+
+    def _advice(self, *, falls: bool) -> str:
+        """The rate first, then what makes the target easier to reach."""
+        lr = self.recipe.lr
+        if falls:
+            return f"lower the rate (--set stage1.lr={lr / 10:g}) or clip the gradient (--set stage1.clip_norm=1)"
+        summed = isinstance(self.objective, PNorm)
+        per_mean = self.units / 2 if summed else 1.0
+        told = f", {lr * per_mean:.3g} under a mean" if summed else ""
+        advice = [f"raise the rate ({lr:g}{told}; --set stage1.lr={max(10 * lr, MEAN_RATE / per_mean):.3g})"]
+        if not self.batch_norm:
+            advice.append("give the student batch norms (--set expnet.batch_norm=true)")
+        if not isinstance(self.objective, StandardisedL2):
+            advice.append("standardise the target (--set stage1.objective=standardised-l2)")
+        return ", or ".join(advice)
