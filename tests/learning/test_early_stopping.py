@@ -190,10 +190,10 @@ def test_stages_watch_plain_losses_of_the_inner_pictures(
     (regression,) = seen
     weights, _ = read_tensors(tmp_path / "stage1.safetensors")
     regression.module.load_state_dict(weights)
-    features = teacher.with_tap(crops, "late")[1]
+    features = teacher.with_taps(crops, ["late"])[1][0]
     regression.student.net.bridge.set_affine(torch.zeros(1), torch.ones(1))
     with torch.no_grad():
-        expected = regression.objective(regression.student.eval().features(crops), features).item()
+        expected = regression.comparison.objectives[0](regression.student.eval().features(crops), features).item()
     best = min(record.inner for record in told if record.stage == "stage1" if record.inner is not None)
     assert best == pytest.approx(expected, rel=1e-4)
     assert len(regression.views.crops) == 24  # no view of an inner picture

@@ -117,7 +117,7 @@ def fine_tune_by_hand(stage: Any, targets: Tensor, seen: Seen) -> float:
 
 
 def stage_1_by_hand(stage: Any, targets: Tensor, seen: Seen) -> float:
-    weights, teacher = (dict(net.named_parameters()) for net in (stage.student, stage.teacher))
+    weights, teacher = (dict(net.named_parameters()) for net in (stage.student, stage.comparison.teacher))
     bridge, bias = followed(seen, "stage1", weights, dict.fromkeys(BRIDGE, 1e-7))
     maps = expnet_by_hand(weights, seen.crops[-1])
     difference = bridge_by_hand(maps, bridge.now, bias.now) - vgg_by_hand(teacher, seen.crops[-1])

@@ -199,7 +199,7 @@ def _ask(
                     part, augment, start, stop, partners[start:stop, view], weights[start:stop, view]
                 )
             else:
-                crops = torch.from_numpy(stored[start:stop, view]).to(part.device).float()
+                crops = torch.tensor(stored[start:stop, view], device=part.device, dtype=torch.float32)
             with fabric.autocast():
                 scores, found = classifier.with_taps(crops, list(features))
             for (tap, file), values in zip(features.items(), found, strict=True):
