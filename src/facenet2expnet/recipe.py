@@ -59,10 +59,12 @@ class FaceNetRecipe:
     Attributes:
         name: a registered face net; `fn2en nets` lists them.
         weights: its weights file, where it brings none.
-        tap: the layer whose output stage 1 regresses on; empty for the face net's own default. Several are joined by
+        tap: the layer whose output stage 1 regresses on; empty for the face net's own default, "auto" for the one
+            that the neuron analysis recommends on the training part (FN2EN, section III-C). Several are joined by
             "+": the first is the one that the fully connected layers see.
         head_norm: an affine-free batch norm before the classifier that stage 0 puts upon it.
         head_dropout: dropout before that classifier.
+        fine_tuned: stage 0 fine-tunes the teacher on the training part; False takes the face net as it came.
     """
 
     name: str = "dlib-resnet29"
@@ -70,6 +72,7 @@ class FaceNetRecipe:
     tap: str = ""
     head_norm: bool = True
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    fine_tuned: bool = True
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -325,6 +328,11 @@ def _contradictions(recipe: Recipe) -> list[str]:
         )
     if recipe.stage2.soft_labels and not recipe.stage1.views:
         faults.append("stage2.soft_labels is above 0, expected stage1.views above 0 with it")
+    if recipe.stage2.soft_labels and not recipe.face_net.fine_tuned:
+        faults.append(
+            "stage2.soft_labels is above 0, expected face_net.fine_tuned = true with it: a face net as it came has no "
+            "class scores"
+        )
     if recipe.stage1.blend and not recipe.stage1.views:
         faults.append("stage1.blend is above 0, expected stage1.views above 0 with it")
     if recipe.stage1.mixup:

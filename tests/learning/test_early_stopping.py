@@ -193,7 +193,9 @@ def test_stages_watch_plain_losses_of_the_inner_pictures(
     features = teacher.with_taps(crops, ["late"])[1][0]
     regression.student.net.bridge.set_affine(torch.zeros(1), torch.ones(1))
     with torch.no_grad():
-        expected = regression.comparison.objectives[0](regression.student.eval().features(crops), features).item()
+        expected = regression.comparison.objectives[0](
+            regression.student.eval().features(crops), features
+        ).item()
     best = min(record.inner for record in told if record.stage == "stage1" if record.inner is not None)
     assert best == pytest.approx(expected, rel=1e-4)
     assert len(regression.views.crops) == 24  # no view of an inner picture

@@ -18,6 +18,7 @@ from facenet2expnet.data.protocols import Fold, read_split
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.material import gather
 from facenet2expnet.faces.contract import CropContract
+from facenet2expnet.learning.stages import AUTO
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.face import FaceNet
@@ -45,6 +46,7 @@ class Case:
         crop_px: side of the networks' crop.
         tap: the face net's layer that stage 1 regressed on; empty where no expression net says so.
         says: which pictures these are, a plain sentence.
+        fine_tuned: whether the expression net's teacher was fine-tuned; otherwise it was the face net as it came.
     """
 
     nets: dict[str, nn.Module]
@@ -56,6 +58,12 @@ class Case:
     crop_px: int
     tap: str
     says: str
+    fine_tuned: bool = True
+
+    @property
+    def teacher(self) -> str:
+        """What the face net is called that the expression net learned from."""
+        return FINE_TUNED if self.fine_tuned else PRE_TRAINED
 
     def net(self, name: str) -> nn.Module | None:
         """The network of this name, if it is there."""
@@ -124,6 +132,7 @@ def open_case(
     return Case(
         modules, material.pixels, labels, tuple(classes), subjects, sequences,
         material.contract.crop_px, _tap(models), f"{len(labels):,} pictures: {says}{_left_out(material.skipped)}.",
+        _fine_tuned(models),
     )  # fmt: skip
 
 
@@ -171,8 +180,12 @@ def all_findings(run: Path, *, fold: str = "", device: str = "cpu", seed: int = 
         seed=seed,
         **common,
     )
-    if student is not None and after is not None:
-        yield stage_one_made_visible(student, after, tested.pixels, teacher_layer=case.tap, **common)
+    teacher = case.net(case.teacher)
+    if student is not None and teacher is not None:
+        names = (EXPRESSION, case.teacher)
+        yield stage_one_made_visible(
+            student, teacher, tested.pixels, teacher_layer=case.tap, names=names, **common
+        )
 
 
 def has_captum() -> bool:
@@ -311,11 +324,20 @@ def _contract_of(loaded: Sequence[tuple[str, Model | FaceNet]], manifest: Path |
     return replace(made or CropContract(), stored_px=side, crop_px=side)
 
 
+def _fine_tuned(models: Sequence[Model]) -> bool:
+    """Whether the recipe of the models has the face net fine-tuned before it teaches."""
+    recipes = [model.facts.get("recipe", {}).get("face_net", {}) for model in models]
+    return all(recipe.get("fine_tuned", True) for recipe in recipes)
+
+
 def _tap(models: Sequence[Model]) -> str:
     """The layer that stage 1 of an expression net regressed on, by its recipe."""
     for model in models:
+        if model.facts.get("tap"):  # what "auto" stood for
+            return str(model.facts["tap"])
+    for model in models:
         recipe = model.facts.get("recipe", {}).get("face_net", {})
-        if recipe.get("tap"):
+        if recipe.get("tap", AUTO) not in ("", AUTO):
             return split_taps(recipe["tap"])[0]
         if recipe and isinstance(model.module, FaceClassifier):
             return model.module.face_net.info.default_tap

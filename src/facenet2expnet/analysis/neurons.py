@@ -189,8 +189,7 @@ def recommend(table: pd.DataFrame) -> tuple[str, str]:
             return "", "No layer with maps has a low-entropy neuron, so none can be recommended."
         return str(best["layer"]), (
             f"{best['layer']}: of the layers with maps it has the largest share of low-entropy neurons "
-            f"({best['les_share']:.1%} of {best['units']:,}). Give the network before fine-tuning as well for the "
-            "paper's argument."
+            f"({best['les_share']:.1%} of {best['units']:,})."
         )
     best = maps.iloc[int(maps["les_change"].argmax())]
     if best["les_change"] <= 0:
@@ -328,6 +327,8 @@ def neurons(
     layer, reason = recommend(table)
     networks = {names[0]: first} if second is None else {names[0]: first, names[1]: second}
     cut = " and ".join(f"{value:.3f}" for value in dict.fromkeys(thresholds.values()))
+    if layer and after is None:
+        reason += " Give the network before fine-tuning as well for the paper's argument."
     says = (
         f"Entropy of the labels of each neuron's top {top} of {len(pixels):,} pictures; a neuron counts as "
         f"low-entropy (LES) below {cut} nats, the lowest mean of a layer; a uniform histogram has "

@@ -274,7 +274,7 @@ def compare_features(
 
     Example: fn2en analyse compare-features runs/mine --part test
     """
-    from facenet2expnet.analysis.case import EXPRESSION, FINE_TUNED
+    from facenet2expnet.analysis.case import EXPRESSION
     from facenet2expnet.analysis.compare_features import features_compared, stage_one_made_visible
 
     case = _case(data, nets, part, fold, pictures, seed, device, quiet)
@@ -284,11 +284,18 @@ def compare_features(
             projection=projection.value, seed=seed,
         )
     ]  # fmt: skip
-    student, teacher = case.net(EXPRESSION), case.net(FINE_TUNED)
+    student, teacher = case.net(EXPRESSION), case.net(case.teacher)
     if student is not None and teacher is not None:
         layer = tap or case.tap
         findings.append(
-            stage_one_made_visible(student, teacher, case.pixels, crop_px=case.crop_px, teacher_layer=layer)
+            stage_one_made_visible(
+                student,
+                teacher,
+                case.pixels,
+                crop_px=case.crop_px,
+                teacher_layer=layer,
+                names=(EXPRESSION, case.teacher),
+            )
         )
     _save(findings, data, out, case)
 

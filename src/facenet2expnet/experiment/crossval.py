@@ -20,8 +20,9 @@ from facenet2expnet.data.protocols import inner_split
 from facenet2expnet.data.writing import write_whole
 from facenet2expnet.experiment.material import Material
 from facenet2expnet.experiment.reporter import Reporter, Training
+from facenet2expnet.experiment.tap import kept_tap, recommended_tap
 from facenet2expnet.learning.loop import EpochRecord, best_epoch
-from facenet2expnet.learning.stages import Setting, fine_tune, fn2en, from_scratch
+from facenet2expnet.learning.stages import AUTO, Setting, as_it_came, fine_tune, fn2en, from_scratch
 from facenet2expnet.learning.teacher import TrainingPart
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.recognize.model_folder import Model, save_model
@@ -29,6 +30,9 @@ from facenet2expnet.recognize.recognizer import class_probabilities
 
 METHODS = ("scratch", "fine-tune", "fn2en")
 """The paper's two baselines and its method, in the order of its tables."""
+
+VIEWS = "views"
+"""The folder in a run of the teacher's views that all its trainings share; the run removes it when it ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +52,9 @@ class Job:
         cut: what it trains and tests on.
         training: what is told of it.
         folder: where it leaves its files.
-        teacher_folder: of the same cut's and seed's fine-tuned face net.
-        views_folder: of the teacher's views, where trainings share them; whoever names it also removes it.
+        teacher_folder: of the same cut's and seed's fine-tuned face net, and of the tap that was chosen on it.
+        views_folder: of the teacher's views, where several trainings share them; whoever names it removes them.
+        viewed: rising rows of the material whose views are computed together, where all folds have one teacher.
     """
 
     cut: Cut
@@ -57,6 +62,7 @@ class Job:
     folder: Path
     teacher_folder: Path
     views_folder: Path | None = None
+    viewed: np.ndarray | None = None
 
 
 def plan(
@@ -64,9 +70,15 @@ def plan(
 ) -> list[Job]:
     """The trainings of a run in their order: seed by seed, fold by fold, method by method.
 
-    FN2EN needs the fine-tuned face net, so that "fine-tune" comes with it and before it.
+    FN2EN needs the fine-tuned face net, so that "fine-tune" comes with it and before it, unless the recipe takes the
+    face net as it came: then its views are computed once for all folds, in the run's folder `views`.
     """
-    wanted = [m for m in METHODS if m in methods or (m == "fine-tune" and "fn2en" in methods)]
+    tuned = recipe.face_net.fine_tuned
+    wanted = [m for m in METHODS if m in methods or (m == "fine-tune" and "fn2en" in methods and tuned)]
+    # A blended view holds a second picture, which another fold may test on; then each training has its own views.
+    shared = not tuned and recipe.stage1.views > 0 and recipe.stage1.blend == 0
+    views = run / VIEWS if shared else None
+    viewed = np.unique(np.concatenate([cut.train for cut in cuts])) if shared else None
     jobs: list[Job] = []
     total = len(seeds) * len(cuts) * len(wanted)
     for seed in seeds:
@@ -76,7 +88,8 @@ def plan(
                 training = Training(
                     method, cut.name, seed, len(jobs) + 1, total, len(cut.train), epochs_of(method, recipe)
                 )
-                jobs.append(Job(cut, training, folder / method, folder / "fine-tune"))
+                teacher_folder = folder / ("fine-tune" if tuned else "face-net")
+                jobs.append(Job(cut, training, folder / method, teacher_folder, views, viewed))
     return jobs
 
 
@@ -96,7 +109,7 @@ def run_job(
     done = job.folder / "result.json"
     reporter.begin(job.training)
     if done.is_file():
-        _drop_views(job)
+        drop_views(job.folder)
         reporter.end(job.training, json.loads(done.read_text())["accuracy"])
         return
     records: list[EpochRecord] = []
@@ -108,7 +121,10 @@ def run_job(
             _draw(curves, record)
             reporter.epoch(job.training, record)
 
-        setting = Setting(recipe, job.training.seed, fabric, listen, reporter.views, job.views_folder)
+        setting = Setting(
+            recipe, job.training.seed, fabric, listen, reporter.views, job.views_folder, reporter.note
+        )
+        setting = _with_tap(job, material, setting)
         model = _train(job, material, setting)
     for sentence in _endings(records):
         reporter.note(sentence)
@@ -124,9 +140,11 @@ def run_job(
         "trained_on": trained_on,
         "metrics": {"accuracy": accuracy},
     }
+    if recipe.face_net.tap == AUTO and job.training.method != "fine-tune":
+        origin["tap"] = setting.recipe.face_net.tap
     save_model(Model(model, material.manifest.classes, material.contract, origin), job.folder / "model")
     write_whole(done, json.dumps({"accuracy": accuracy, "pictures_tested": len(predictions)}).encode())
-    _drop_views(job)
+    drop_views(job.folder)
     reporter.end(job.training, accuracy)
 
 
@@ -139,42 +157,76 @@ def collect(jobs: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return predictions, pd.concat(histories, ignore_index=True)
 
 
-def _drop_views(job: Job) -> None:
-    """The teacher's views serve one training and take much room."""
-    for views in job.folder.glob("views-*"):
+def drop_views(folder: Path) -> None:
+    """Remove the teacher's views from a folder: they serve a training, or a run, and take much room."""
+    for views in folder.glob("views-*"):
         views.unlink()
 
 
 def _train(job: Job, material: Material, setting: Setting) -> nn.Module:
     rows, inner = _inner_rows(job, material, setting.recipe)
-    classes, device = len(material.manifest.classes), setting.fabric.device
-    labels = material.manifest.labels[rows]
-    watched = None
-    if len(inner):
-        watched = TrainingPart(material.pixels[inner], material.manifest.labels[inner], classes, device)
-    part = TrainingPart(material.pixels[rows], labels, classes, device, watched)
+    part = _labelled(material, rows, inner, setting)
     if job.training.method == "scratch":
         return from_scratch(part, setting, job.folder)
     if job.training.method == "fine-tune":
         return fine_tune(part, setting, job.folder)
-    teacher = fine_tune(part, dataclasses.replace(setting, listener=None), job.teacher_folder)
+    if setting.recipe.face_net.fine_tuned:
+        teacher = fine_tune(part, dataclasses.replace(setting, listener=None), job.teacher_folder)
+    else:
+        teacher = as_it_came(setting.recipe, part.classes, part.device)
     extra = _unlabelled(job, material, inner)
     if len(extra):
-        pixels = np.concatenate([part.pixels, extra])
-        targets = np.concatenate([labels, np.full(len(extra), -1)])
-        part = TrainingPart(pixels, targets, classes, device, watched)
-    return fn2en(part, teacher, setting, job.folder)
+        pixels = np.concatenate([part.pixels, material.unlabelled_pixels[extra]])
+        targets = np.concatenate([part.targets.cpu().numpy(), np.full(len(extra), -1)])
+        part = TrainingPart(pixels, targets, part.classes, part.device, part.inner)
+    whole = None
+    if job.viewed is not None:
+        pixels = np.concatenate([material.pixels[job.viewed], material.unlabelled_pixels])
+        everything = TrainingPart(pixels, np.full(len(pixels), -1), part.classes, part.device)
+        whole = (
+            everything,
+            np.concatenate([np.searchsorted(job.viewed, rows), len(job.viewed) + extra]),
+        )
+    return fn2en(part, teacher, setting, job.folder, whole=whole)
 
 
-def _inner_rows(job: Job, material: Material, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(material: Material, rows: np.ndarray, inner: np.ndarray, setting: Setting) -> TrainingPart:
+    """The rows to learn from, with those that early stopping watches."""
+    labels, classes = material.manifest.labels, len(material.manifest.classes)
+    device, watched = setting.fabric.device, None
+    if len(inner):
+        watched = TrainingPart(material.pixels[inner], labels[inner], classes, device)
+    return TrainingPart(material.pixels[rows], labels[rows], classes, device, watched)
+
+
+def _with_tap(job: Job, material: Material, setting: Setting) -> Setting:
+    """The setting with the layer that the tap "auto" stands for. The scratch net has it, too: one architecture."""
+    recipe, note = setting.recipe, setting.note or (lambda _: None)
+    if recipe.face_net.tap != AUTO or job.training.method == "fine-tune":
+        return setting
+    tap = kept_tap(job.teacher_folder)
+    if not tap:
+        rows, inner = _inner_rows(job, material, recipe, method="fine-tune")
+        part, tuned = _labelled(material, rows, inner, setting), None
+        if recipe.face_net.fine_tuned:
+            note("The face net is fine-tuned first, since the layer to transfer is chosen on it.")
+            tuned = fine_tune(part, dataclasses.replace(setting, listener=None), job.teacher_folder)
+        tap = recommended_tap(part, tuned, recipe, job.teacher_folder, note)
+    recipe = dataclasses.replace(recipe, face_net=dataclasses.replace(recipe.face_net, tap=tap))
+    return dataclasses.replace(setting, recipe=recipe)
+
+
+def _inner_rows(
+    job: Job, material: Material, recipe: Recipe, method: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the training part to learn from, and those that early stopping watches, empty without patience.
 
     All stages of a training leave out the same rows, those without patience too: a network that has learned from
-    a picture, or from a face net that has, can't be stopped by it.
+    a picture, or from a face net that has, can't be stopped by it. `method` is the job's own unless given.
     """
     stages = (
         [recipe.scratch]
-        if job.training.method == "scratch"
+        if (method or job.training.method) == "scratch"
         else [recipe.fine_tune, recipe.stage1, recipe.stage2]
     )
     shares = [stage.inner_share for stage in stages if stage.patience]
@@ -184,7 +236,7 @@ def _inner_rows(job: Job, material: Material, recipe: Recipe) -> tuple[np.ndarra
 
 
 def _unlabelled(job: Job, material: Material, inner: np.ndarray) -> np.ndarray:
-    """Faces without a label that stage 1 may see: none of a subject, a sequence or a fold that is tested on.
+    """Numbers of the faces without a label that stage 1 may see: none of a subject, sequence or fold tested on.
 
     Nor any of a subject or a sequence that early stopping watches.
     """
@@ -195,7 +247,7 @@ def _unlabelled(job: Job, material: Material, inner: np.ndarray) -> np.ndarray:
         if column in tested.columns and not (column == "sequence" and material.manifest.subjects is not None):
             out = set(tested[column]) | (set() if column == "fold" else set(watched[column]))
             allowed &= ~material.unlabelled.table[column].isin(out - {""}).to_numpy(dtype=bool)
-    return material.unlabelled_pixels[allowed]
+    return np.flatnonzero(allowed)
 
 
 def _test(job: Job, material: Material, model: nn.Module, fabric: Fabric) -> pd.DataFrame:

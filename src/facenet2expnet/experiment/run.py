@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from facenet2expnet.data import audit, protocols
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.crossval import METHODS, Cut, Job, collect, plan, run_job
+from facenet2expnet.experiment.crossval import METHODS, VIEWS, Cut, Job, collect, drop_views, plan, run_job
 from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.provenance import command_line, device_name, now, versions, write_json
@@ -67,7 +68,7 @@ def compare(
         data: a folder of class folders, a CSV or Parquet manifest, a face store, or a manifest.
         recipe: a recipe, a preset's name or a TOML file.
         out: the run folder; new, or with `resume` one that the same call began.
-        methods: of METHODS; "fn2en" brings "fine-tune" with it.
+        methods: of METHODS; "fn2en" brings "fine-tune" with it, unless the recipe says face_net.fine_tuned = false.
         protocol: see `data.protocols.choose`.
         folds: groups, where the protocol leaves that open.
         first_folds: do only so many of them.
@@ -87,7 +88,9 @@ def compare(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
     chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    begun = _Begun("compare", Path(out), chosen, machine or Machine(), resume, reporter or Reporter())
+    begun = _Begun(
+        "compare", Path(out), chosen, machine or Machine(), resume, reporter or Reporter(), methods
+    )
     material = begun.gather(data)
     drawn = protocols.choose(material.manifest, protocol, folds)
     chosen_folds = drawn.folds[:first_folds]
@@ -128,7 +131,7 @@ def train(
     if method not in METHODS:
         raise UserError(f"method is '{method}', expected one of {', '.join(METHODS)}")
     chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    begun = _Begun("train", Path(out), chosen, machine or Machine(), resume, reporter or Reporter())
+    begun = _Begun("train", Path(out), chosen, machine or Machine(), resume, reporter or Reporter(), [method])
     material = begun.gather(data)
     if holdout:
         drawn = protocols.choose(material.manifest, protocol, _affordable_folds(material.manifest))
@@ -154,7 +157,14 @@ class _Begun:
     """A run between its first checks and its report."""
 
     def __init__(
-        self, kind: str, out: Path, recipe: Recipe, machine: Machine, resume: bool, reporter: Reporter
+        self,
+        kind: str,
+        out: Path,
+        recipe: Recipe,
+        machine: Machine,
+        resume: bool,
+        reporter: Reporter,
+        methods: Sequence[str],
     ) -> None:
         self.kind, self.out, self.recipe, self.resume = kind, out, recipe, resume
         self.started = time.monotonic()
@@ -165,7 +175,7 @@ class _Begun:
         self.earlier = earlier
         self.fabric = open_device(machine.device, recipe.precision)
         self.reporter = reporter
-        stages.check(recipe)
+        stages.check(recipe, fine_tunes="fine-tune" in methods)
 
     def gather(self, data: str | Path | Manifest) -> Material:
         """Read the pictures as the recipe says."""
@@ -207,6 +217,9 @@ class _Begun:
         for job in jobs:
             run_job(job, material, self.recipe, self.fabric, reporter, facts)
             write_json(self.out / "run.json", {**about, "seconds": self._seconds()})
+        drop_views(self.out / VIEWS)
+        with contextlib.suppress(OSError):  # is not there, or a fold has this name
+            (self.out / VIEWS).rmdir()
         self._conclude(about, material, jobs, methods)
         return self.out
 

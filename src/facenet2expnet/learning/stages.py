@@ -34,9 +34,11 @@ from facenet2expnet.learning.objectives import (
     soft_label_loss,
     terms_of,
 )
+from facenet2expnet.learning.objectives.statistics import CONSTANT_BELOW
 from facenet2expnet.learning.standstill import Standstill
 from facenet2expnet.learning.teacher import (
     BATCH,
+    Note,
     Progress,
     TrainingPart,
     Views,
@@ -51,6 +53,12 @@ from facenet2expnet.nets.face import FaceNet
 from facenet2expnet.nets.face.base import freeze_norms
 from facenet2expnet.recipe import ClassifyRecipe, Recipe, RegressRecipe, StageRecipe, split_taps
 
+AUTO = "auto"
+"""As face_net.tap: the layer that the neuron analysis recommends. It is found before the stages see the recipe."""
+
+SHARED_VIEWS_SEED = 0
+"""Of views that several trainings share, whatever the seeds of those."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -62,7 +70,9 @@ class Setting:
         fabric: device and precision.
         listener: told of every epoch.
         progress: told of the teacher's views, done and in all.
-        views_folder: where the teacher's views are kept and looked for; None for the training's own folder.
+        views_folder: where the teacher's views are kept and looked up; None for the training's own folder. Whoever
+            names one removes it in the end.
+        note: told in a sentence of what a person should know.
     """
 
     recipe: Recipe
@@ -71,6 +81,7 @@ class Setting:
     listener: Listener | None = None
     progress: Progress | None = None
     views_folder: Path | None = None
+    note: Note | None = None
 
 
 class Classification:
@@ -255,9 +266,12 @@ class Regression:
         return total / len(inner)
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, *, fine_tunes: bool = False) -> None:
     """Refuse a recipe that a stage could not follow, before any work: no such face net, weights, tap or objective.
 
+    Args:
+        recipe: every number.
+        fine_tunes: whether stage 0 is asked for, as the baseline.
     Raises:
         UserError: What is wrong with it.
     """
@@ -268,7 +282,31 @@ def check(recipe: Recipe) -> None:
             f"stage2.standardised_input is true and stage1.objective is '{recipe.stage1.objective}', expected a term "
             f"with a space of its own in it: {' or '.join(own)}"
         )
-    _taps(recipe, face.load(recipe.face_net.name, recipe.face_net.weights or None))
+    net = face.load(recipe.face_net.name, recipe.face_net.weights or None)
+    if recipe.face_net.fine_tuned and not net.trainable():
+        raise UserError(
+            f"face_net.fine_tuned is true and {net.info.name} has nothing to train; set face_net.fine_tuned=false "
+            "to take it as it came"
+        )
+    if fine_tunes and not net.trainable():
+        raise UserError(f"method 'fine-tune': {net.info.name} has nothing to train; leave this method out")
+    if recipe.face_net.tap != AUTO:
+        _taps(recipe, net)
+    elif not _maps(net):
+        raise UserError(
+            f"face_net.tap is '{AUTO}' and {net.info.name} has no layer with maps; take another face net"
+        )
+
+
+def as_it_came(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
+    """The face net that was not fine-tuned as the teacher, frozen. It has no class scores: those it gives are all 0."""
+    net = face.load(recipe.face_net.name, recipe.face_net.weights or None)
+    teacher = FaceClassifier(
+        net, classes, head_norm=recipe.face_net.head_norm, head_dropout=recipe.face_net.head_dropout
+    ).to(device)
+    for parameter in teacher.head.parameters():
+        torch.nn.init.zeros_(parameter)  # one hash for one face net, whatever was drawn before
+    return teacher.eval().requires_grad_(False)
 
 
 def fine_tune(part: TrainingPart, setting: Setting, folder: Path) -> FaceClassifier:
@@ -306,15 +344,22 @@ def from_scratch(part: TrainingPart, setting: Setting, folder: Path) -> Expressi
 
 
 def fn2en(
-    part: TrainingPart, teacher: FaceClassifier, setting: Setting, folder: Path
+    part: TrainingPart,
+    teacher: FaceClassifier,
+    setting: Setting,
+    folder: Path,
+    *,
+    whole: tuple[TrainingPart, np.ndarray] | None = None,
 ) -> ExpressionClassifier:
     """Stages 1 and 2: the expression net of the paper. One stage alone is stage 2 with stage 1's objective in it.
 
     Args:
         part: the training part, the same that the teacher was fine-tuned on; unlabelled pictures may stand in it.
-        teacher: the fine-tuned face net, frozen.
+        teacher: the face net, fine-tuned or as it came, frozen.
         setting: recipe, seed, device.
-        folder: for checkpoints and the teacher's views.
+        folder: for checkpoints and, where the setting names no other, the teacher's views.
+        whole: more pictures, of which `part` has these rows: the views of all are computed together, for several
+            trainings with the same teacher, and of the others none is looked at.
     """
     recipe = setting.recipe
     taps = _taps(recipe, teacher.face_net)
@@ -322,9 +367,12 @@ def fn2en(
     views = None
     if recipe.stage1.views:
         views = compute_views(
-            teacher, part, list(taps), augment, recipe.stage1.views, setting.views_folder or folder,
-            blend=recipe.stage1.blend, seed=setting.seed, fabric=setting.fabric, progress=setting.progress,
+            teacher, whole[0] if whole else part, list(taps), augment, recipe.stage1.views,
+            setting.views_folder or folder, blend=recipe.stage1.blend,
+            seed=SHARED_VIEWS_SEED if whole else setting.seed, fabric=setting.fabric,
+            progress=setting.progress, note=setting.note,
         )  # fmt: skip
+        views = views.only(whole[1]) if whole else views
     torch.manual_seed(setting.seed)
     bridge_chw, *further = taps.values()
     model = _expression_classifier(recipe, part, bridge_chw, batch_norm=recipe.expnet.batch_norm)
@@ -422,12 +470,23 @@ def _expression_classifier(
 
 
 def _mean(objective: ObjectiveModule, features: Iterable[Tensor]) -> Tensor:
-    """Per-unit mean of the training part's targets, against which stage 1's R2 is taken."""
+    """Per-unit mean of the training part's targets, against which stage 1's R2 is taken.
+
+    Raises:
+        UserError: If no unit varies, so that there is nothing to learn.
+    """
     total, count = torch.zeros(()), 0
+    lowest, highest = torch.tensor(torch.inf), torch.tensor(-torch.inf)
     for batch in features:
         targets = objective.target(batch.to(next(objective.buffers(), batch).device)).double().cpu()
         total = total + targets.sum(0)
+        lowest, highest = torch.minimum(lowest, targets.amin(0)), torch.maximum(highest, targets.amax(0))
         count += len(targets)
+    if bool((highest - lowest <= CONSTANT_BELOW * torch.maximum(lowest.abs(), highest.abs())).all()):
+        raise UserError(
+            f"all {total.numel()} units of the face net's feature are constant over the training part, expected some "
+            "to vary: give more and different pictures, or choose another layer (face_net.tap)"
+        )
     return total / count
 
 
@@ -457,12 +516,17 @@ def _taps(recipe: Recipe, net: FaceNet) -> dict[str, tuple[int, int, int]]:
         UserError: If the face net has no such layer, the layer has no maps, or one is named twice.
     """
     taps = split_taps(recipe.face_net.tap) or (net.info.default_tap,)
-    maps = {name: shape for name, shape in net.info.taps.items() if len(shape) == 3}
+    maps = _maps(net)
     unknown = [tap for tap in taps if tap not in maps]
     if unknown:
+        named = ", ".join(maps) or "it has none"
         raise UserError(
-            f"face_net.tap is '{' + '.join(unknown)}', expected a layer of {net.info.name} with maps: {', '.join(maps)}"
+            f"face_net.tap is '{' + '.join(unknown)}', expected a layer of {net.info.name} with maps: {named}"
         )
     if len(set(taps)) < len(taps):
         raise UserError(f"face_net.tap is '{recipe.face_net.tap}', expected every layer once")
     return {tap: (channels, height, width) for tap in taps for channels, height, width in [maps[tap]]}
+
+
+def _maps(net: FaceNet) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in net.info.taps.items() if len(shape) == 3}

@@ -1,4 +1,4 @@
-"""The fine-tuned face net as a teacher: run live in every step, or computed once on a finite set of views."""
+"""The face net as a teacher: run live in every step, or computed once on a finite set of views."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ BATCH = 64
 LARGEST_HALF = 65_504.0
 
 Progress = Callable[[int, int], None]
+Note = Callable[[str], None]
+Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 class TrainingPart:
@@ -90,6 +92,7 @@ class Views:
         scores: (N, K, classes) 32 bits, class scores before softmax.
         partners: (N, K) int64, the picture that a blended view was blended with; its own number where it was not.
         weights: (N, K) 32 bits, the first picture's weight in the blend, 1 where it is none.
+        rows: where in N each picture of the training part stands; all of N where the views are of that part alone.
     """
 
     crops: np.ndarray
@@ -97,18 +100,32 @@ class Views:
     scores: np.ndarray
     partners: np.ndarray
     weights: np.ndarray
+    rows: np.ndarray
+
+    def only(self, rows: np.ndarray) -> Views:
+        """The views of some pictures, for a training part of these alone; nothing large is copied.
+
+        Raises:
+            ValueError: If one is blended with a picture that is not among them.
+        """
+        numbers = np.full(len(self.crops), -1)
+        numbers[rows] = np.arange(len(rows))
+        partners = numbers[self.partners]
+        if (partners[rows] < 0).any():
+            raise ValueError("expected views that are blended with pictures of the training part alone")
+        return replace(self, partners=partners, rows=rows)
 
     def draw(self, examples: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """A random view of each of the examples: two index arrays into N and K."""
         views = torch.randint(self.crops.shape[1], (len(examples),))
-        return examples.cpu().numpy(), views.numpy()
+        return self.rows[examples.cpu().numpy()], views.numpy()
 
     def batches(self, tap: str) -> Iterator[Tensor]:
         """All features of a layer, K views of some pictures at a time, (B, C, H, W) 32 bits."""
         features = self.features[tap]
         pictures = max(1, 256 // features.shape[1])
-        for start in range(0, len(features), pictures):
-            block = np.asarray(features[start : start + pictures], np.float32)
+        for start in range(0, len(self.rows), pictures):
+            block = np.asarray(features[self.rows[start : start + pictures]], np.float32)
             yield torch.from_numpy(block.reshape(-1, *block.shape[2:]))
 
 
@@ -124,15 +141,18 @@ def compute_views(
     seed: int,
     fabric: Fabric,
     progress: Progress | None = None,
+    note: Note | None = None,
 ) -> Views:
     """Run the teacher once over `count` augmented views of every picture; memory-mapped files keep the answers.
 
-    The files are named by what they depend on: the face net's weights, the augmentation, the pictures and the seed.
-    Where all that is the same they are read again, otherwise made anew. Every layer's features have a file of their
-    own: where only that is missing, the teacher is shown the views that are there.
+    The files are named by what they depend on: the face net's weights and preprocessing, the augmentation, the
+    pictures and the seed. Where all that is the same they are read again, otherwise made anew; so are files that are
+    cut short or not of the shapes that are asked for. Every layer's features have a file of their own: where only
+    that is missing, the teacher is shown the views that are there. One process at a time may write to a folder: what
+    a killed one left there half written is removed.
 
     Args:
-        classifier: the fine-tuned face net, frozen.
+        classifier: the face net, frozen.
         part: the pictures; labels are not looked at.
         taps: the layers to keep.
         augment: makes a view.
@@ -143,11 +163,12 @@ def compute_views(
         seed: of all that is drawn.
         fabric: device and precision.
         progress: told of the pictures done and how many there are.
+        note: told in a sentence why files that are there had to be made anew.
     Raises:
         UserError: If the disk is full, or a feature is not finite or too large for half precision.
     """
     names = {tap: f"features-{hashlib.sha256(tap.encode()).hexdigest()[:8]}" for tap in taps}
-    shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {
+    shapes: Shapes = {
         "crops": ((len(part), count, 3, augment.crop_px, augment.crop_px), np.dtype(np.uint8)),
         "scores": ((len(part), count, part.classes), np.dtype(np.float32)),
         "partners": ((len(part), count), np.dtype(np.int64)),
@@ -158,17 +179,36 @@ def compute_views(
         shapes[name] = ((len(part), count, *shape), np.dtype(np.float16))
     key = _key(classifier, part, augment, [count, blend, seed])
     paths = {name: folder / f"views-{name}-{key}.npy" for name in shapes}
-    missing = [name for name, path in paths.items() if not path.is_file()]
-    if missing:
-        whole = common.isdisjoint(missing)
-        missing = missing if whole else list(paths)
-        stored = np.load(paths["crops"], mmap_mode="r") if whole else None
+    found = _opened(paths, shapes, note)
+    if len(found) < len(paths):
+        whole = common <= set(found)
+        missing = [name for name in paths if name not in found] if whole else list(paths)
+        stored = found["crops"] if whole else None
         with _Files(folder, {n: paths[n] for n in missing}, {n: shapes[n] for n in missing}) as files:
             new = {tap: files[name] for tap, name in names.items() if name in missing}
             _ask(classifier, part, augment, count, blend, seed, fabric, stored, files, new, progress)
-    found = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+        found = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
     features = {tap: found[name] for tap, name in names.items()}
-    return Views(features=features, **{name: found[name] for name in common})
+    return Views(features=features, rows=np.arange(len(part)), **{name: found[name] for name in common})
+
+
+def _opened(paths: dict[str, Path], shapes: Shapes, note: Note | None) -> dict[str, np.ndarray]:
+    """Those of the files that are there, whole and of these shapes, memory-mapped."""
+    found = {}
+    for name, path in paths.items():
+        if not path.is_file():
+            continue
+        shape, kind = shapes[name]
+        try:
+            values = np.load(path, mmap_mode="r")
+            fault = f"holds {values.shape} {values.dtype}, expected {shape} {kind}"
+        except (OSError, ValueError, EOFError) as error:  # a file that is cut short, or not NumPy's
+            values, fault = None, f"is cut short or damaged ({error})"
+        if values is not None and values.shape == shape and values.dtype == kind:
+            found[name] = values
+        elif note:
+            note(f"{path} {fault}; the teacher's views are computed anew.")
+    return found
 
 
 @torch.no_grad()
@@ -241,9 +281,7 @@ def _blends(pictures: int, count: int, share: float) -> tuple[Tensor, Tensor]:
 class _Files:
     """Memory-mapped files under temporary names, renamed when all is written."""
 
-    def __init__(
-        self, folder: Path, paths: dict[str, Path], shapes: dict[str, tuple[tuple[int, ...], np.dtype]]
-    ) -> None:
+    def __init__(self, folder: Path, paths: dict[str, Path], shapes: Shapes) -> None:
         self.folder, self.paths, self.shapes = folder, paths, shapes
         self.maps: dict[str, np.memmap] = {}
 
@@ -256,6 +294,8 @@ class _Files:
         )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob("views-*.partial"):
+                left.unlink()
             _check_room(self.folder, needed)
             for name, (shape, kind) in self.shapes.items():
                 self.maps[name] = np.lib.format.open_memmap(self._partial(name), "w+", kind, shape)
@@ -307,5 +347,7 @@ def _key(classifier: FaceClassifier, part: TrainingPart, augment: Augment, numbe
     pictures = hashlib.sha256()
     for start in range(0, len(part), 1024):
         pictures.update(np.ascontiguousarray(part.pixels[start : start + 1024]).tobytes())
-    facts = [weights_sha256(classifier), repr(augment.recipe), augment.crop_px, numbers]
+    info = classifier.face_net.info
+    preprocessing = [info.input_px, info.mean_rgb, info.scale, info.colour]
+    facts = [weights_sha256(classifier), preprocessing, repr(augment.recipe), augment.crop_px, numbers]
     return hashlib.sha256(json.dumps([*facts, pictures.hexdigest()]).encode()).hexdigest()[:16]
