@@ -10,16 +10,15 @@ memory.
 
 `dlib-resnet29` reads faces of the bundled sample, the recipe is `normalised` (64 pixels, half the width). `vgg-face`
 has generated weights, which is as fast as its own; the recipe is `paper` (224 pixels, full width), in batches of
-four. Memory is the largest resident size of a fresh process that does one way alone; a file that is mapped counts as
-far as it was read. Making the cache is timed as well: a view costs one pass of the teacher, an epoch of the live
-teacher costs one pass a picture.
+four. Memory is the largest resident size of a fresh process that does one way alone (on Linux); "before" is with
+pictures and teacher loaded, and a file that is mapped counts as far as it was read. Making the cache is timed as
+well: a view costs one pass of the teacher, an epoch of the live teacher costs one pass a picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -107,9 +106,15 @@ class Case:
 def memory_mb(way: str, given: argparse.Namespace, folder: Path, told: Any) -> None:
     """In a process of its own: one epoch in one way, then the largest resident size."""
     case = Case(given)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = _largest_mb()
     case.seconds(case.views(way, folder))
-    told.put((before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    told.put((before, _largest_mb()))
+
+
+def _largest_mb() -> float:
+    """Of this process by /proc, since getrusage also counts the process that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def spread(values: list[float], digits: int) -> str:
