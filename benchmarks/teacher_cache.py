@@ -75,14 +75,15 @@ class Case:
         if way == "live":
             return None
         views = compute_views(
-            self.teacher, self.part, self.tap, self.augment, self.recipe.stage1.views, folder, seed=0,
+            self.teacher, self.part, [self.tap], self.augment, self.recipe.stage1.views, folder, seed=0,
             fabric=self.fabric,
         )  # fmt: skip
         if way == "cached":
             return views
         rng = np.random.default_rng(0)
         crops = rng.integers(0, 256, views.crops.shape, dtype=np.uint8)
-        return replace(views, crops=crops, features=rng.random(views.features.shape).astype(np.float16))
+        targets = rng.random(views.features[self.tap].shape).astype(np.float16)
+        return replace(views, crops=crops, features={self.tap: targets})
 
     def seconds(self, views: Views | None) -> float:
         """Of one epoch of stage 1 with these views; None runs the teacher in every step."""
@@ -95,11 +96,12 @@ class Case:
         )  # fmt: skip
         records: list[EpochRecord] = []
         setting = Setting(self.recipe, 0, self.fabric, records.append)
+        model = ExpressionClassifier(net, crop.mean, crop.scale)
+        comparison = stages.compared_with(
+            model, [], self.part, self.teacher, [self.tap], self.augment, views, self.recipe
+        )
         with tempfile.TemporaryDirectory() as folder:
-            stages.regress(
-                ExpressionClassifier(net, crop.mean, crop.scale), self.part, self.teacher, self.tap, self.augment,
-                views, setting, Path(folder),
-            )  # fmt: skip
+            stages.regress(model, self.part, self.augment, comparison, views, setting, Path(folder))
         return records[0].seconds
 
 

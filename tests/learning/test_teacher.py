@@ -54,7 +54,7 @@ class Cache:
 
     def open(self, classifier: FaceClassifier | None = None, tap: str = "late", count: int = 2) -> Views:
         return compute_views(
-            classifier or teacher(), self.part, tap, Augment(tiny.tiny_recipe().augment, 32), count, self.folder,
+            classifier or teacher(), self.part, [tap], Augment(tiny.tiny_recipe().augment, 32), count, self.folder,
             seed=0, fabric=FABRIC, progress=self.progress, note=self.notes.append,
         )  # fmt: skip
 
@@ -64,6 +64,10 @@ class Cache:
     def file(self, name: str) -> Path:
         (found,) = self.folder.glob(f"views-{name}-*.npy")
         return found
+
+
+def values_of(views: Views, field: str) -> np.ndarray:
+    return views.features["late"] if field == "features" else getattr(views, field)
 
 
 @pytest.fixture
@@ -106,10 +110,10 @@ def no_array(path: Path) -> None:
 def test_a_damaged_cache_is_noticed_and_made_anew(
     cache: Cache, name: str, damage: Callable[[Path], None], said: str
 ) -> None:
-    first = {field: np.array(getattr(cache.open(), field)) for field in NAMES}
+    first = {field: np.array(values_of(cache.open(), field)) for field in NAMES}
     damage(cache.file(name))
     again = cache.open()
-    assert all(np.array_equal(getattr(again, field), values) for field, values in first.items())
+    assert all(np.array_equal(values_of(again, field), values) for field, values in first.items())
     assert cache.made == 2
     (note,) = cache.notes
     assert re.search(rf"views-{name}-\w+\.npy {said}.* computed anew", note)
@@ -134,12 +138,12 @@ def test_views_of_another_teacher_tap_preprocessing_or_number_are_not_used(cache
     with torch.no_grad():
         other.face_net.early.bias += 1
     turned.face_net.info = replace(turned.face_net.info, colour="bgr")
-    before = np.array(cache.open().features)
+    before = np.array(cache.open().features["late"])
     assert cache.made == 1
-    assert not np.allclose(cache.open(other).features, before, atol=0.1)
-    assert not np.allclose(cache.open(turned).features, before, atol=0.01)
-    assert cache.open(tap="early").features.shape[2:] == (8, 16, 16)
-    assert cache.open(count=3).features.shape[1] == 3
+    assert not np.allclose(cache.open(other).features["late"], before, atol=0.1)
+    assert not np.allclose(cache.open(turned).features["late"], before, atol=0.01)
+    assert cache.open(tap="early").features["early"].shape[2:] == (8, 16, 16)
+    assert cache.open(count=3).features["late"].shape[1] == 3
     assert cache.made == 5
     cache.open()
     assert cache.made == 5
@@ -163,15 +167,15 @@ def test_the_rows_of_a_fold_are_those_of_the_whole(cache: Cache) -> None:
     index = some.draw(examples)
     assert index[0].tolist() == [20, 5, 20, 11]
     assert some.partners[index].tolist() == examples.tolist()
-    features = torch.cat(list(some.batches()))
-    assert np.array_equal(features.numpy(), np.asarray(whole.features, np.float32)[rows].reshape(8, 16, 8, 8))
-    assert np.shares_memory(some.features, whole.features)
+    features = torch.cat(list(some.batches("late")))
+    assert np.array_equal(features.numpy(), np.asarray(whole.features["late"], np.float32)[rows].reshape(8, 16, 8, 8))
+    assert np.shares_memory(some.features["late"], whole.features["late"])
     assert isinstance(some.crops, np.memmap)
 
 
 def test_a_fold_never_gets_a_blend_with_a_picture_outside_it(part: TrainingPart, tmp_path: Path) -> None:
     still = Augment(recipes.AugmentRecipe(flip=0.0), 36)
-    views = compute_views(teacher(), part, "late", still, 2, tmp_path, blend=0.5, seed=0, fabric=FABRIC)
+    views = compute_views(teacher(), part, ["late"], still, 2, tmp_path, blend=0.5, seed=0, fabric=FABRIC)
     assert views.only(np.arange(24)).partners.tolist() == views.partners.tolist()
     with pytest.raises(ValueError, match="blended with pictures of the training part alone"):
         views.only(np.arange(12))
@@ -269,9 +273,9 @@ def test_a_net_of_another_size_and_colour_order_is_fed_its_own_in_training(
     )  # fmt: skip
     augment = Augment(recipe.augment, 32)
     if views:
-        compute_views(classifier, part, "late", augment, views, tmp_path, seed=0, fabric=FABRIC)
+        compute_views(classifier, part, ["late"], augment, views, tmp_path, seed=0, fabric=FABRIC)
     else:
-        classifier.with_tap(augment(part.stored(torch.arange(6))), "late")
+        classifier.with_taps(augment(part.stored(torch.arange(6))), ["late"])
     assert net.inputs.shape == (6, 3, 24, 24)
     blue, green, reds = net.inputs[:, 0], net.inputs[:, 1], net.inputs[:, 2]
     assert torch.allclose(blue, torch.full_like(blue, (0 - 94) / 2))
@@ -311,8 +315,7 @@ def test_an_onnx_net_with_its_colour_order_beside_it_is_the_teacher(
     sized = functional.interpolate(crops, size=(24, 24), mode="bilinear", align_corners=False, antialias=True)
     inputs = ((sized - torch.tensor([10.0, 20.0, 30.0]).view(1, 3, 1, 1)) / 5)[:, [2, 1, 0]]
     expected = functional.conv2d(inputs, torch.from_numpy(weights), stride=2, padding=1).relu()
-    found = net.with_tap(crops, "map12")[1]
-    assert found is not None
+    (found,) = net.with_taps(crops, ["map12"])[1]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
     model = stages.fn2en(part, net, Setting(recipe, 0, FABRIC), tmp_path / "training")
     assert model(crops[..., :32, :32]).shape == (4, 3)

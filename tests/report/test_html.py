@@ -223,11 +223,15 @@ def test_an_audit_of_any_form_is_shown(make_run: Callable[..., Path]):
         "share": 0.123456,
         "clean": False,
         "none": None,
+        "tables": {"exact": [{"group": 7, "parts": "train and test"}], "near": []},
     }
     (run / "audit.json").write_text(json.dumps(audit))
     text = squeezed(page_of(run).text)
     for words in ("exact: 3", "empty: none", "[1, 2]", "share: 0.1235", "clean: no", "none: –"):
         assert words in text
+    assert "exact groupparts 7train and test" in text, "the cells of a table"
+    assert "tables" not in text
+    assert "near" not in text
     (run / "audit.json").write_text(json.dumps(["a finding"]))
     assert "findings: a finding" in squeezed(page_of(run).text)
 

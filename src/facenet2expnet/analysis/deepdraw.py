@@ -260,7 +260,7 @@ def deepdraw(
     says = (
         f"Pictures that raise one target each (layer {layer}), drawn by gradient ascent from "
         f"{'the mean face' if from_mean_face else 'grey'}; {above} of {len(table)} score higher than any of the "
-        f"{len(pixels):,} pictures. Below each stands its score, in brackets the highest score of a picture."
+        f"{len(pixels):,} pictures. Below each stand its score and the highest score of a picture."
     )
     figure = _figure(drawn, target_names, table)
     return Finding("deepdraw", "What the networks want to see", says, table, figure, table)
@@ -269,7 +269,7 @@ def deepdraw(
 def _figure(drawn: Mapping[str, Drawn], names: Sequence[str], table: pd.DataFrame) -> Figure:
     rows = iter(table.itertuples(index=False))
     with style():
-        figure = new_figure(1.3 * len(names) + 0.5, 1.62 * len(drawn) + 0.25)
+        figure = new_figure(1.3 * len(names) + 0.5, 1.7 * len(drawn) + 0.25)
         grid = figure.subplots(len(drawn), len(names), squeeze=False)
         for place, (line, (network, found)) in enumerate(zip(grid, drawn.items(), strict=True)):
             for number, (axes, picture, name) in enumerate(zip(line, found.pictures, names, strict=True)):
@@ -282,8 +282,7 @@ def _figure(drawn: Mapping[str, Drawn], names: Sequence[str], table: pd.DataFram
                 if number == 0:
                     axes.set_ylabel(short(network, 22), fontsize=9)
                 _, _, score, best = next(rows)
-                caption = f"{score:.1f}  (pictures: {best:.1f})"
-                axes.set_xlabel(caption, fontsize=6.5, color=QUIET)
+                axes.set_xlabel(f"score {score:.1f}\nbest picture {best:.1f}", fontsize=7.5, color=QUIET)
     return figure
 
 

@@ -30,6 +30,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.report.figures import QUIET, new_figure, short, style
 
 INSTALL = 'pip install "facenet2expnet[analysis]"'
+WITHOUT = f"saliency was left out: it needs captum; {INSTALL}"
 METHODS = ("Grad-CAM", "integrated gradients")
 STEPS = 24
 BATCH = 16

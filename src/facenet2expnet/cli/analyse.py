@@ -313,12 +313,12 @@ def everything(
     Example: fn2en analyse all runs/mine
     """
     from facenet2expnet.analysis.case import all_findings, has_captum
-    from facenet2expnet.analysis.saliency import INSTALL
+    from facenet2expnet.analysis.saliency import WITHOUT
 
     for finding in all_findings(data, fold=fold, device=device, seed=seed):
         _save([finding], data, out, None)
     if not has_captum():
-        print(f"saliency was left out: it needs captum; {INSTALL}")
+        print(WITHOUT)
 
 
 def _case(

@@ -209,11 +209,14 @@ def report(
     from facenet2expnet.report.html import write_report
 
     if analyses:
-        from facenet2expnet.analysis.case import all_findings
+        from facenet2expnet.analysis.case import all_findings, has_captum
+        from facenet2expnet.analysis.saliency import WITHOUT
         from facenet2expnet.report.analyses import FOLDER
 
         for finding in all_findings(run):
             finding.save(run / FOLDER)
+        if not has_captum():
+            print(WITHOUT)
     print(write_report(run))
 
 

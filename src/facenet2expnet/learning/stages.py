@@ -379,7 +379,7 @@ def fn2en(
     comparison = None
     if recipe.stage1.epochs or recipe.stage2.regress:
         bridges = further_bridges(model.net.bridge.in_chw, further, part.device)
-        comparison = _comparison(model, bridges, part, teacher, list(taps), augment, views, recipe)
+        comparison = compared_with(model, bridges, part, teacher, list(taps), augment, views, recipe)
         if recipe.stage1.epochs:
             regress(model, part, augment, comparison, views, setting, folder)
         if not recipe.stage2.standardised_input:
@@ -434,7 +434,7 @@ def classify(
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
 
 
-def _comparison(
+def compared_with(
     model: ExpressionClassifier,
     bridges: Sequence[Bridge],
     part: TrainingPart,

@@ -439,6 +439,8 @@ def _audit(value: Any) -> list[dict[str, Any]]:
         elif isinstance(item, list):
             lines = [_cell(entry) for entry in item[:AUDIT_SHOWN]]
             blocks.append({"heading": heading, "lines": lines, "more": max(0, len(item) - AUDIT_SHOWN)})
+        elif isinstance(item, dict) and item and all(isinstance(entry, list) for entry in item.values()):
+            blocks += _audit({name: entry for name, entry in item.items() if entry})
         elif isinstance(item, dict):
             lines = [f"{readable(k).replace('_', ' ')}: {_cell(v)}" for k, v in item.items()]
             blocks.append({"heading": heading, "lines": lines, "more": 0})
