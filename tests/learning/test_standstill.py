@@ -62,6 +62,7 @@ def test_it_stops_what_stands_still(r2: list[float]) -> None:
     "r2",
     [
         [-6 * np.exp(-epoch / 20) for epoch in range(16)],  # far below the mean face, climbing slowly
+        [-6 * np.exp(-epoch / 300) for epoch in range(16)],
         [0.0003 * 1.3**epoch for epoch in range(16)],  # has left 0 and grows
         [0.006] * 16,
         [0.0] * 5,  # not looked at yet

@@ -122,19 +122,7 @@ def fit(
         torch.manual_seed(_epoch_seed(seed, stage.name, epoch))
         module.train()
         rest_frozen_norms(module)
-        order = stage.sample()
-        batches = _batches(order, recipe.batch_size)
-        total, seen = torch.zeros((), device=fabric.device), 0
-        for step, examples in enumerate(batches):
-            factor = lr_factor(recipe, epoch + step / len(batches))
-            for group, base in zip(optimiser.param_groups, base_lrs, strict=True):
-                group["lr"] = base * factor
-            loss = _step(stage, examples, optimiser, fabric, epoch)
-            if averaged is not None:
-                _average(averaged, module, recipe.ema_decay)
-            total += loss * len(examples)
-            seen += len(examples)
-        mean_loss = float(total) / seen
+        mean_loss = _steps(stage, epoch, optimiser, base_lrs, averaged, fabric)
         metrics = stage.epoch_metrics()
         inner = None
         if recipe.patience:
@@ -180,17 +168,35 @@ def lr_factor(recipe: StageRecipe, epoch: float) -> float:
     return 1.0
 
 
-def _step(stage: Stage, examples: Tensor, optimiser: Optimizer, fabric: Fabric, epoch: int) -> Tensor:
-    """One step on one batch; its loss, checked before anything learns from it."""
-    with fabric.autocast():
-        loss = stage.loss(examples)
-    _check_loss(loss.item(), stage, epoch)
-    optimiser.zero_grad(set_to_none=True)
-    fabric.backward(loss)
-    if stage.recipe.clip_norm:
-        nn.utils.clip_grad_norm_(stage.module.parameters(), stage.recipe.clip_norm)
-    optimiser.step()
-    return loss.detach()
+def _steps(
+    stage: Stage,
+    epoch: int,
+    optimiser: Optimizer,
+    base_lrs: Sequence[float],
+    averaged: nn.Module | None,
+    fabric: Fabric,
+) -> float:
+    """An epoch's steps; the mean loss. Every loss is checked before anything learns from it."""
+    module, recipe = stage.module, stage.recipe
+    batches = _batches(stage.sample(), recipe.batch_size)
+    total, seen = torch.zeros((), device=fabric.device), 0
+    for step, examples in enumerate(batches):
+        factor = lr_factor(recipe, epoch + step / len(batches))
+        for group, base in zip(optimiser.param_groups, base_lrs, strict=True):
+            group["lr"] = base * factor
+        with fabric.autocast():
+            loss = stage.loss(examples)
+        _check_loss(loss.item(), stage, epoch)
+        optimiser.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        if recipe.clip_norm:
+            nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
+        optimiser.step()
+        if averaged is not None:
+            _average(averaged, module, recipe.ema_decay)
+        total += loss.detach() * len(examples)
+        seen += len(examples)
+    return float(total) / seen
 
 
 def best_epoch(records: Sequence[EpochRecord]) -> int:
