@@ -168,7 +168,9 @@ def test_the_rows_of_a_fold_are_those_of_the_whole(cache: Cache) -> None:
     assert index[0].tolist() == [20, 5, 20, 11]
     assert some.partners[index].tolist() == examples.tolist()
     features = torch.cat(list(some.batches("late")))
-    assert np.array_equal(features.numpy(), np.asarray(whole.features["late"], np.float32)[rows].reshape(8, 16, 8, 8))
+    assert np.array_equal(
+        features.numpy(), np.asarray(whole.features["late"], np.float32)[rows].reshape(8, 16, 8, 8)
+    )
     assert np.shares_memory(some.features["late"], whole.features["late"])
     assert isinstance(some.crops, np.memmap)
 
