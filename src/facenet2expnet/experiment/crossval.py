@@ -16,15 +16,20 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.protocols import inner_split
 from facenet2expnet.data.writing import write_whole
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.calibration import fit_temperature
 from facenet2expnet.experiment.material import Material
 from facenet2expnet.experiment.reporter import Reporter, Training
 from facenet2expnet.learning.loop import EpochRecord
 from facenet2expnet.learning.stages import Setting, fine_tune, fn2en, from_scratch
 from facenet2expnet.learning.teacher import TrainingPart
+from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.recognize.model_folder import Model, save_model
-from facenet2expnet.recognize.recognizer import class_probabilities
+from facenet2expnet.recognize.recognizer import class_probabilities, class_scores
 
 METHODS = ("scratch", "fine-tune", "fn2en")
 """The paper's two baselines and its method, in the order of its tables."""
@@ -32,11 +37,19 @@ METHODS = ("scratch", "fine-tune", "fn2en")
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """One cut of the material: rows to train and rows to test on, the latter empty where nothing is held out."""
+    """One cut of the material.
+
+    Attributes:
+        name: of the fold.
+        train: rows to train on.
+        test: rows to test on; empty where nothing is held out.
+        inner: rows of the fold's training part that no stage trains on; empty unless the recipe asks for some.
+    """
 
     name: str
     train: np.ndarray
     test: np.ndarray
+    inner: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +90,43 @@ def plan(
     return jobs
 
 
+def with_inner(cut: Cut, manifest: Manifest, share: float) -> Cut:
+    """Take a share of the training rows out of it: whole subjects or sequences, the same for all methods and seeds.
+
+    Raises:
+        UserError: If there are fewer than two subjects (or pictures) to cut between.
+    """
+    if not share:
+        return cut
+    train, inner = inner_split(manifest, cut.train, share, seed=0)
+    return dataclasses.replace(cut, train=train, inner=inner)
+
+
+def check_subjects(recipe: Recipe, methods: Sequence[str], cuts: Sequence[Cut], manifest: Manifest) -> None:
+    """Refuse an identity-adversarial head where there are no persons to tell apart.
+
+    Raises:
+        UserError: If a stage asks for one and a training part has fewer than two subjects.
+    """
+    weights = {
+        "scratch": ("scratch", recipe.scratch.adversarial),
+        "fn2en": ("stage2", recipe.stage2.adversarial),
+    }
+    asking = [
+        f"{stage}.adversarial" for method, (stage, weight) in weights.items() if weight and method in methods
+    ]
+    if not asking:
+        return
+    subjects = manifest.subjects
+    for cut in cuts:
+        known = set() if subjects is None else set(subjects[cut.train]) - {""}
+        if len(known) < 2:
+            raise UserError(
+                f"{asking[0]} is above 0, expected two subjects or more in every training part, got {len(known)} in "
+                f"{cut.name}: fill the manifest's column subject, or set {asking[0]}=0"
+            )
+
+
 def run_job(
     job: Job, material: Material, recipe: Recipe, fabric: Fabric, reporter: Reporter, facts: dict[str, Any]
 ) -> None:
@@ -107,7 +157,10 @@ def run_job(
 
         setting = Setting(recipe, job.training.seed, fabric, listen, reporter.views)
         model = _train(job, material, setting)
+    temperature = _calibrate(job, material, model, fabric)
     predictions = _test(job, material, model, fabric)
+    if temperature is not None:
+        predictions["temperature"] = temperature
     accuracy = None if predictions.empty else float((predictions["truth"] == predictions["predicted"]).mean())
     predictions.to_parquet(job.folder / "predictions.parquet", index=False)
     _history(job.training, records).to_csv(job.folder / "history.csv", index=False)
@@ -119,6 +172,8 @@ def run_job(
         "trained_on": trained_on,
         "metrics": {"accuracy": accuracy},
     }
+    if temperature is not None:
+        origin["calibration"] = {"temperature": temperature, "pictures": len(job.cut.inner)}
     save_model(Model(model, material.manifest.classes, material.contract, origin), job.folder / "model")
     write_whole(done, json.dumps({"accuracy": accuracy, "pictures_tested": len(predictions)}).encode())
     _drop_views(job)
@@ -142,8 +197,8 @@ def _drop_views(job: Job) -> None:
 
 def _train(job: Job, material: Material, setting: Setting) -> nn.Module:
     rows, classes, device = job.cut.train, len(material.manifest.classes), setting.fabric.device
-    labels = material.manifest.labels[rows]
-    part = TrainingPart(material.pixels[rows], labels, classes, device)
+    labels, subjects = material.manifest.labels[rows], _subject_numbers(material.manifest, rows)
+    part = TrainingPart(material.pixels[rows], labels, classes, device, subjects)
     if job.training.method == "scratch":
         return from_scratch(part, setting, job.folder)
     if job.training.method == "fine-tune":
@@ -151,20 +206,40 @@ def _train(job: Job, material: Material, setting: Setting) -> nn.Module:
     teacher = fine_tune(part, dataclasses.replace(setting, listener=None), job.teacher_folder)
     extra = _unlabelled(job, material)
     if len(extra):
-        pixels = np.concatenate([part.pixels, extra])
-        part = TrainingPart(pixels, np.concatenate([labels, np.full(len(extra), -1)]), classes, device)
+        pixels, blank = np.concatenate([part.pixels, extra]), np.full(len(extra), -1)
+        subjects = None if subjects is None else np.concatenate([subjects, blank])
+        part = TrainingPart(pixels, np.concatenate([labels, blank]), classes, device, subjects)
     return fn2en(part, teacher, setting, job.folder)
 
 
+def _subject_numbers(manifest: Manifest, rows: np.ndarray) -> np.ndarray | None:
+    """The persons of these rows as numbers from 0, -1 where one is unknown; None where none is known."""
+    if manifest.subjects is None:
+        return None
+    names = manifest.subjects[rows]
+    numbers = {name: number for number, name in enumerate(sorted(set(names) - {""}))}
+    return np.array([numbers.get(name, -1) for name in names], np.int64)
+
+
+def _calibrate(job: Job, material: Material, model: nn.Module, fabric: Fabric) -> float | None:
+    """Fit the temperature on the inner rows and put it into the model; None where there are none."""
+    rows = job.cut.inner
+    if not len(rows):
+        return None
+    scores = class_scores(model, material.pixels[rows], material.contract.crop_px, fabric.device)
+    temperature = fit_temperature(scores, material.manifest.labels[rows])
+    divide_scores(model, temperature)
+    return temperature
+
+
 def _unlabelled(job: Job, material: Material) -> np.ndarray:
-    """Faces without a label that stage 1 may see: none of a subject, a sequence or a fold that is tested on."""
+    """Faces without a label that stage 1 may see: none of a subject, a sequence or a fold that is held out."""
     allowed = np.ones(len(material.unlabelled), dtype=bool)
-    tested = material.manifest.table.iloc[job.cut.test]
+    tested, inner = (material.manifest.table.iloc[rows] for rows in (job.cut.test, job.cut.inner))
     for column in ("subject", "sequence", "fold"):
         if column in tested.columns and not (column == "sequence" and material.manifest.subjects is not None):
-            allowed &= ~material.unlabelled.table[column].isin(set(tested[column]) - {""}).to_numpy(
-                dtype=bool
-            )
+            held_out = set(tested[column]) | (set() if column == "fold" else set(inner[column]))
+            allowed &= ~material.unlabelled.table[column].isin(held_out - {""}).to_numpy(dtype=bool)
     return material.unlabelled_pixels[allowed]
 
 

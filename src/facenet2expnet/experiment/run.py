@@ -26,7 +26,16 @@ from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.crossval import METHODS, Cut, Job, collect, plan, run_job
+from facenet2expnet.experiment.crossval import (
+    METHODS,
+    Cut,
+    Job,
+    check_subjects,
+    collect,
+    plan,
+    run_job,
+    with_inner,
+)
 from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.reporter import LogFile, Reporter
@@ -188,6 +197,8 @@ class _Begun:
         seeds: Sequence[int],
     ) -> Path:
         """Do all trainings, then metrics, sizes and the report."""
+        cuts = [with_inner(cut, material.manifest, self.recipe.calibration_share) for cut in cuts]
+        check_subjects(self.recipe, methods, cuts, material.manifest)
         about = self._about(material, drawn, cuts, methods, seeds)
         if self.earlier and self.earlier["identity"] != about["identity"]:
             raise UserError(
@@ -208,6 +219,11 @@ class _Begun:
             reporter.note(f"{len(material.unlabelled_pixels)} pictures without a label take part in stage 1.")
         if drawn.note:
             reporter.note(drawn.note)
+        if self.recipe.calibration_share:
+            reporter.note(
+                f"{_span([len(cut.inner) for cut in cuts])} pictures of a training part are kept out of the "
+                "training, to fit the temperature."
+            )
         self._audit(material, drawn, reporter)
         facts = _facts(about)
         jobs = plan(cuts, methods, seeds, self.recipe, self.out)
@@ -400,6 +416,12 @@ def _facts(about: dict[str, Any]) -> dict[str, Any]:
         "versions": about["versions"],
         "device": about["device"],
     }
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """3 to 5, or 4 where all are the same."""
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _device_name(fabric: Fabric) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.learning.adversary import WithAdversary
 from facenet2expnet.learning.augment import Augment
 from facenet2expnet.learning.loop import Listener, fit
 from facenet2expnet.learning.objectives import (
@@ -100,13 +101,14 @@ class Classification:
     def loss(self, examples: Tensor) -> Tensor:
         targets = self.part.targets[examples.to(self.part.device)]
         if self.views is None:
-            scores = self.module(self.augment(self.part.stored(examples)))
+            scores, persons = self._answers(self.augment(self.part.stored(examples)))
             self._count(scores, targets)
-            return self._cross_entropy(scores, targets).mean()
+            return self._cross_entropy(scores, targets).mean() + self._adversary_learns(persons, examples)
         index = self.views.draw(examples)
-        scores = self.module(self._to_device(self.views.crops[index]).float())
+        scores, persons = self._answers(self._to_device(self.views.crops[index]).float())
         self._count(scores, targets)
-        partners = self.part.targets[self._to_device(self.views.partners[index])]
+        blended_with = self._to_device(self.views.partners[index])
+        partners = self.part.targets[blended_with]
         share = self._to_device(self.views.weights[index])
         hard = share * self._cross_entropy(scores, targets) + (1 - share) * self._cross_entropy(
             scores, partners
@@ -115,7 +117,37 @@ class Classification:
         hard = (hard * labelled).sum() / labelled.sum().clamp(min=1)
         assert isinstance(self.recipe, ClassifyRecipe)
         soft = soft_label_loss(scores, self._to_device(self.views.scores[index]), self.recipe.temperature)
-        return (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft
+        loss = (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft
+        return loss + self._adversary_learns(persons, examples, blended_with, share)
+
+    def _answers(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Class scores, and the adversary's scores of the persons where there is one."""
+        answers = self.module(crops)
+        return answers if isinstance(answers, tuple) else (answers, None)
+
+    def _adversary_learns(
+        self,
+        persons: Tensor | None,
+        examples: Tensor,
+        partners: Tensor | None = None,
+        share: Tensor | float = 1.0,
+    ) -> Tensor | float:
+        """The adversary's cross-entropy, as a loss of value 0 with a gradient: the curve stays the expression's.
+
+        A blend of two faces counts for both persons, in the shares of the blend, as its labels do.
+        """
+        if persons is None:
+            return 0.0
+        assert self.part.subjects is not None
+        first = self.part.subjects[examples.to(self.part.device)]
+        second = first if partners is None else self.part.subjects[partners]
+        known = (first >= 0) & (second >= 0)
+        losses = share * functional.cross_entropy(persons, first, ignore_index=-1, reduction="none")
+        losses = losses + (1 - share) * functional.cross_entropy(
+            persons, second, ignore_index=-1, reduction="none"
+        )
+        loss = (losses * known).sum() / known.sum().clamp(min=1)
+        return loss - loss.detach()
 
     def _cross_entropy(self, scores: Tensor, targets: Tensor) -> Tensor:
         """(B,), 0 where there is no label; weighted losses are brought to the mean that PyTorch gives."""
@@ -239,7 +271,10 @@ def from_scratch(part: TrainingPart, setting: Setting, folder: Path) -> Expressi
     _, bridge_chw = _tap(recipe, net)
     torch.manual_seed(setting.seed)
     model = _expression_classifier(recipe, part, bridge_chw, batch_norm=True)
-    stage = Classification("scratch", recipe.scratch, model, part, _augment(recipe, part), model.parameters())
+    module = _opposed(model, recipe.scratch, part, setting)
+    stage = Classification(
+        "scratch", recipe.scratch, module, part, _augment(recipe, part), module.parameters()
+    )
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
     return model.eval()
 
@@ -311,8 +346,23 @@ def classify(
     """Stage 2: the fully connected layers from a Gaussian, the convolutions from stage 1, all trained."""
     recipe = setting.recipe.stage2
     soft = views if recipe.soft_labels else None
-    stage = Classification("stage2", recipe, model, part, augment, model.net.head.parameters(), soft)
+    module = _opposed(model, recipe, part, setting)
+    fresh = list(model.net.head.parameters())
+    if isinstance(module, WithAdversary):
+        fresh += module.adversary.parameters()
+    stage = Classification("stage2", recipe, module, part, augment, fresh, soft)
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+
+
+def _opposed(
+    model: ExpressionClassifier, recipe: ClassifyRecipe, part: TrainingPart, setting: Setting
+) -> ExpressionClassifier | WithAdversary:
+    """The expression net with an adversary beside it, where the recipe asks for one."""
+    if not recipe.adversarial:
+        return model
+    assert part.subjects is not None, "the adversary needs subjects"
+    torch.manual_seed(setting.seed)  # the same adversary in a resumed run, whatever was drawn before
+    return WithAdversary(model, int(part.subjects.max()) + 1, recipe.adversarial).to(part.device)
 
 
 def _augment(recipe: Recipe, part: TrainingPart) -> Augment:

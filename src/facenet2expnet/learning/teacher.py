@@ -34,13 +34,24 @@ class TrainingPart:
         targets: (N,) class numbers, -1 for a picture without a label, which only the teacher's features use.
         classes: how many classes there are.
         device: where batches go.
+        subjects: (N,) numbers of the persons, -1 for one who is unknown; None where nobody asks for them.
     """
 
-    def __init__(self, pixels: np.ndarray, targets: np.ndarray, classes: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        pixels: np.ndarray,
+        targets: np.ndarray,
+        classes: int,
+        device: torch.device,
+        subjects: np.ndarray | None = None,
+    ) -> None:
         self.pixels = pixels
         self.targets = torch.as_tensor(targets, dtype=torch.long, device=device)
         self.classes = classes
         self.device = device
+        self.subjects = (
+            None if subjects is None else torch.as_tensor(subjects, dtype=torch.long, device=device)
+        )
 
     def __len__(self) -> int:
         return len(self.pixels)

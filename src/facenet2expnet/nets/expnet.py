@@ -110,6 +110,12 @@ class ExpNet(nn.Module):
         scores: Tensor = self.head(self.features(images))
         return scores
 
+    def with_hidden(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class scores (B, K) as `forward` gives them, and the hidden layer after its ReLU (B, hidden)."""
+        hidden: Tensor = self.head[:-2](self.features(images))
+        scores: Tensor = self.head[-2:](hidden)
+        return scores, hidden
+
 
 def pooled_px(side_px: int) -> int:
     """Side of a map after one block's pooling (kernel 3, stride 2, ceil mode)."""
