@@ -2,6 +2,7 @@
 
     python benchmarks/beyond.py --out runs/beyond --seeds 0 1 2
     python benchmarks/beyond.py --out runs/beyond --seeds 0 1 2 --tables     # of seeds that are done
+    python benchmarks/beyond.py --out runs/beyond-short --seeds 0 --first-folds 1
 
 Each seed is one run of `compare` with `calibration_share` (OUT/seed-0), two groups of subjects. FN2EN's stage 2 is then
 trained again from the same stage 1 with each weight of the adversary (OUT/seed-0-adversarial-0.1), which is what a run
@@ -141,6 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--weights", type=float, nargs="+", default=[0.1, 1.0])
     parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--first-folds", type=int, help="do only so many of the two folds")
     parser.add_argument("--tables", action="store_true", help="print only")
     given = parser.parse_args()
     recipe = recipes.override(recipes.preset("quick"), [*SETTINGS, *given.settings])
@@ -153,8 +155,8 @@ def main() -> None:
         if not given.tables:
             with console.progress() as reporter:
                 compare(
-                    manifest, recipe=recipe, out=run, folds=2, seeds=[seed], machine=Machine("cpu", 1),
-                    resume=(run / "run.json").is_file(), reporter=reporter,
+                    manifest, recipe=recipe, out=run, folds=2, first_folds=given.first_folds, seeds=[seed],
+                    machine=Machine("cpu", 1), resume=(run / "run.json").is_file(), reporter=reporter,
                 )  # fmt: skip
             for weight in given.weights:
                 train_opposed(run, weight, seed, material, recipe)
