@@ -100,9 +100,7 @@ def tables(text: str) -> dict[str, dict[str, list[str]]]:
 
 
 RECIPES = tables((ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"))
-SECTIONS = [
-    field.name for field in dataclasses.fields(recipes.Recipe) if field.name not in ("name", "precision")
-]
+SECTIONS = [name for name, value in vars(recipes.Recipe()).items() if dataclasses.is_dataclass(value)]
 
 
 def flat(recipe: recipes.Recipe) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The exceptions that a user is meant to read."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The command line prints the message and exits with 2, without a traceback.
     """
+
+
+class StageStopped(UserError):
+    """A stage that can't go on: its loss is no number, or it learns nothing; the message says which number to change."""

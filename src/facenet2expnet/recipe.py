@@ -170,12 +170,15 @@ class ClassifyRecipe(StageRecipe):
         standardised_input: the fully connected layer sees the standardised features instead of the face net's
             own scale.
         regress: weight of stage 1's objective beside the cross-entropy; 0 is the paper.
+        adversarial: weight of the gradient, turned round, of a head that names the person from the hidden layer; the
+            head is not kept. 0 for none.
     """
 
     soft_labels: Share = 0.0
     temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
     standardised_input: bool = False
     regress: NotNegative = 0.0
+    adversarial: Annotated[float, Field(ge=0, le=100)] = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -191,6 +194,8 @@ class Recipe:
         stage1: regression on the face net's layer.
         stage2: cross-entropy on everything.
         scratch: the baseline "Train From Scratch (BN)".
+        calibration_share: of the training part, kept out of every stage to fit the temperature of the class scores;
+            0 for probabilities as they come.
     """
 
     name: str = "custom"
@@ -203,6 +208,7 @@ class Recipe:
     stage1: RegressRecipe = field(default_factory=RegressRecipe)
     stage2: ClassifyRecipe = field(default_factory=ClassifyRecipe)
     scratch: ClassifyRecipe = field(default_factory=ClassifyRecipe)
+    calibration_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
 
 
 def split_taps(text: str) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
-    methods = ["fine-tune", "fn2en"]
+    methods = ["scratch", "fine-tune", "fn2en"]
     return compare(
         data,
         recipe=tiny.tiny_recipe(),
@@ -111,6 +111,14 @@ def test_a_run_gives_its_networks_and_the_parts_of_its_fold(run: Path) -> None:
     assert whole.crop_px == 32
     assert default_layers(whole.nets[FINE_TUNED], 32) == ["early", "late", "pooled"]
     assert default_layers(whole.nets[EXPRESSION], 32) == ["conv5", "pool5", "bridge", "fc6"]
+
+
+def test_features_are_compared_with_the_network_from_scratch_too(run: Path, tmp_path: Path) -> None:
+    result = analyse("compare-features", run, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(tmp_path / "features-table.csv")
+    assert table["network"].tolist() == [PRE_TRAINED, FINE_TUNED, "expression net from scratch", EXPRESSION]
+    assert table["identity_probe"].notna().all()
 
 
 def test_any_networks_on_any_pictures(run: Path, data: Path, tmp_path: Path) -> None:

@@ -247,3 +247,30 @@ def test_fewer_pictures_are_nested_and_keep_the_classes_in_proportion(tmp_path: 
     for count in (0, 25):
         with pytest.raises(UserError, match="expected 1 to 24"):
             protocols.fewer(manifest, rows, count)
+
+
+def test_a_variant_that_is_stopped_does_not_stop_the_others(faces: Path, tmp_path: Path) -> None:
+    common = {
+        "recipe": tiny.tiny_recipe(),
+        "out": tmp_path / "out",
+        "folds": 2,
+        "first_folds": 1,
+        "machine": CPU,
+    }
+    axes = [Axis("stage2.lr", ("100", "0.001")), Axis("stage2.clip_norm", ("1",))]
+    base = recipes.override(common.pop("recipe"), ["stage2.optimiser=sgd", "stage2.clip_norm=0"])  # type: ignore[arg-type]
+    ablate(faces, axes, recipe=base, **common)  # type: ignore[arg-type]
+    table = pd.read_csv(tmp_path / "out" / "table.csv").fillna({"stopped": ""})
+    assert ["stage2: the loss of epoch" in why for why in table["stopped"]] == [False, True, False, False]
+    assert table["accuracy"].isna().tolist() == [False, True, False, False]
+    ears = Ears()
+    ablate(faces, axes, recipe=base, resume=True, reporter=ears, **common)  # type: ignore[arg-type]
+    assert not ears.trained - {(t.method, t.number) for t in ears.begun}
+    assert len(ears.begun) == 3
+
+
+def test_early_stopping_anywhere_is_another_fine_tuned_face_net() -> None:
+    base = tiny.tiny_recipe()
+    watched = recipes.override(base, ["stage1.patience=2"])
+    assert key("fine-tune", base) != key("fine-tune", watched)
+    assert key("scratch", base) == key("scratch", watched)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 import facenet2expnet
 import tiny
@@ -16,11 +17,15 @@ from facenet2expnet.data import protocols
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import crossval
-from facenet2expnet.experiment.crossval import Cut, Job, _inner_rows, _unlabelled
+from facenet2expnet.experiment.calibration import fit_temperature
+from facenet2expnet.experiment.crossval import Cut, Job, _inner_rows, _unlabelled, with_calibration
 from facenet2expnet.experiment.material import gather
+from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.reporter import Reporter, Training
 from facenet2expnet.experiment.run import Machine, compare, train
 from facenet2expnet.learning.loop import EpochRecord
+from facenet2expnet.recognize.model_folder import load_model
+from facenet2expnet.recognize.recognizer import class_scores
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
 CPU = Machine("cpu", 1)
@@ -336,3 +341,122 @@ def test_early_stopping_sees_no_picture_that_it_learns_from(
     )
     assert ", inner loss " in (run / "log.txt").read_text()
     assert "loss on the inner part" in (run / "report.html").read_text()
+
+
+def test_the_temperature_changes_probabilities_and_no_answer(faces: Path, tmp_path: Path) -> None:
+    data = with_subjects(faces, tmp_path)
+    recipe = tiny.tiny_recipe("calibration_share=0.4", "scratch.epochs=6")
+    ears = Ears()
+    run = compare(data, recipe=recipe, out=tmp_path / "run", folds=2, machine=CPU, reporter=ears)
+    assert "6 pictures of a training part are kept out of the training, to fit the temperature." in ears.notes
+    predictions = pd.read_parquet(run / "predictions.parquet")
+    material = gather(data, recipe.crop)
+    folds = protocols.read_split(run / "folds.json", material.manifest)
+    for fold in folds:
+        cut = with_calibration(Cut(fold.name, fold.train, fold.test), material.manifest, 0.4)
+        assert sorted([*cut.train, *cut.calibration]) == list(fold.train)
+        subjects = material.manifest.table["subject"]
+        assert not set(subjects[cut.calibration]) & set(subjects[cut.train])
+        model = load_model(run / fold.name / "scratch" / "model")
+        facts = model.facts["calibration"]
+        assert facts["pictures"] == len(cut.calibration) == 6
+        assert model.facts["trained_on"]["pictures"] == len(cut.train) == 6
+        rows = predictions[(predictions["fold"] == fold.name) & (predictions["method"] == "scratch")]
+        assert set(rows["temperature"]) == {facts["temperature"]}
+        crop_px = material.contract.crop_px
+        scaled = class_scores(model.module, material.pixels[fold.test], crop_px)
+        plain = model.module
+        plain.load_state_dict(load_file(run / fold.name / "scratch" / "scratch.safetensors"))
+        scores = class_scores(plain, material.pixels[fold.test], crop_px)
+        assert np.allclose(scaled * facts["temperature"], scores, atol=1e-4)
+        assert list(rows["predicted"]) == [tiny.CLASSES[number] for number in scores.argmax(1)]
+        inner = class_scores(plain, material.pixels[cut.calibration], crop_px)
+        assert facts["temperature"] == fit_temperature(inner, material.manifest.labels[cut.calibration])
+    found = json.loads((run / "metrics.json").read_text())["methods"]
+    for method, scores in found.items():
+        rows = predictions[predictions["method"] == method].copy()
+        columns = [f"p_{name}" for name in tiny.CLASSES]
+        powers = rows[columns].to_numpy(np.float64) ** rows["temperature"].to_numpy()[:, None]
+        rows[columns] = powers / powers.sum(axis=1, keepdims=True)
+        before = summarise(rows, tiny.CLASSES)["methods"][method]["pooled"]
+        for name, value in scores["scaling"]["before"].items():
+            assert value == pytest.approx(before[name], rel=1e-4)
+        for name, value in scores["scaling"]["after"].items():
+            assert value == scores["pooled"][name]
+        assert len(scores["scaling"]["temperatures"]) == 2
+    page = (run / "report.html").read_text()
+    assert "Temperature scaling, over all test pictures together" in page
+    again = facenet2expnet.evaluate(run / folds[0].name / "fn2en", data).predictions.set_index("image")
+    tested = predictions[(predictions["fold"] == folds[0].name) & (predictions["method"] == "fn2en")]
+    for name in tiny.CLASSES:
+        assert np.allclose(again.loc[tested["image"], f"p_{name}"], tested[f"p_{name}"], atol=1e-6)
+
+
+def test_no_stage_sees_the_pictures_that_the_temperature_is_fitted_on(faces: Path, tmp_path: Path) -> None:
+    data = with_subjects(faces, tmp_path)
+    recipe = tiny.tiny_recipe("calibration_share=0.4")
+    material = gather(data, recipe.crop)
+    arguments = {"recipe": recipe, "folds": 2, "first_folds": 1, "methods": ["fn2en"], "machine": CPU}
+    first = compare(data, out=tmp_path / "first", **arguments)
+    fold = protocols.read_split(first / "folds.json", material.manifest)[0]
+    inner = with_calibration(Cut(fold.name, fold.train, fold.test), material.manifest, 0.4).calibration
+    table = pd.read_csv(data)
+    for row in inner:
+        picture = tmp_path / f"{row}.png"
+        Image.fromarray(np.full((40, 40, 3), 9 * row % 256, np.uint8)).save(picture)
+        table.loc[row, "image"] = str(picture)
+    table.to_csv(tmp_path / "other.csv", index=False)
+    second = compare(tmp_path / "other.csv", out=tmp_path / "second", **arguments)
+    for name in ("fine-tune/fine_tune", "fn2en/stage1", "fn2en/stage2"):
+        one, two = (load_file(run / fold.name / f"{name}.safetensors") for run in (first, second))
+        assert all(value.equal(two[key]) for key, value in one.items())
+    one, two = (load_model(run / fold.name / "fn2en").facts["calibration"] for run in (first, second))
+    assert one["temperature"] != two["temperature"]
+
+
+def test_without_calibration_nothing_of_it_is_there(faces: Path, tmp_path: Path) -> None:
+    run = train(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", method="scratch", machine=CPU)
+    assert "temperature" not in pd.read_parquet(run / "predictions.parquet")
+    assert "scaling" not in json.loads((run / "metrics.json").read_text())["methods"]["scratch"]
+    assert "calibration" not in load_model(run).facts
+    assert "Temperature scaling" not in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "method"), [("stage2.adversarial=0.1", "fn2en"), ("scratch.adversarial=0.1", "scratch")]
+)
+def test_an_adversary_needs_subjects(faces: Path, tmp_path: Path, setting: str, method: str) -> None:
+    recipe = tiny.tiny_recipe(setting)
+    name = setting.partition("=")[0]
+    arguments = {"recipe": recipe, "folds": 2, "first_folds": 1, "machine": CPU}
+    with pytest.raises(
+        UserError, match=rf"{name} is above 0, expected two subjects or more in every training part, got 0"
+    ):
+        compare(faces, out=tmp_path / "run", methods=[method], **arguments)
+    assert not (tmp_path / "run").exists()
+    run = compare(with_subjects(faces, tmp_path), out=tmp_path / "run", methods=[method], **arguments)
+    weights = load_file(run / "fold-1" / method / "model" / "model.safetensors")
+    assert not any("adversary" in key for key in weights)
+    compare(faces, out=tmp_path / "other", methods=["fine-tune"], **arguments)
+
+
+def test_an_inner_part_of_one_subject_is_refused_first(faces: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(with_subjects(faces, tmp_path))
+    table["subject"] = table["subject"].replace({"S1": "S0", "S2": "S3"})
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    recipe = tiny.tiny_recipe("calibration_share=0.2")
+    with pytest.raises(UserError, match="an inner split needs at least two"):
+        compare(tmp_path / "faces.csv", recipe=recipe, out=tmp_path / "run", folds=2, machine=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_unlabelled_picture_of_an_inner_subject_is_used(faces: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(with_subjects(faces, tmp_path))
+    table.loc[:3, "label"] = ""  # one picture of each subject
+    table["fold"] = "1"
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    material = gather(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
+    inner = (material.manifest.table["subject"] == "S2").to_numpy()
+    cut = Cut("fold", np.flatnonzero(~inner), np.zeros(0, np.int64), np.flatnonzero(inner))
+    job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
+    assert _unlabelled(job, material, np.zeros(0, np.int64)).tolist() == [0, 1, 3]

@@ -33,7 +33,7 @@ def ablation_folder(folder: Path, *, crossed: bool = False) -> Path:
             "balanced_accuracy": 0.5, "negative_log_likelihood": 1.0, "r2": 0.25, "training_seconds": 60.0 + number,
             "parameters": 10**6 * (number + 1), "multiply_adds": 2 * 10**6 * (number + 1),
             "difference": 0.125 if number else float("nan"), "low": 0.0, "high": 0.25,
-            "p_value": 0.04 if number else float("nan"),
+            "p_value": 0.04 if number else float("nan"), "stopped": "",
         }  # fmt: skip
         rows.append(row)
         for seed, count in enumerate(right):
@@ -107,3 +107,15 @@ def test_a_folder_that_holds_no_finished_ablation_is_told(tmp_path: Path) -> Non
     (folder / "table.csv").unlink()
     with pytest.raises(UserError, match="no finished ablation"):
         read_ablation(folder)
+
+
+def test_a_variant_that_was_stopped_is_told_and_not_drawn(tmp_path: Path) -> None:
+    folder = ablation_folder(tmp_path / "a")
+    table = pd.read_csv(folder / "table.csv")
+    table.loc[2, ["accuracy", "spread", "difference", "p_value"]] = float("nan")
+    table["stopped"] = ["", "", "stage1: R2 is <0>"]
+    table.to_csv(folder / "table.csv", index=False)
+    page = write_ablation(folder).read_text(encoding="utf-8")
+    assert "stage1: R2 is &lt;0&gt;" in page
+    assert text(read_ablation(folder)).iloc[2, 1] == "stopped"
+    assert axis_rows(read_ablation(folder), "width")["value"].tolist() == ["0.25", "0.5"]

@@ -84,6 +84,7 @@ def open_case(
     pictures: int = 0,
     seed: int = 0,
     device: str = "cpu",
+    scratch: bool = False,
     progress: Progress | None = None,
 ) -> Case:
     """Load networks and pictures.
@@ -97,6 +98,7 @@ def open_case(
         pictures: at most so many, drawn at random and in the shares of the classes; 0 for all.
         seed: of the draw.
         device: where the networks go.
+        scratch: of a run also its expression net from scratch, where it has one.
         progress: called with how many pictures are read and how many there are.
     Raises:
         UserError: If something named does not exist, networks do not go together, or no picture has a label.
@@ -106,7 +108,7 @@ def open_case(
         raise UserError(f"part is '{part}', expected one of {', '.join(PARTS)}")
     if not is_run(data) and not nets:
         raise UserError(f"{data} is no run folder, so there is no network to look at; name one with --net")
-    loaded = [_load(name) for name in nets] if nets else list(_nets_of_run(data, fold))
+    loaded = [_load(name) for name in nets] if nets else list(_nets_of_run(data, fold, scratch))
     models = [model for _, model in loaded if isinstance(model, Model)]
     _check_alike(models)
     manifest = _manifest(data, models)
@@ -167,7 +169,7 @@ def all_findings(run: Path, *, fold: str = "", device: str = "cpu", seed: int = 
     predictions = Path(run) / "predictions.parquet"
     if predictions.is_file() and len(table := pd.read_parquet(predictions)):
         yield confusion(table, case.classes, names=NAMES)
-    tested = open_case(run, fold=fold, part="test", device=device, seed=seed)
+    tested = open_case(run, fold=fold, part="test", device=device, seed=seed, scratch=True)
     if student is not None and has_captum():
         yield saliency(student, tested.pixels, tested.labels, tested.classes, **common)
     yield features_compared(
@@ -207,15 +209,16 @@ def default_layers(net: nn.Module, crop_px: int) -> list[str]:
     return names[-4:]
 
 
-def _nets_of_run(run: Path, fold: str) -> Iterator[tuple[str, Model | FaceNet]]:
+def _nets_of_run(run: Path, fold: str, scratch: bool) -> Iterator[tuple[str, Model | FaceNet]]:
     """The pre-trained face net, the fine-tuned one and the expression net, as far as the run has them."""
+    wanted = ("fine-tune", "scratch", "fn2en") if scratch else ("fine-tune", "fn2en")
     cards = sorted(run.rglob(f"*/model/{CARD}"), key=lambda card: natural_key(card.as_posix()))
     found: dict[str, Model] = {}
     folds = []
     for card in cards:
         method = card.parent.parent.name
         folds.append(card.parent.parent.parent.name)
-        if method in ("fine-tune", "fn2en") and method not in found and fold in ("", folds[-1]):
+        if method in wanted and method not in found and fold in ("", folds[-1]):
             found[method] = load_model(card.parent)
             fold = fold or folds[-1]
     if not found:
@@ -228,7 +231,7 @@ def _nets_of_run(run: Path, fold: str) -> Iterator[tuple[str, Model | FaceNet]]:
     recipe = next(iter(found.values())).facts.get("recipe", {}).get("face_net", {})
     if recipe:
         yield PRE_TRAINED, face.load(recipe["name"], recipe.get("weights") or None)
-    for method in ("fine-tune", "fn2en"):
+    for method in wanted:
         if method in found:
             yield TITLES[method], found[method]
 

@@ -277,7 +277,7 @@ def compare_features(
     from facenet2expnet.analysis.case import EXPRESSION
     from facenet2expnet.analysis.compare_features import features_compared, stage_one_made_visible
 
-    case = _case(data, nets, part, fold, pictures, seed, device, quiet)
+    case = _case(data, nets, part, fold, pictures, seed, device, quiet, scratch=True)
     findings = [
         features_compared(
             case.nets, case.pixels, case.labels, case.classes, case.subjects, case.sequences, crop_px=case.crop_px,
@@ -330,6 +330,7 @@ def _case(
     seed: int,
     device: str,
     quiet: bool,
+    scratch: bool = False,
 ) -> Case:
     from facenet2expnet.analysis.case import open_case
     from facenet2expnet.cli import console
@@ -337,7 +338,7 @@ def _case(
     with console.progress(quiet) as reporter:
         return open_case(
             data, nets or [], fold=fold, part=part.value, pictures=pictures, seed=seed, device=device,
-            progress=reporter.faces,
+            scratch=scratch, progress=reporter.faces,
         )  # fmt: skip
 
 

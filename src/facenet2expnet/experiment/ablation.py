@@ -19,8 +19,17 @@ from lightning_fabric import Fabric
 from facenet2expnet import recipe as recipes
 from facenet2expnet.data import protocols
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.crossval import METHODS, Cut, Job, epochs_of, run_job
+from facenet2expnet.data.writing import write_whole
+from facenet2expnet.errors import StageStopped, UserError
+from facenet2expnet.experiment.crossval import (
+    METHODS,
+    Cut,
+    Job,
+    check_subjects,
+    epochs_of,
+    run_job,
+    with_calibration,
+)
 from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import paired_test, scores_of_method
 from facenet2expnet.experiment.provenance import command_line, device_name, now, versions, write_json
@@ -36,6 +45,7 @@ FORMAT = "facenet2expnet-ablation-1"
 RECORD = "ablation.json"
 PICTURES, RECIPE = "pictures", "recipe"
 DOUBLING = ".."
+STOPPED = "stopped.txt"
 
 FIELDS: Mapping[str, str] = {
     "objective": "stage1.objective",
@@ -143,7 +153,7 @@ def ablate(
     base = recipes.load(recipe) if isinstance(recipe, str) else recipe
     variants = vary(recipes.override(base, settings), axes, cross=cross, settings=settings)
     for variant in variants:
-        stages.check(variant.recipe)
+        stages.check(variant.recipe, fine_tunes="fine-tune" in methods)
     fabric = open_device(machine.device, variants[0].recipe.precision)
     material = _gather(data, variants[0].recipe, reporter)
     drawn = protocols.choose(material.manifest, protocol, folds)
@@ -174,6 +184,8 @@ def ablate(
         "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(cuts)},
         "split": hashlib.sha256(b"".join(c.train.tobytes() + c.test.tobytes() for c in cuts)).hexdigest(),
     }
+    for variant in variants:
+        check_subjects(variant.recipe, methods, cuts, material.manifest)
     jobs = _jobs(variants, methods, cuts, seeds, material.manifest, out)
     if before and any(before[key] != about[key] for key in ("manifest", "split")):
         raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
@@ -320,7 +332,8 @@ def _jobs(
                 own = folder / f"{method}-{key(method, recipe)}" / place
                 teacher = folder / f"fine-tune-{key('fine-tune', recipe)}" / place
                 views = folder / "views"
-                job = Job(Cut(cut.name, rows, cut.test), training, own, teacher, views)
+                kept = with_calibration(Cut(cut.name, rows, cut.test), manifest, recipe.calibration_share)
+                job = Job(kept, training, own, teacher, views)
                 shared = (recipe.crop, recipe.stage1.unlabelled, len(rows), seed, cut.name)
                 planned.append(_Planned(job, variant, shared))
     return found
@@ -334,6 +347,10 @@ def key(method: str, recipe: Recipe) -> str:
         values.pop(section)
     if method == "fine-tune":
         values["face_net"].pop("tap")
+        # early stopping anywhere in FN2EN keeps its inner part out of this stage, too
+        watching = [stage for stage in (recipe.fine_tune, recipe.stage1, recipe.stage2) if stage.patience]
+        if watching:
+            values["fine_tune"]["inner_rows"] = watching[0].inner_share
     own = {
         name: {k: v for k, v in value.items() if v != usual[name].get(k)}
         if isinstance(value, dict)
@@ -352,14 +369,14 @@ def _train(
     reporter: Reporter,
     about: Mapping[str, Any],
 ) -> None:
-    """Every training once, those that share pictures and views one after the other."""
-    once = {item.job.folder: item for items in planned.values() for item in items}
+    """Every training once, those that share pictures and views one after the other; not again what was stopped."""
+    once = {item.job.folder: item for items in planned.values() for item in items if not _stopped([item])}
     groups: dict[tuple[Any, ...], list[_Planned]] = {}
     for item in once.values():
         groups.setdefault(item.shared, []).append(item)
     manifest = {"name": material.manifest.name, "sha256": material.manifest.sha256()}
     facts = {name: about[name] for name in ("command", "versions", "device")}
-    read, number = next(iter(once.values())).variant.recipe, 0
+    read, number = planned[min(planned)][0].variant.recipe, 0
     for group in groups.values():
         for item in sorted(group, key=lambda item: METHODS.index(item.job.training.method)):
             number += 1
@@ -372,7 +389,13 @@ def _train(
                     )
             job = replace(item.job, training=replace(training, number=number, total=len(once)))
             own = {"recipe": recipes.to_dict(recipe), "trained_on": manifest, "created": now(), **facts}
-            run_job(job, material, recipe, fabric, reporter, {**own, "protocol": about["protocol"]["name"]})
+            try:
+                run_job(
+                    job, material, recipe, fabric, reporter, {**own, "protocol": about["protocol"]["name"]}
+                )
+            except StageStopped as error:  # is a result, too: the others go on
+                write_whole(job.folder / STOPPED, str(error).encode())
+                reporter.note(str(error))
         for item in group:
             if item.job.views_folder:
                 shutil.rmtree(item.job.views_folder, ignore_errors=True)
@@ -397,19 +420,30 @@ def _conclude(
     from facenet2expnet.report.ablation import write_ablation
 
     predictions, rows = [], []
-    for (number, method), items in planned.items():
+    ended = {place: items for place, items in planned.items() if not _stopped(items)}
+    if not ended:
+        raise UserError(f"{out}: every variant was stopped; {_stopped(next(iter(planned.values())))}")
+    for (number, method), items in ended.items():
         table = pd.concat([pd.read_parquet(item.job.folder / "predictions.parquet") for item in items])
         table["method"] = row_name(number, method)
         predictions.append(table)
     every = pd.concat(predictions, ignore_index=True)
     every.to_parquet(out / "predictions.parquet", index=False)
     for (number, method), items in planned.items():
-        row = _row(number, method, variants[number], items, every, about, fabric)
-        rows.append({**row, "folder": str(items[0].job.folder.relative_to(out))})
-    table = pd.DataFrame(rows)
-    table.to_csv(out / "table.csv", index=False)
+        changed = {f"axis {axis}": variants[number].values.get(axis, "") for axis in about["axes"]}
+        row = {"number": number, **changed, "method": method, "pictures": items[0].job.training.pictures}
+        row |= _scores(number, method, items, every, about, fabric) if (number, method) in ended else {}
+        row |= {"folder": str(items[0].job.folder.relative_to(out)), "stopped": _stopped(items)}
+        rows.append(row)
+    pd.DataFrame(rows).to_csv(out / "table.csv", index=False)
     write_json(out / RECORD, {**about, "finished": now()})
     write_ablation(out)
+
+
+def _stopped(items: Sequence[_Planned]) -> str:
+    """Why one of the trainings was stopped; empty where none was."""
+    told = [item.job.folder / STOPPED for item in items]
+    return next((path.read_text(encoding="utf-8") for path in told if path.is_file()), "")
 
 
 def row_name(number: int, method: str) -> str:
@@ -417,40 +451,31 @@ def row_name(number: int, method: str) -> str:
     return f"{number} {method}"
 
 
-def _row(
+def _scores(
     number: int,
     method: str,
-    variant: Variant,
     items: Sequence[_Planned],
     every: pd.DataFrame,
     about: Mapping[str, Any],
     fabric: Fabric,
 ) -> dict[str, Any]:
-    """One row of table.csv."""
+    """What a row of table.csv tells of trainings that ended."""
     name, base = row_name(number, method), row_name(0, method)
     scores = scores_of_method(every[every["method"] == name], about["classes"])
     over = scores["std_over_seeds"] if len(about["seeds"]) > 1 else scores["std"]
     spread = over.get("accuracy")
-    history = pd.concat([pd.read_csv(item.job.folder / "history.csv") for item in items])
-    regress = history[
-        (history["stage"] == "stage1")
-        & (history["epoch"] == history.groupby("stage")["epoch"].transform("max"))
-    ]
-    first = items[0].job
-    model = load_model(first.folder / "model")
-    size = asdict(measure(method, model.module, variant.recipe.crop.crop_px, fabric.device))
-    test = asdict(paired_test(every, name, base)) if number else {}
+    history = pd.concat([pd.read_csv(item.job.folder / "history.csv", dtype={"fold": str}) for item in items])
+    last = history[history["stage"] == "stage1"].groupby(["seed", "fold"]).tail(1)
+    job, crop_px = items[0].job, items[0].variant.recipe.crop.crop_px
+    size = asdict(measure(method, load_model(job.folder / "model").module, crop_px, fabric.device))
+    test = asdict(paired_test(every, name, base)) if number and base in set(every["method"]) else {}
     return {
-        "number": number,
-        **{f"axis {axis}": variant.values.get(axis, "") for axis in about["axes"]},
-        "method": method,
-        "pictures": first.training.pictures,
         "accuracy": scores["mean"]["accuracy"],
         "spread": math.nan if spread is None else spread,
         "spread_over": "seeds" if len(about["seeds"]) > 1 else "folds",
         **{k: scores["mean"][k] for k in ("balanced_accuracy", "macro_f1", "negative_log_likelihood")},
         "expected_calibration_error": scores["pooled"]["expected_calibration_error"],
-        "r2": float(regress["r2"].mean()) if len(regress) else math.nan,
+        "r2": float(last["r2"].mean()) if len(last) else math.nan,
         "training_seconds": float(history["seconds"].sum()) / len(items),
         **{k: size[k] for k in ("parameters", "multiply_adds", "ms_per_picture")},
         **{k: test.get(k, math.nan) for k in ("difference", "low", "high", "p_value")},

@@ -16,17 +16,21 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.protocols import inner_split
 from facenet2expnet.data.writing import write_whole
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.calibration import fit_temperature
 from facenet2expnet.experiment.material import Material
 from facenet2expnet.experiment.reporter import Reporter, Training
 from facenet2expnet.experiment.tap import kept_tap, recommended_tap
 from facenet2expnet.learning.loop import EpochRecord, best_epoch
 from facenet2expnet.learning.stages import AUTO, Setting, as_it_came, fine_tune, fn2en, from_scratch
 from facenet2expnet.learning.teacher import TrainingPart
+from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.recognize.model_folder import Model, save_model
-from facenet2expnet.recognize.recognizer import class_probabilities
+from facenet2expnet.recognize.recognizer import class_probabilities, class_scores
 
 METHODS = ("scratch", "fine-tune", "fn2en")
 """The paper's two baselines and its method, in the order of its tables."""
@@ -37,11 +41,20 @@ VIEWS = "views"
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """One cut of the material: rows to train and rows to test on, the latter empty where nothing is held out."""
+    """One cut of the material.
+
+    Attributes:
+        name: of the fold.
+        train: rows to train on.
+        test: rows to test on; empty where nothing is held out.
+        calibration: rows of the fold's training part that no stage trains on, to fit the temperature; empty unless
+            the recipe asks for some.
+    """
 
     name: str
     train: np.ndarray
     test: np.ndarray
+    calibration: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +106,43 @@ def plan(
     return jobs
 
 
+def with_calibration(cut: Cut, manifest: Manifest, share: float) -> Cut:
+    """Take a share of the training rows out of it: whole subjects or sequences, the same for all methods and seeds.
+
+    Raises:
+        UserError: If there are fewer than two subjects (or pictures) to cut between.
+    """
+    if not share:
+        return cut
+    train, inner = inner_split(manifest, cut.train, share, seed=0)
+    return dataclasses.replace(cut, train=train, calibration=inner)
+
+
+def check_subjects(recipe: Recipe, methods: Sequence[str], cuts: Sequence[Cut], manifest: Manifest) -> None:
+    """Refuse an identity-adversarial head where there are no persons to tell apart.
+
+    Raises:
+        UserError: If a stage asks for one and a training part has fewer than two subjects.
+    """
+    weights = {
+        "scratch": ("scratch", recipe.scratch.adversarial),
+        "fn2en": ("stage2", recipe.stage2.adversarial),
+    }
+    asking = [
+        f"{stage}.adversarial" for method, (stage, weight) in weights.items() if weight and method in methods
+    ]
+    if not asking:
+        return
+    subjects = manifest.subjects
+    for cut in cuts:
+        known = set() if subjects is None else set(subjects[cut.train]) - {""}
+        if len(known) < 2:
+            raise UserError(
+                f"{asking[0]} is above 0, expected two subjects or more in every training part, got {len(known)} in "
+                f"{cut.name}: fill the manifest's column subject, or set {asking[0]}=0"
+            )
+
+
 def run_job(
     job: Job, material: Material, recipe: Recipe, fabric: Fabric, reporter: Reporter, facts: dict[str, Any]
 ) -> None:
@@ -128,7 +178,10 @@ def run_job(
         model = _train(job, material, setting)
     for sentence in _endings(records):
         reporter.note(sentence)
+    temperature = _calibrate(job, material, model, fabric)
     predictions = _test(job, material, model, fabric)
+    if temperature is not None:
+        predictions["temperature"] = temperature
     accuracy = None if predictions.empty else float((predictions["truth"] == predictions["predicted"]).mean())
     predictions.to_parquet(job.folder / "predictions.parquet", index=False)
     _history(job.training, records).to_csv(job.folder / "history.csv", index=False)
@@ -142,6 +195,8 @@ def run_job(
     }
     if recipe.face_net.tap == AUTO and job.training.method != "fine-tune":
         origin["tap"] = setting.recipe.face_net.tap
+    if temperature is not None:
+        origin["calibration"] = {"temperature": temperature, "pictures": len(job.cut.calibration)}
     save_model(Model(model, material.manifest.classes, material.contract, origin), job.folder / "model")
     write_whole(done, json.dumps({"accuracy": accuracy, "pictures_tested": len(predictions)}).encode())
     drop_views(job.folder)
@@ -178,7 +233,10 @@ def _train(job: Job, material: Material, setting: Setting) -> nn.Module:
     if len(extra):
         pixels = np.concatenate([part.pixels, material.unlabelled_pixels[extra]])
         targets = np.concatenate([part.targets.cpu().numpy(), np.full(len(extra), -1)])
-        part = TrainingPart(pixels, targets, part.classes, part.device, part.inner)
+        persons = None
+        if part.subjects is not None:
+            persons = np.concatenate([part.subjects.cpu().numpy(), np.full(len(extra), -1)])
+        part = TrainingPart(pixels, targets, part.classes, part.device, inner=part.inner, subjects=persons)
     whole = None
     if job.viewed is not None:
         pixels = np.concatenate([material.pixels[job.viewed], material.unlabelled_pixels])
@@ -196,7 +254,10 @@ def _labelled(material: Material, rows: np.ndarray, inner: np.ndarray, setting: 
     device, watched = setting.fabric.device, None
     if len(inner):
         watched = TrainingPart(material.pixels[inner], labels[inner], classes, device)
-    return TrainingPart(material.pixels[rows], labels[rows], classes, device, watched)
+    subjects = _subject_numbers(material.manifest, rows)
+    return TrainingPart(
+        material.pixels[rows], labels[rows], classes, device, inner=watched, subjects=subjects
+    )
 
 
 def _with_tap(job: Job, material: Material, setting: Setting) -> Setting:
@@ -235,14 +296,34 @@ def _inner_rows(
     return inner_split(material.manifest, job.cut.train, shares[0], job.training.seed)
 
 
+def _subject_numbers(manifest: Manifest, rows: np.ndarray) -> np.ndarray | None:
+    """The persons of these rows as numbers from 0, -1 where one is unknown; None where none is known."""
+    if manifest.subjects is None:
+        return None
+    names = manifest.subjects[rows]
+    numbers = {name: number for number, name in enumerate(sorted(set(names) - {""}))}
+    return np.array([numbers.get(name, -1) for name in names], np.int64)
+
+
+def _calibrate(job: Job, material: Material, model: nn.Module, fabric: Fabric) -> float | None:
+    """Fit the temperature on the inner rows and put it into the model; None where there are none."""
+    rows = job.cut.calibration
+    if not len(rows):
+        return None
+    scores = class_scores(model, material.pixels[rows], material.contract.crop_px, fabric.device)
+    temperature = fit_temperature(scores, material.manifest.labels[rows])
+    divide_scores(model, temperature)
+    return temperature
+
+
 def _unlabelled(job: Job, material: Material, inner: np.ndarray) -> np.ndarray:
     """Numbers of the faces without a label that stage 1 may see: none of a subject, sequence or fold tested on.
 
-    Nor any of a subject or a sequence that early stopping watches.
+    Nor any of a subject or a sequence that early stopping watches or the temperature is fitted on.
     """
     allowed = np.ones(len(material.unlabelled), dtype=bool)
     table = material.manifest.table
-    tested, watched = table.iloc[job.cut.test], table.iloc[inner]
+    tested, watched = table.iloc[job.cut.test], table.iloc[np.concatenate([inner, job.cut.calibration])]
     for column in ("subject", "sequence", "fold"):
         if column in tested.columns and not (column == "sequence" and material.manifest.subjects is not None):
             out = set(tested[column]) | (set() if column == "fold" else set(watched[column]))

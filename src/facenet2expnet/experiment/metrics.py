@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from facenet2expnet.experiment.calibration import unscaled
+
 Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
@@ -390,7 +392,7 @@ def scores_of_method(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
     by_class = zip(
         classes, counts.sum(axis=1), recalls(counts), precisions(counts), f1_scores(counts), strict=True
     )
-    return {
+    found = {
         "folds": len(per_fold),
         "seeds": [int(seed) for seed in per_seed.index],
         "runs": runs,
@@ -405,6 +407,26 @@ def scores_of_method(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
         "per_subject": accuracy_per_subject(rows),
         "reliability": [asdict(b) for b in bins],
     }
+    if "temperature" in rows and rows["temperature"].notna().all():
+        found["scaling"] = _scaling(rows, classes, pooled)
+    return found
+
+
+def _scaling(rows: pd.DataFrame, classes: Sequence[str], after: dict[str, float]) -> dict[str, Any]:
+    """What temperature scaling did: the temperatures of all trainings, and two scores with and without it, pooled."""
+    columns = [f"p_{name}" for name in classes]
+    temperatures = rows["temperature"].to_numpy(np.float64)
+    plain = rows.copy()
+    plain[columns] = unscaled(rows[columns].to_numpy(np.float64), temperatures)
+    before, _ = _scores(plain, classes)
+    names = ("negative_log_likelihood", "expected_calibration_error")
+    return {
+        "temperatures": [
+            float(part.iloc[0]) for _, part in rows.groupby(["fold", "seed"], sort=False)["temperature"]
+        ],
+        "before": {name: before[name] for name in names},
+        "after": {name: after[name] for name in names},
+    }
 
 
 def summarise(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
@@ -413,7 +435,8 @@ def summarise(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
     Per method: `runs` (each fold and seed), `mean` and `std` over folds (the seeds of a fold are averaged
     first; sample standard deviation, None with one fold), `std_over_seeds` (of the mean over folds; None with
     one seed), `pooled` over all rows with the confusion counts, `per_class`, `per_subject` (empty where a
-    subject is unknown) and `reliability`. `paired_tests` holds every pair of methods, the later minus the
+    subject is unknown), `reliability`, and where there is a column `temperature` `scaling`, with log loss and
+    calibration error before and after it. `paired_tests` holds every pair of methods, the later minus the
     earlier, with `p_holm` over all pairs. Rows without a truth are counted in `unlabelled` and left out.
 
     Args:

@@ -20,7 +20,18 @@ from facenet2expnet.data import audit, protocols
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.crossval import METHODS, VIEWS, Cut, Job, collect, drop_views, plan, run_job
+from facenet2expnet.experiment.crossval import (
+    METHODS,
+    VIEWS,
+    Cut,
+    Job,
+    check_subjects,
+    collect,
+    drop_views,
+    plan,
+    run_job,
+    with_calibration,
+)
 from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.provenance import command_line, device_name, now, versions, write_json
@@ -191,6 +202,8 @@ class _Begun:
         seeds: Sequence[int],
     ) -> Path:
         """Do all trainings, then metrics, sizes and the report."""
+        cuts = [with_calibration(cut, material.manifest, self.recipe.calibration_share) for cut in cuts]
+        check_subjects(self.recipe, methods, cuts, material.manifest)
         about = self._about(material, drawn, cuts, methods, seeds)
         if self.earlier and self.earlier["identity"] != about["identity"]:
             raise UserError(
@@ -211,6 +224,11 @@ class _Begun:
             reporter.note(f"{len(material.unlabelled_pixels)} pictures without a label take part in stage 1.")
         if drawn.note:
             reporter.note(drawn.note)
+        if self.recipe.calibration_share:
+            reporter.note(
+                f"{_span([len(cut.calibration) for cut in cuts])} pictures of a training part are kept out of the "
+                "training, to fit the temperature."
+            )
         quick_audit(self.out, material, drawn, reporter)
         facts = _facts(about)
         jobs = plan(cuts, methods, seeds, self.recipe, self.out)
@@ -414,3 +432,9 @@ def _facts(about: dict[str, Any]) -> dict[str, Any]:
         "versions": about["versions"],
         "device": about["device"],
     }
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """3 to 5, or 4 where all are the same."""
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"

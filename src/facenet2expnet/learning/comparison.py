@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,9 +102,8 @@ class Accompanied(nn.Module):
         super().__init__()
         self.network, self.bridges = network, nn.ModuleList(bridges)
 
-    def forward(self, crops: Tensor) -> Tensor:
-        answers: Tensor = self.network(crops)
-        return answers
+    def forward(self, crops: Tensor) -> Any:
+        return self.network(crops)
 
 
 def further_bridges(

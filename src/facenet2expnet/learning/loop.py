@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from facenet2expnet.errors import UserError
+from facenet2expnet.errors import StageStopped
 from facenet2expnet.learning.checkpoint import pack, unpack
 from facenet2expnet.nets.face.base import rest_frozen_norms
 from facenet2expnet.nets.storage import read_tensors, write_tensors
@@ -92,7 +92,7 @@ def fit(
         listener: called after every epoch, also for those that were trained before an interruption; what it raises
             ends the training.
     Raises:
-        UserError: If the loss stops being a number; the message says which numbers to change.
+        StageStopped: If the loss stops being a number; the message says which numbers to change.
     """
     module, recipe = stage.module, stage.recipe
     finished, checkpoint = (
@@ -273,7 +273,7 @@ def _state(module: nn.Module) -> Iterator[Tensor]:
 
 def _check_loss(loss: float, stage: Stage, epoch: int) -> None:
     if not math.isfinite(loss):
-        raise UserError(
+        raise StageStopped(
             f"{stage.name}: the loss of epoch {epoch + 1} is {loss}; lower the learning rate "
             f"(--set {stage.name}.lr={stage.recipe.lr / 10:g}) or clip the gradient (--set {stage.name}.clip_norm=1)"
         )

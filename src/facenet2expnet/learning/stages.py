@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.learning.adversary import WithAdversary
 from facenet2expnet.learning.augment import Augment, centre_crop
 from facenet2expnet.learning.comparison import Accompanied, Comparison, further_bridges
 from facenet2expnet.learning.loop import Listener, fit
@@ -129,15 +130,16 @@ class Classification:
         if self.views is None:
             crops = self.augment(self.part.stored(examples))
             if self.recipe.mixup:
-                return self._mixed(crops, targets)
-            scores, regression = self._pass(crops)
+                return self._mixed(crops, targets, examples)
+            scores, persons, regression = self._pass(crops)
             self._count(scores, targets)
             hard = self._cross_entropy(scores, targets).sum() / (targets >= 0).sum().clamp(min=1)
-            return hard + regression
+            return hard + regression + self._adversary_learns(persons, examples)
         index = self.views.draw(examples)
-        scores, regression = self._pass(self._to_device(self.views.crops[index]).float(), index)
+        scores, persons, regression = self._pass(self._to_device(self.views.crops[index]).float(), index)
         self._count(scores, targets)
-        partners = self.part.targets[self._to_device(self.views.partners[index])]
+        blended_with = self._to_device(self.views.partners[index])
+        partners = self.part.targets[blended_with]
         share = self._to_device(self.views.weights[index])
         hard = share * self._cross_entropy(scores, targets) + (1 - share) * self._cross_entropy(
             scores, partners
@@ -146,22 +148,22 @@ class Classification:
         hard = (hard * labelled).sum() / labelled.sum().clamp(min=1)
         assert isinstance(self.recipe, ClassifyRecipe)
         soft = soft_label_loss(scores, self._to_device(self.views.scores[index]), self.recipe.temperature)
-        return (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft + regression
+        loss = (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft
+        return loss + regression + self._adversary_learns(persons, examples, blended_with, share)
 
     def _pass(
         self, crops: Tensor, index: tuple[np.ndarray, np.ndarray] | None = None
-    ) -> tuple[Tensor, Tensor | float]:
-        """Class scores, and stage 1's objective of the same pass with its weight."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | float]:
+        """Class scores; the adversary's scores of the persons where there is one; stage 1's objective, weighted."""
         if self.comparison is None:
-            return self.module(crops), 0.0
+            return *self._answers(crops), 0.0
         assert isinstance(self.recipe, ClassifyRecipe)
         with self.comparison.watching() as maps:
-            scores = self.module(crops)
-        return scores, self.recipe.regress * self.comparison.loss(
-            maps[0], self.comparison.features(crops, index)
-        )
+            answers = self._answers(crops)
+        regression = self.comparison.loss(maps[0], self.comparison.features(crops, index))
+        return *answers, self.recipe.regress * regression
 
-    def _mixed(self, crops: Tensor, targets: Tensor) -> Tensor:
+    def _mixed(self, crops: Tensor, targets: Tensor, examples: Tensor) -> Tensor:
         """The loss of the batch's crops, each blended with another of them, and of both labels in the same shares.
 
         The first picture has the larger share, as in the blended views; its label is what the accuracy counts.
@@ -170,10 +172,41 @@ class Classification:
         share = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
         share = max(share, 1 - share)
         partners = torch.randperm(len(crops)).to(crops.device)
-        scores, regression = self._pass(crops[partners].lerp(crops, share))
+        scores, persons, regression = self._pass(crops[partners].lerp(crops, share))
         self._count(scores, targets)
         first, second = (self._cross_entropy(scores, wanted) for wanted in (targets, targets[partners]))
-        return (share * first + (1 - share) * second).mean() + regression
+        blended_with = examples.to(partners.device)[partners]
+        adversary = self._adversary_learns(persons, examples, blended_with, share)
+        return (share * first + (1 - share) * second).mean() + regression + adversary
+
+    def _answers(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Class scores, and the adversary's scores of the persons where there is one."""
+        answers = self.module(crops)
+        return answers if isinstance(answers, tuple) else (answers, None)
+
+    def _adversary_learns(
+        self,
+        persons: Tensor | None,
+        examples: Tensor,
+        partners: Tensor | None = None,
+        share: Tensor | float = 1.0,
+    ) -> Tensor | float:
+        """The adversary's cross-entropy, as a loss of value 0 with a gradient: the curve stays the expression's.
+
+        A blend of two faces counts for both persons, in the shares of the blend, as its labels do.
+        """
+        if persons is None:
+            return 0.0
+        assert self.part.subjects is not None
+        first = self.part.subjects[examples.to(self.part.device)]
+        second = first if partners is None else self.part.subjects[partners]
+        known = (first >= 0) & (second >= 0)
+        losses = share * functional.cross_entropy(persons, first, ignore_index=-1, reduction="none")
+        losses = losses + (1 - share) * functional.cross_entropy(
+            persons, second, ignore_index=-1, reduction="none"
+        )
+        loss = (losses * known).sum() / known.sum().clamp(min=1)
+        return loss - loss.detach()
 
     def _cross_entropy(self, scores: Tensor, targets: Tensor) -> Tensor:
         """(B,), 0 where there is no label; weighted losses are brought to the mean that PyTorch gives."""
@@ -208,7 +241,7 @@ class Classification:
         inner, total = self.part.inner, 0.0
         assert inner is not None
         for stored, targets in zip(inner.batches(), inner.targets.split(BATCH), strict=True):
-            scores = self.module(centre_crop(stored, self.augment.crop_px))
+            scores = self._answers(centre_crop(stored, self.augment.crop_px))[0]
             total += float(functional.cross_entropy(scores, targets, reduction="sum"))
         return total / len(inner)
 
@@ -338,7 +371,10 @@ def from_scratch(part: TrainingPart, setting: Setting, folder: Path) -> Expressi
     bridge_chw = next(iter(_taps(recipe, net).values()))
     torch.manual_seed(setting.seed)
     model = _expression_classifier(recipe, part, bridge_chw, batch_norm=True)
-    stage = Classification("scratch", recipe.scratch, model, part, _augment(recipe, part), model.parameters())
+    module = _opposed(model, recipe.scratch, part, setting)
+    stage = Classification(
+        "scratch", recipe.scratch, module, part, _augment(recipe, part), module.parameters()
+    )
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
     return model.eval()
 
@@ -426,10 +462,14 @@ def classify(
     views = views if recipe.soft_labels or recipe.regress else None
     if recipe.batch_norm == "frozen":
         freeze_norms(model.net.convolutions)
-    module: nn.Module = model
+    module: nn.Module = _opposed(model, recipe, part, setting)
+    fresh = list(model.net.head.parameters())
+    if isinstance(module, WithAdversary):
+        fresh += module.adversary.parameters()
     if comparison is not None and comparison.bridges:
-        module = Accompanied(model, comparison.bridges)
-    fresh = model.net.head.parameters() if setting.recipe.stage1.epochs else module.parameters()
+        module = Accompanied(module, comparison.bridges)
+    if not setting.recipe.stage1.epochs:
+        fresh = list(module.parameters())
     stage = Classification("stage2", recipe, module, part, augment, fresh, views, comparison)
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
 
@@ -453,6 +493,17 @@ def compared_with(
     objectives = {tap: build_sum(expression, features(tap)).to(part.device) for tap in taps}
     target_mean = _mean(objectives[taps[0]], features(taps[0]))
     return Comparison(model, teacher, objectives, target_mean, bridges, views)
+
+
+def _opposed(
+    model: ExpressionClassifier, recipe: ClassifyRecipe, part: TrainingPart, setting: Setting
+) -> ExpressionClassifier | WithAdversary:
+    """The expression net with an adversary beside it, where the recipe asks for one."""
+    if not recipe.adversarial:
+        return model
+    assert part.subjects is not None, "the adversary needs subjects"
+    torch.manual_seed(setting.seed)  # the same adversary in a resumed run, whatever was drawn before
+    return WithAdversary(model, int(part.subjects.max()) + 1, recipe.adversarial).to(part.device)
 
 
 def _augment(recipe: Recipe, part: TrainingPart) -> Augment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facenet2expnet.errors import UserError
+from facenet2expnet.errors import StageStopped
 from facenet2expnet.learning.loop import EpochRecord, Listener
 from facenet2expnet.learning.objectives import (
     FitNets,
@@ -72,7 +72,7 @@ class Standstill:
         """Pass the epoch on, and look.
 
         Raises:
-            UserError: If the stage stands still, with the numbers to change.
+            StageStopped: If the stage stands still, with the numbers to change.
         """
         if self.listener:
             self.listener(record)
@@ -82,7 +82,7 @@ class Standstill:
             self.began = record.r2
         way, moved = NOTHING - self.began, record.r2 - self.began
         if record.epoch == self.looks_at and record.r2 < NOTHING and moved < SHARE_OF_THE_WAY * way:
-            raise UserError(
+            raise StageStopped(
                 f"{record.stage}: R2 is {record.r2:.4g} after {record.epoch} of {record.epochs} epochs and was "
                 f"{self.began:.4g} after epoch {self.began_at} (0 is the mean face): it learns nothing; "
                 f"{self._advice(falls=moved < -max(way, FALL))}"

@@ -37,6 +37,7 @@ class TrainingPart:
         classes: how many classes there are.
         device: where batches go.
         inner: pictures of the training part that no stage learns from; early stopping watches them.
+        subjects: (N,) numbers of the persons, -1 for one who is unknown; None where nobody asks for them.
     """
 
     def __init__(
@@ -46,12 +47,16 @@ class TrainingPart:
         classes: int,
         device: torch.device,
         inner: TrainingPart | None = None,
+        subjects: np.ndarray | None = None,
     ) -> None:
         self.pixels = pixels
         self.inner = inner
         self.targets = torch.as_tensor(targets, dtype=torch.long, device=device)
         self.classes = classes
         self.device = device
+        self.subjects = (
+            None if subjects is None else torch.as_tensor(subjects, dtype=torch.long, device=device)
+        )
 
     def __len__(self) -> int:
         return len(self.pixels)

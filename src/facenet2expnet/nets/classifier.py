@@ -47,6 +47,10 @@ class ExpressionClassifier(nn.Module):
         scores: Tensor = self.net(self.normalise(crops))
         return scores
 
+    def with_hidden(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Class scores (B, K), and the hidden layer that they are read from (B, hidden), from one pass."""
+        return self.net.with_hidden(self.normalise(crops))
+
 
 class FaceClassifier(nn.Module):
     """A face net with a new classifier upon its embedding: what stage 0 trains, and the paper's second baseline.
@@ -81,3 +85,19 @@ class FaceClassifier(nn.Module):
         if self.pools:
             embedding = embedding.mean(dim=(2, 3))
         return self.head(embedding), [found[tap] for tap in taps]
+
+
+@torch.no_grad()
+def divide_scores(model: nn.Module, temperature: float) -> None:
+    """Divide a classifier's scores by a temperature, within its last layer.
+
+    Nothing else has to know of it: whoever runs, saves or exports the network gets the scaled scores.
+
+    Args:
+        model: an ExpressionClassifier or a FaceClassifier.
+        temperature: above 0.
+    """
+    layer = (model.net if isinstance(model, ExpressionClassifier) else model).get_submodule("head.scores")
+    assert isinstance(layer, nn.Linear)
+    layer.weight.div_(temperature)
+    layer.bias.div_(temperature)

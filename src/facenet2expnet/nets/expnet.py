@@ -100,6 +100,12 @@ class ExpNet(nn.Module):
         scores: Tensor = self.head(self.features(images))
         return scores
 
+    def with_hidden(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class scores (B, K) as `forward` gives them, and the hidden layer after its ReLU (B, hidden)."""
+        hidden: Tensor = self.head[:-2](self.features(images))
+        scores: Tensor = self.head[-2:](hidden)
+        return scores, hidden
+
 
 def reset_parameters(net: nn.Module) -> None:
     """Convolutions from He's normal distribution, fully connected layers from a Gaussian (FN2EN, IV-A)."""

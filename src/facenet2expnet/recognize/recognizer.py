@@ -136,11 +136,19 @@ class Recognizer:
         return (make_ready(_checked(picture), self.contract, missing=missing) for picture in pictures)
 
 
-@torch.inference_mode()
 def class_probabilities(
     model: nn.Module, pixels: np.ndarray, crop_px: int, device: torch.device | str = "cpu"
 ) -> np.ndarray:
-    """Class probabilities of the one centre crop of every stored face (FN2EN, section IV-A).
+    """Class probabilities of the one centre crop of every stored face (FN2EN, section IV-A); see `class_scores`."""
+    scores = torch.from_numpy(class_scores(model, pixels, crop_px, device))
+    return scores.softmax(dim=1).numpy()
+
+
+@torch.inference_mode()
+def class_scores(
+    model: nn.Module, pixels: np.ndarray, crop_px: int, device: torch.device | str = "cpu"
+) -> np.ndarray:
+    """Class scores before softmax of the one centre crop of every stored face.
 
     Args:
         model: in evaluation mode, RGB crops in 0..255 -> class scores.
@@ -155,7 +163,7 @@ def class_probabilities(
     for first in range(0, max(1, len(pixels)), BATCH):
         batch = np.ascontiguousarray(pixels[first : first + BATCH, window, window])
         crops: Tensor = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float()
-        found.append(model(crops).float().softmax(dim=1).cpu().numpy())
+        found.append(model(crops).float().cpu().numpy())
     return np.concatenate(found)
 
 

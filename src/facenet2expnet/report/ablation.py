@@ -49,7 +49,8 @@ def read_ablation(folder: Path) -> Ablation:
         predictions = pd.read_parquet(folder / "predictions.parquet")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: no finished ablation ({error}); make one with fn2en ablate") from None
-    return Ablation(about, table.fillna(dict.fromkeys([f"axis {a}" for a in about["axes"]], "")), predictions)
+    texts = [*(f"axis {axis}" for axis in about["axes"]), "stopped"]
+    return Ablation(about, table.fillna(dict.fromkeys(texts, "")), predictions)
 
 
 def write_ablation(folder: Path) -> Path:
@@ -59,6 +60,8 @@ def write_ablation(folder: Path) -> Path:
     parts: list[dict[str, Any]] = []
     for axis in ablation.about["axes"]:
         rows = axis_rows(ablation, axis)
+        if rows.empty:  # all its values were stopped
+            continue
         figure = axis_figure(rows, axis)
         figures.save_figure(figure, folder / f"axis-{axis}", rows)
         label = f"Accuracy by {axis}, and against its cost"
@@ -68,7 +71,12 @@ def write_ablation(folder: Path) -> Path:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(readable=figures.readable)
+    stopped = [
+        (_changed(row, ablation.about["axes"]), row["stopped"])
+        for _, row in ablation.table[ablation.table["stopped"] != ""].iterrows()
+    ]
     page = environment.get_template("ablation.html.j2").render(
+        stopped=stopped,
         about=ablation.about,
         table=text(ablation),
         parts=parts,
@@ -82,7 +90,7 @@ def write_ablation(folder: Path) -> Path:
 def text(ablation: Ablation) -> pd.DataFrame:
     """The table as text to print."""
     table, axes = ablation.table, list(ablation.about["axes"])
-    over = str(table["spread_over"].iloc[0])
+    over = str(table["spread_over"].dropna().iloc[0])
     spread = table["spread"].notna().any()
     columns: dict[str, list[str]] = {"changed": [_changed(row, axes) for _, row in table.iterrows()]}
     if table["method"].nunique() > 1:
@@ -90,7 +98,8 @@ def text(ablation: Ablation) -> pd.DataFrame:
     if table["pictures"].nunique() > 1:
         columns["pictures"] = [f"{count:,}" for count in table["pictures"]]
     columns["accuracy, %" + (f" (± over {over})" if spread else "")] = [
-        percent_spread(a, s) for a, s in zip(table["accuracy"], table["spread"], strict=True)
+        "stopped" if stopped else percent_spread(a, s)
+        for a, s, stopped in zip(table["accuracy"], table["spread"], table["stopped"], strict=True)
     ]
     columns["change, points (95 %)"] = [
         tables.NONE if np.isnan(d) else f"{d * 100:+.1f} ({low * 100:+.1f} to {high * 100:+.1f})"
@@ -128,6 +137,7 @@ def axis_rows(ablation: Ablation, axis: str) -> pd.DataFrame:
     )
     runs: Any = right.mean()
     crossed = about["crossed"] and len(about["axes"]) > 1
+    table = table[table["stopped"] == ""]
     kept = table[table[f"axis {axis}"] != ""]
     if not crossed:
         kept = pd.concat([_base_row(ablation, axis), kept])
@@ -145,15 +155,17 @@ def axis_rows(ablation: Ablation, axis: str) -> pd.DataFrame:
             }
         )
     found = pd.DataFrame(rows)
-    numbers = pd.to_numeric(found["value"], errors="coerce")
-    if numbers.notna().all():
+    numbers = pd.to_numeric(found["value"], errors="coerce") if len(found) else pd.Series(dtype=float)
+    if len(found) and numbers.notna().all():
         return found.iloc[np.argsort(numbers.to_numpy(), kind="stable")].reset_index(drop=True)
     return found
 
 
 def _base_row(ablation: Ablation, axis: str) -> pd.DataFrame:
     """The recipe as it is, under its own value of the axis; none where that value is varied anyway."""
-    base = ablation.table[ablation.table["number"] == 0].copy()
+    base = ablation.table[(ablation.table["number"] == 0) & (ablation.table["stopped"] == "")]
+    if base.empty:
+        return base
     own = _own_value(ablation.about, axis, base)
     if own in ablation.about["axes"][axis]:
         return base.iloc[:0]

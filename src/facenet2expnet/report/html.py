@@ -406,6 +406,7 @@ def _calibration(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "svg": inline_svg(figures.reliability_figure(bins, names=tables.NAMES), "reliability", label),
         "errors": words,
+        "scaling": _grid(scaled) if len(scaled := tables.scaling_text(metrics)) else None,
     }
 
 

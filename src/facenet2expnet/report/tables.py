@@ -144,6 +144,26 @@ def paired_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def scaling_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
+    """What temperature scaling did, as text, one row a method; empty where nothing was scaled."""
+    rows = []
+    for name, method in metrics["methods"].items():
+        if scaling := method.get("scaling"):
+            low, high = (number(end(scaling["temperatures"]), 2) for end in (min, max))
+            before, after = scaling["before"], scaling["after"]
+            rows.append(
+                {
+                    "method": shown(name),
+                    "temperature": low if low == high else f"{low} to {high}",
+                    "log loss before": number(before["negative_log_likelihood"]),
+                    "after": number(after["negative_log_likelihood"]),
+                    "calibration error before, %": percent(before["expected_calibration_error"]),
+                    "after, %": percent(after["expected_calibration_error"]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def per_class(metrics: Mapping[str, Any]) -> pd.DataFrame:
     """Columns class, pictures, then `<method> recall`, `<method> precision` and `<method> f1` of all methods."""
     methods = metrics["methods"]
