@@ -316,7 +316,9 @@ def test_early_stopping_sees_no_picture_that_it_learns_from(
     for name in ("fine_tune", "fn2en"):
         stage = getattr(crossval, name)
         monkeypatch.setattr(
-            crossval, name, lambda part, *rest, do=stage: (parts.append(part), do(part, *rest))[1]
+            crossval,
+            name,
+            lambda part, *rest, do=stage, **named: (parts.append(part), do(part, *rest, **named))[1],
         )
     recipe = tiny.tiny_recipe("stage2.patience=1", "stage2.epochs=6", "stage1.patience=5")
     ears = Ears()

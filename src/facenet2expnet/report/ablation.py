@@ -45,11 +45,11 @@ def read_ablation(folder: Path) -> Ablation:
     """
     try:
         about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
-        table = pd.read_csv(folder / "table.csv", dtype={f"axis {name}": str for name in about["axes"]})
+        texts = [*(f"axis {axis}" for axis in about["axes"]), "stopped"]
+        table = pd.read_csv(folder / "table.csv", dtype=dict.fromkeys(texts, str))
         predictions = pd.read_parquet(folder / "predictions.parquet")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: no finished ablation ({error}); make one with fn2en ablate") from None
-    texts = [*(f"axis {axis}" for axis in about["axes"]), "stopped"]
     return Ablation(about, table.fillna(dict.fromkeys(texts, "")), predictions)
 
 
