@@ -108,7 +108,7 @@ def text(ablation: Ablation) -> pd.DataFrame:
     columns["p"] = [p_text(p) for p in table["p_value"]]
     columns["balanced, %"] = [percent(v) for v in table["balanced_accuracy"]]
     columns["log loss"] = [number(v) for v in table["negative_log_likelihood"]]
-    columns["R² of stage 1"] = [number(v, 2) for v in table["r2"]]
+    columns["R² of stage 1"] = ["< −1" if v < -1 else number(v, 2) for v in table["r2"]]
     columns["weights, M"] = [number(v / 1e6, 2) for v in table["parameters"]]
     columns["multiply-adds, M"] = [number(v / 1e6, 0) for v in table["multiply_adds"]]
     columns["training, min"] = [number(v / 60, 1) for v in table["training_seconds"]]
