@@ -51,7 +51,9 @@ def faces(pictures: int = 72) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def make_part(subjects: np.ndarray | None = None) -> TrainingPart:
     pixels, targets, known = faces()
-    return TrainingPart(pixels, targets, 3, torch.device("cpu"), known if subjects is None else subjects)
+    return TrainingPart(
+        pixels, targets, 3, torch.device("cpu"), subjects=known if subjects is None else subjects
+    )
 
 
 def expression_net() -> ExpressionClassifier:

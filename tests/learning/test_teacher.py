@@ -116,7 +116,7 @@ def test_a_damaged_cache_is_noticed_and_made_anew(
     assert all(np.array_equal(values_of(again, field), values) for field, values in first.items())
     assert cache.made == 2
     (note,) = cache.notes
-    assert re.search(rf"views-{name}-\w+\.npy {said}.* computed anew", note)
+    assert re.search(rf"views-{name}-[\w-]+\.npy {said}.* computed anew", note)
     cache.open()
     assert cache.made == 2
 
