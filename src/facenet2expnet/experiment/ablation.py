@@ -166,23 +166,12 @@ def ablate(
     if steps_of:
         variants = [_with_steps(v, steps_of, v.pictures or smallest) for v in variants]
     about = {
-        "format": FORMAT,
-        "command": command_line(),
+        **_about(variants[0].recipe, axes, material, drawn, fabric),
         "created": before["created"] if before else now(),
-        "finished": None,
-        "versions": versions(),
-        "device": device_name(fabric),
-        "threads": torch.get_num_threads(),
-        "recipe": recipes.to_dict(variants[0].recipe),
-        "axes": {axis.name: list(axis.values) for axis in axes},
         "crossed": cross,
         "methods": list(methods),
         "seeds": list(seeds),
         "steps_of": steps_of,
-        "manifest": {"name": material.manifest.name, "sha256": material.manifest.sha256()},
-        "classes": list(material.manifest.classes),
-        "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(cuts)},
-        "split": hashlib.sha256(b"".join(c.train.tobytes() + c.test.tobytes() for c in cuts)).hexdigest(),
     }
     for variant in variants:
         check_subjects(variant.recipe, methods, cuts, material.manifest)
@@ -198,6 +187,31 @@ def ablate(
     _train(jobs, data, material, fabric, reporter, about)
     _conclude(out, jobs, variants, about, fabric)
     return out
+
+
+def _about(
+    recipe: Recipe,
+    axes: Sequence[Axis],
+    material: Material,
+    drawn: protocols.Protocol,
+    fabric: Fabric,
+) -> dict[str, Any]:
+    """What ablation.json says of an ablation that begins."""
+    rows = b"".join(fold.train.tobytes() + fold.test.tobytes() for fold in drawn.folds)
+    return {
+        "format": FORMAT,
+        "command": command_line(),
+        "finished": None,
+        "versions": versions(),
+        "device": device_name(fabric),
+        "threads": torch.get_num_threads(),
+        "recipe": recipes.to_dict(recipe),
+        "axes": {axis.name: list(axis.values) for axis in axes},
+        "manifest": {"name": material.manifest.name, "sha256": material.manifest.sha256()},
+        "classes": list(material.manifest.classes),
+        "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(drawn.folds)},
+        "split": hashlib.sha256(rows).hexdigest(),
+    }
 
 
 def vary(
