@@ -85,6 +85,19 @@ def test_an_input_size_takes_its_margin_along_and_a_face_net_its_weights() -> No
     assert other.recipe.face_net.tap == ""
 
 
+def test_a_layer_of_another_face_net_is_kept_whatever_the_order_of_the_axes() -> None:
+    axes = [Axis("tap", ("early",)), Axis("face-net", ("tiny",))]
+    for order in (axes, axes[::-1]):
+        crossed = vary(tiny.tiny_recipe(), order, cross=True)[1].recipe.face_net
+        assert (crossed.name, crossed.tap) == ("tiny", "early")
+
+
+def test_a_scratch_net_whose_layer_is_chosen_on_another_face_net_is_another() -> None:
+    chosen = recipes.override(tiny.tiny_recipe(), ["face_net.tap=auto"])
+    other = recipes.override(chosen, ["fine_tune.lr=0.5"])
+    assert key("scratch", chosen) != key("scratch", other)
+
+
 def test_an_objective_without_standardised_features_does_not_ask_for_them() -> None:
     base = recipes.override(tiny.tiny_recipe(), ["stage2.standardised_input=true"])
     _, paper, standardised = vary(base, [Axis("objective", ("p-norm", "standardised-l2"))])

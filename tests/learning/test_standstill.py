@@ -21,6 +21,7 @@ from facenet2expnet.learning.objectives import (
     RelationalKD,
     SmoothL1,
     WeightedSum,
+    build_sum,
 )
 from facenet2expnet.learning.stages import Setting
 from facenet2expnet.learning.standstill import Standstill, shows_in_r2
@@ -29,9 +30,11 @@ from facenet2expnet.recipe import RegressRecipe, preset
 
 
 def tell(recipe: RegressRecipe, r2: list[float], objective: ObjectiveModule | None = None) -> list[int]:
-    """The epochs that a listener hears of."""
+    """The epochs that a listener hears of; the objective is the paper's, as a recipe makes it, unless given."""
     heard: list[EpochRecord] = []
-    watch = Standstill(recipe, objective or PNorm(), 25_088, batch_norm=False, listener=heard.append)
+    watch = Standstill(
+        recipe, objective or build_sum("p-norm(p=2)"), 25_088, batch_norm=False, listener=heard.append
+    )
     for epoch, value in enumerate(r2, start=1):
         watch(EpochRecord("stage1", epoch, recipe.epochs, 1.0, None, value, recipe.lr, 0.1))
     return [record.epoch for record in heard]

@@ -173,9 +173,9 @@ def ablate(
         "seeds": list(seeds),
         "steps_of": steps_of,
     }
-    for variant in variants:
-        check_subjects(variant.recipe, methods, cuts, material.manifest)
     jobs = _jobs(variants, methods, cuts, seeds, material.manifest, out)
+    for item in (item for items in jobs.values() for item in items):
+        check_subjects(item.variant.recipe, [item.job.training.method], [item.job.cut], material.manifest)
     if before and any(before[key] != about[key] for key in ("manifest", "split")):
         raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
     write_json(out / RECORD, about)
@@ -184,7 +184,7 @@ def ablate(
     material.manifest.save(out / "manifest.csv")
     reporter = LogFile(out / "log.txt", reporter)
     quick_audit(out, material, drawn, reporter)
-    _train(jobs, data, material, fabric, reporter, about)
+    _train(jobs, data, material, machine.device, reporter, about)
     _conclude(out, jobs, variants, about, fabric)
     return out
 
@@ -261,7 +261,8 @@ def _variant(base: Recipe, change: Mapping[str, str], settings: Sequence[str]) -
     pictures = None
     if RECIPE in change:
         base = recipes.override(recipes.load(change[RECIPE]), settings)
-    for name, value in change.items():
+    # another face net brings its own layer, which the axis "tap" may change again
+    for name, value in sorted(change.items(), key=lambda item: item[0] != "face-net"):
         if name == PICTURES:
             value = value.removesuffix(DOUBLING)
             if not value.isdecimal() or int(value) < 1:
@@ -297,7 +298,7 @@ def _has_own_space(objective: str) -> bool:
 
 def _with_steps(variant: Variant, steps_of: int, pictures: int) -> Variant:
     """The same with its stages' epochs scaled, so that they take the steps of another number of pictures."""
-    factor = steps_of / pictures
+    factor = steps_of / (pictures * (1 - variant.recipe.calibration_share))
     changed = {}
     for name in ("fine_tune", "stage1", "stage2", "scratch"):
         stage = getattr(variant.recipe, name)
@@ -340,14 +341,13 @@ def _jobs(
                     if variant.pictures is None
                     else protocols.fewer(manifest, cut.train, variant.pictures)
                 )
+                kept = with_calibration(Cut(cut.name, rows, cut.test), manifest, recipe.calibration_share)
                 folder = out / "trainings"
                 place = Path(f"{len(rows)}-pictures", f"seed-{seed}", cut.name)
-                training = Training(method, cut.name, seed, 0, 0, len(rows), epochs_of(method, recipe))
+                training = Training(method, cut.name, seed, 0, 0, len(kept.train), epochs_of(method, recipe))
                 own = folder / f"{method}-{key(method, recipe)}" / place
                 teacher = folder / f"fine-tune-{key('fine-tune', recipe)}" / place
-                views = folder / "views"
-                kept = with_calibration(Cut(cut.name, rows, cut.test), manifest, recipe.calibration_share)
-                job = Job(kept, training, own, teacher, views)
+                job = Job(kept, training, own, teacher, folder / "views")
                 shared = (recipe.crop, recipe.stage1.unlabelled, len(rows), seed, cut.name)
                 planned.append(_Planned(job, variant, shared))
     return found
@@ -365,12 +365,14 @@ def key(method: str, recipe: Recipe) -> str:
         watching = [stage for stage in (recipe.fine_tune, recipe.stage1, recipe.stage2) if stage.patience]
         if watching:
             values["fine_tune"]["inner_rows"] = watching[0].inner_share
+    if method == "scratch" and recipe.face_net.tap == stages.AUTO:
+        values["teacher"] = key("fine-tune", recipe)  # its layer is chosen on that face net
     own = {
         name: {k: v for k, v in value.items() if v != usual[name].get(k)}
         if isinstance(value, dict)
         else value
         for name, value in values.items()
-        if value != usual[name]
+        if value != usual.get(name)
     }
     return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
@@ -379,12 +381,14 @@ def _train(
     planned: Mapping[tuple[int, str], Sequence[_Planned]],
     data: str | Path | Manifest,
     material: Material,
-    fabric: Fabric,
+    device: str,
     reporter: Reporter,
     about: Mapping[str, Any],
 ) -> None:
     """Every training once, those that share pictures and views one after the other; not again what was stopped."""
-    once = {item.job.folder: item for items in planned.values() for item in items if not _stopped([item])}
+    once: dict[Path, _Planned] = {}
+    for item in (item for items in planned.values() for item in items if not _stopped([item])):
+        once.setdefault(item.job.folder, item)
     groups: dict[tuple[Any, ...], list[_Planned]] = {}
     for item in once.values():
         groups.setdefault(item.shared, []).append(item)
@@ -403,6 +407,7 @@ def _train(
                     )
             job = replace(item.job, training=replace(training, number=number, total=len(once)))
             own = {"recipe": recipes.to_dict(recipe), "trained_on": manifest, "created": now(), **facts}
+            fabric = open_device(device, recipe.precision)
             try:
                 run_job(
                     job, material, recipe, fabric, reporter, {**own, "protocol": about["protocol"]["name"]}
@@ -479,7 +484,11 @@ def _scores(
     over = scores["std_over_seeds"] if len(about["seeds"]) > 1 else scores["std"]
     spread = over.get("accuracy")
     history = pd.concat([pd.read_csv(item.job.folder / "history.csv", dtype={"fold": str}) for item in items])
-    last = history[history["stage"] == "stage1"].groupby(["seed", "fold"]).tail(1)
+    history = history.reindex(columns=[*history.columns.drop("inner", errors="ignore"), "inner"])
+    stage1 = history[history["stage"] == "stage1"]
+    if stage1["inner"].notna().any():  # the stage took back the weights of its best epoch
+        stage1 = stage1.sort_values("inner", ascending=False)
+    last = stage1.groupby(["seed", "fold"]).tail(1)
     job, crop_px = items[0].job, items[0].variant.recipe.crop.crop_px
     size = asdict(measure(method, load_model(job.folder / "model").module, crop_px, fabric.device))
     test = asdict(paired_test(every, name, base)) if number and base in set(every["method"]) else {}

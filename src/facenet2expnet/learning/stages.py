@@ -177,7 +177,9 @@ class Classification:
         first, second = (self._cross_entropy(scores, wanted) for wanted in (targets, targets[partners]))
         blended_with = examples.to(partners.device)[partners]
         adversary = self._adversary_learns(persons, examples, blended_with, share)
-        return (share * first + (1 - share) * second).mean() + regression + adversary
+        labelled = (targets >= 0) & (targets[partners] >= 0)
+        hard = ((share * first + (1 - share) * second) * labelled).sum() / labelled.sum().clamp(min=1)
+        return hard + regression + adversary
 
     def _answers(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
         """Class scores, and the adversary's scores of the persons where there is one."""
@@ -501,9 +503,14 @@ def _opposed(
     """The expression net with an adversary beside it, where the recipe asks for one."""
     if not recipe.adversarial:
         return model
-    assert part.subjects is not None, "the adversary needs subjects"
+    persons = 0 if part.subjects is None else int(part.subjects.max()) + 1
+    if persons < 2:
+        raise UserError(
+            f"an adversary was asked for and {persons} known subjects are left to train on, expected two or more: "
+            "set adversarial=0, or keep fewer pictures out of the training"
+        )
     torch.manual_seed(setting.seed)  # the same adversary in a resumed run, whatever was drawn before
-    return WithAdversary(model, int(part.subjects.max()) + 1, recipe.adversarial).to(part.device)
+    return WithAdversary(model, persons, recipe.adversarial).to(part.device)
 
 
 def _augment(recipe: Recipe, part: TrainingPart) -> Augment:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from facenet2expnet.errors import StageStopped
 from facenet2expnet.learning.loop import EpochRecord, Listener
 from facenet2expnet.learning.objectives import (
@@ -33,8 +35,11 @@ MEAN_RATE = 1e-3
 
 def shows_in_r2(objective: ObjectiveModule) -> bool:
     """Whether an objective that falls has to raise R2: it compares the features unit by unit, at their own scale."""
-    terms = objective.terms if isinstance(objective, WeightedSum) else [objective]
-    return any(isinstance(term, UNIT_BY_UNIT) for term in terms)
+    return any(isinstance(term, UNIT_BY_UNIT) for term in _terms(objective))
+
+
+def _terms(objective: ObjectiveModule) -> list[Any]:
+    return objective.terms if isinstance(objective, WeightedSum) else [objective]
 
 
 class Standstill:
@@ -93,12 +98,13 @@ class Standstill:
         lr = self.recipe.lr
         if falls:
             return f"lower the rate (--set stage1.lr={lr / 10:g}) or clip the gradient (--set stage1.clip_norm=1)"
-        summed = isinstance(self.objective, PNorm)
+        terms = _terms(self.objective)
+        summed = any(isinstance(term, PNorm) for term in terms)
         per_mean = self.units / 2 if summed else 1.0
         told = f", {lr * per_mean:.3g} under a mean" if summed else ""
         advice = [f"raise the rate ({lr:g}{told}; --set stage1.lr={max(10 * lr, MEAN_RATE / per_mean):.3g})"]
         if not self.batch_norm:
             advice.append("give the student batch norms (--set expnet.batch_norm=true)")
-        if not isinstance(self.objective, StandardisedL2):
+        if not any(isinstance(term, StandardisedL2) for term in terms):
             advice.append("standardise the target (--set stage1.objective=standardised-l2)")
         return ", or ".join(advice)
