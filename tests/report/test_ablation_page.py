@@ -119,3 +119,13 @@ def test_a_variant_that_was_stopped_is_told_and_not_drawn(tmp_path: Path) -> Non
     assert "stage1: R2 is &lt;0&gt;" in page
     assert text(read_ablation(folder)).iloc[2, 1] == "stopped"
     assert axis_rows(read_ablation(folder), "width")["value"].tolist() == ["0.25", "0.5"]
+
+
+def test_costs_of_very_different_size_are_told_in_plain_numbers(tmp_path: Path) -> None:
+    rows = axis_rows(read_ablation(ablation_folder(tmp_path / "a")), "width")
+    rows["multiply_adds"] = [2e6, 3e7, 9e8]
+    figure = axis_figure(rows, "width")
+    figure.canvas.draw()
+    labels = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert {"2", "20", "500"} <= set(labels)
+    assert not any("$" in label for label in labels)

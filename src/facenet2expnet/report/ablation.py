@@ -13,7 +13,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
@@ -272,6 +272,9 @@ def _draw_cost(
         axes.annotate(name, (x, row["accuracy"]), (4, 3), textcoords="offset points", fontsize=7.5)
     if cost.min() > 0 and cost.max() / cost.min() > 10:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set(xlabel="multiply-adds a picture, M" if by_size else "training, minutes", ylabel="accuracy, %")
