@@ -32,7 +32,14 @@ from facenet2expnet.experiment.crossval import (
 )
 from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import paired_test, scores_of_method
-from facenet2expnet.experiment.provenance import command_line, device_name, now, versions, write_json
+from facenet2expnet.experiment.provenance import (
+    command_line,
+    device_name,
+    now,
+    read_record,
+    versions,
+    write_json,
+)
 from facenet2expnet.experiment.reporter import LogFile, Reporter, Training
 from facenet2expnet.experiment.run import Machine, check_fold_names, open_device, quick_audit
 from facenet2expnet.experiment.speed import measure
@@ -178,12 +185,7 @@ def ablate(
         check_subjects(item.variant.recipe, [item.job.training.method], [item.job.cut], material.manifest)
     if before and any(before[key] != about[key] for key in ("manifest", "split")):
         raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
-    write_json(out / RECORD, about)
-    recipes.save(variants[0].recipe, out / "recipe.toml")
-    protocols.write_split(drawn.folds, material.manifest, out / "folds.json")
-    material.manifest.save(out / "manifest.csv")
-    reporter = LogFile(out / "log.txt", reporter)
-    quick_audit(out, material, drawn, reporter)
+    reporter = _open(out, about, variants[0].recipe, material, drawn, reporter)
     _train(jobs, data, material, machine.device, reporter, about)
     _conclude(out, jobs, variants, about, fabric)
     return out
@@ -212,6 +214,24 @@ def _about(
         "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(drawn.folds)},
         "split": hashlib.sha256(rows).hexdigest(),
     }
+
+
+def _open(
+    out: Path,
+    about: Mapping[str, Any],
+    recipe: Recipe,
+    material: Material,
+    drawn: protocols.Protocol,
+    reporter: Reporter,
+) -> Reporter:
+    """Write what is known before the first training; a reporter that keeps a log as well."""
+    write_json(out / RECORD, about)
+    recipes.save(recipe, out / "recipe.toml")
+    protocols.write_split(drawn.folds, material.manifest, out / "folds.json")
+    material.manifest.save(out / "manifest.csv")
+    reporter = LogFile(out / "log.txt", reporter)
+    quick_audit(out, material, drawn, reporter)
+    return reporter
 
 
 def vary(
@@ -513,10 +533,7 @@ def _earlier(out: Path, resume: bool) -> dict[str, Any] | None:
             raise UserError(
                 f"{out}: holds an ablation already; add --resume to go on with it, or choose another --out"
             )
-        try:
-            about: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{record}: can't be read ({error}); choose another --out") from None
+        about: dict[str, Any] = read_record(record)
         if not isinstance(about, dict) or about.get("format") != FORMAT:
             raise UserError(f"{record}: not of an ablation that can go on; choose another --out")
         return about

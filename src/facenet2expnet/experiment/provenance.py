@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 from facenet2expnet.data.writing import write_whole
+from facenet2expnet.errors import UserError
 
 PACKAGES = ("facenet2expnet", "torch", "kornia", "numpy", "opencv-python-headless", "scikit-learn", "pandas")
 
@@ -46,3 +47,15 @@ def now() -> str:
 def write_json(path: Path, value: Any) -> None:
     """A JSON file that is either whole or not there."""
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+
+def read_record(path: Path) -> Any:
+    """A JSON file that `write_json` wrote.
+
+    Raises:
+        UserError: If it can't be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({error}); choose another --out") from None

@@ -34,7 +34,14 @@ from facenet2expnet.experiment.crossval import (
 )
 from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import summarise
-from facenet2expnet.experiment.provenance import command_line, device_name, now, versions, write_json
+from facenet2expnet.experiment.provenance import (
+    command_line,
+    device_name,
+    now,
+    read_record,
+    versions,
+    write_json,
+)
 from facenet2expnet.experiment.reporter import LogFile, Reporter
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.learning import stages
@@ -390,10 +397,7 @@ def _earlier(out: Path, resume: bool) -> dict[str, Any] | None:
             raise UserError(
                 f"{out}: holds a run already; add --resume to go on with it, or choose another --out"
             )
-        try:
-            about: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{record}: can't be read ({error}); choose another --out") from None
+        about: dict[str, Any] = read_record(record)
         if not isinstance(about, dict) or not {"identity", "threads", "created"} <= set(about):
             raise UserError(f"{record}: not of a run that can go on; choose another --out")
         return about
