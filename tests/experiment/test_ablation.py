@@ -64,7 +64,7 @@ def finished(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_axis_at_a_time_and_the_recipe_itself_first() -> None:
     base = tiny.tiny_recipe()
     variants = vary(base, [Axis("width", ("0.2", "0.3")), Axis("tap", ("early",))])
-    assert [v.label for v in variants] == ["as the recipe says", "width 0.2", "width 0.3", "tap early"]
+    assert [v.values for v in variants] == [{}, {"width": "0.2"}, {"width": "0.3"}, {"tap": "early"}]
     assert [v.recipe.expnet.width for v in variants] == [0.1, 0.2, 0.3, 0.1]
     assert [v.recipe.face_net.tap for v in variants] == ["late", "late", "late", "early"]
 

@@ -23,6 +23,7 @@ from facenet2expnet.cli.run import (
 
 if TYPE_CHECKING:
     from facenet2expnet.experiment.ablation import Axis
+    from facenet2expnet.recipe import Recipe
 
 ON_THE_PAGE = ("balanced, %", "log loss", "weights, M", "multiply-adds, M")
 """Columns that a terminal has no room for."""
@@ -139,14 +140,12 @@ def _axes(wanted: dict[str, list[str] | None], others: list[str]) -> list[Axis]:
     return [Axis(name, tuple(dict.fromkeys(values))) for name, values in named.items()]
 
 
-def _usual_axes(base: object) -> list[Axis]:
+def _usual_axes(base: Recipe) -> list[Axis]:
     """Every objective on features, and every layer with maps."""
     from facenet2expnet.experiment.ablation import Axis
     from facenet2expnet.learning.objectives import REGISTRY
     from facenet2expnet.nets import face
-    from facenet2expnet.recipe import Recipe
 
-    assert isinstance(base, Recipe)
     net = face.load(base.face_net.name, base.face_net.weights or None)
     maps = tuple(name for name, shape in net.info.taps.items() if len(shape) == 3)
     return [

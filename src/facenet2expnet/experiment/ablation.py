@@ -100,11 +100,6 @@ class Variant:
     recipe: Recipe
     pictures: int | None
 
-    @property
-    def label(self) -> str:
-        """What a reader sees."""
-        return ", ".join(f"{name} {value}" for name, value in self.values.items()) or "as the recipe says"
-
 
 def ablate(
     data: str | Path | Manifest,
@@ -183,7 +178,7 @@ def ablate(
     jobs = _jobs(variants, methods, cuts, seeds, material.manifest, out)
     for item in (item for items in jobs.values() for item in items):
         check_subjects(item.variant.recipe, [item.job.training.method], [item.job.cut], material.manifest)
-    if before and any(before[key] != about[key] for key in ("manifest", "split")):
+    if before and any(before[name] != about[name] for name in ("manifest", "split")):
         raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
     reporter = _open(out, about, variants[0].recipe, material, drawn, reporter)
     _train(jobs, data, material, machine.device, reporter, about)
@@ -435,9 +430,8 @@ def _train(
             except StageStopped as error:  # is a result, too: the others go on
                 write_whole(job.folder / STOPPED, str(error).encode())
                 reporter.note(str(error))
-        for item in group:
-            if item.job.views_folder:
-                shutil.rmtree(item.job.views_folder, ignore_errors=True)
+        for folder in {item.job.views_folder for item in group if item.job.views_folder}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _needs(recipe: Recipe) -> tuple[Any, ...]:
