@@ -9,4 +9,4 @@ class UserError(ValueError):
 
 
 class StageStopped(UserError):
-    """A stage can't go on: its loss is no number, or it learns nothing; the message says what to change."""
+    """A stage can't go on: its loss is no number, or it learns nothing or has nothing to learn; with what to change."""

@@ -18,7 +18,14 @@ from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import crossval
 from facenet2expnet.experiment.calibration import fit_temperature
-from facenet2expnet.experiment.crossval import Cut, Job, _inner_rows, _unlabelled, with_calibration
+from facenet2expnet.experiment.crossval import (
+    Cut,
+    Job,
+    _inner_rows,
+    _unlabelled,
+    check_parts,
+    with_calibration,
+)
 from facenet2expnet.experiment.material import gather
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.reporter import Reporter, Training
@@ -440,6 +447,31 @@ def test_an_adversary_needs_subjects(faces: Path, tmp_path: Path, setting: str, 
     weights = load_file(run / "fold-1" / method / "model" / "model.safetensors")
     assert not any("adversary" in key for key in weights)
     compare(faces, out=tmp_path / "other", methods=["fine-tune"], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("setting", "methods", "expected"),
+    [
+        ("stage1.patience=1", ["scratch", "fine-tune"], "stage1.patience is above 0, expected two subjects"),
+        ("scratch.patience=1", ["scratch"], "scratch.patience is above 0, expected two subjects"),
+        ("scratch.patience=1", ["fn2en"], ""),
+        ("face_net.tap=auto", ["scratch"], "the training part has 3 pictures, expected more than 5"),
+        ("face_net.tap=auto", ["fine-tune"], ""),
+    ],
+)
+def test_a_training_part_too_small_for_the_recipe_is_refused_before_any_training(
+    faces: Path, tmp_path: Path, setting: str, methods: list[str], expected: str
+) -> None:
+    manifest = read_manifest(with_subjects(faces, tmp_path))
+    assert manifest.subjects is not None
+    rows = np.flatnonzero(manifest.subjects == manifest.subjects[0])[:3]
+    cut = Cut("fold-1", rows, np.array([], np.int64))
+    recipe = tiny.tiny_recipe(setting)
+    if not expected:
+        check_parts(recipe, methods, [cut], manifest)
+        return
+    with pytest.raises(UserError, match=expected):
+        check_parts(recipe, methods, [cut], manifest)
 
 
 def test_an_inner_part_of_one_subject_is_refused_first(faces: Path, tmp_path: Path) -> None:

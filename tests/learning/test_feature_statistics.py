@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from facenet2expnet.errors import UserError
+from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.learning import objectives
 from facenet2expnet.learning.objectives import FeatureStatistics, IsotropicStatistics, RSquared
 from facenet2expnet.learning.objectives.phi_s import equalising_rotation, hadamard_matrix
@@ -70,7 +70,7 @@ def test_constant_units_get_spread_one_and_are_flagged() -> None:
 
 @pytest.mark.parametrize("per", ["unit", "channel"])
 def test_features_that_are_all_constant_are_refused(per: str) -> None:
-    with pytest.raises(UserError, match="are constant over 6 pictures, expected some to vary"):
+    with pytest.raises(StageStopped, match="are constant over 6 pictures, expected some to vary"):
         FeatureStatistics.from_features([torch.ones(6, 4, 2, 2)] * 1, per=per)  # type: ignore[arg-type]
 
 
@@ -290,5 +290,5 @@ def test_without_a_space_of_its_own_there_is_nothing_to_restore() -> None:
 
 
 def test_phi_s_refuses_constant_features() -> None:
-    with pytest.raises(UserError, match="constant over 5 pictures"):
+    with pytest.raises(StageStopped, match="constant over 5 pictures"):
         IsotropicStatistics.from_features([torch.full((5, 4, 2, 2), 7.0)])

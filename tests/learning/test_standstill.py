@@ -80,6 +80,22 @@ def test_what_falls_is_told_to_go_slower() -> None:
         tell(SHORT, [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0])
 
 
+@pytest.mark.parametrize(("r2", "told"), [(0.0049, True), (0.0051, False)])
+def test_a_stage_that_ends_with_nothing_explained_is_told_of(r2: float, told: bool) -> None:
+    notes: list[str] = []
+    recipe = RegressRecipe(epochs=8, warmup_epochs=1, lr=1e-3)
+    watch = Standstill(recipe, FitNets(), 64, batch_norm=True, listener=None, note=notes.append)
+    climbs = [-20.0, -2.0, -0.3, -0.1, -0.05, -0.02, -0.01, r2]
+    for epoch, value in enumerate(climbs, start=1):
+        watch(EpochRecord("stage1", epoch, recipe.epochs, 1.0, None, value, recipe.lr, 0.1))
+        assert epoch == 8 or not notes
+    assert len(notes) == told
+    if told:
+        assert "stage1 ended at an R2 of 0.0049" in notes[0]
+        assert "--set stage1.epochs=16" in notes[0]
+        assert "standardised-l2" in notes[0]
+
+
 def test_the_paper_has_75_epochs_to_move_and_a_short_stage_is_left_alone() -> None:
     paper = preset("paper").stage1
     assert len(tell(paper, [0.0] * 74)) == 74

@@ -25,7 +25,7 @@ from facenet2expnet.experiment.crossval import (
     METHODS,
     Cut,
     Job,
-    check_subjects,
+    check_parts,
     epochs_of,
     run_job,
     with_calibration,
@@ -177,7 +177,7 @@ def ablate(
     }
     jobs = _jobs(variants, methods, cuts, seeds, material.manifest, out)
     for item in (item for items in jobs.values() for item in items):
-        check_subjects(item.variant.recipe, [item.job.training.method], [item.job.cut], material.manifest)
+        check_parts(item.variant.recipe, [item.job.training.method], [item.job.cut], material.manifest)
     if before and any(before[name] != about[name] for name in ("manifest", "split")):
         raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
     reporter = _open(out, about, variants[0].recipe, material, drawn, reporter)

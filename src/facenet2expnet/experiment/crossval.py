@@ -16,14 +16,14 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from facenet2expnet.data import protocols
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.protocols import inner_split
 from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.calibration import fit_temperature
 from facenet2expnet.experiment.material import Material
 from facenet2expnet.experiment.reporter import Reporter, Training
-from facenet2expnet.experiment.tap import kept_tap, recommended_tap
+from facenet2expnet.experiment.tap import check_enough, kept_tap, recommended_tap
 from facenet2expnet.learning.loop import EpochRecord, best_epoch
 from facenet2expnet.learning.stages import AUTO, Setting, as_it_came, fine_tune, fn2en, from_scratch
 from facenet2expnet.learning.teacher import TrainingPart
@@ -34,6 +34,9 @@ from facenet2expnet.recognize.recognizer import class_probabilities, class_score
 
 METHODS = ("scratch", "fine-tune", "fn2en")
 """The paper's two baselines and its method, in the order of its tables."""
+
+_WATCHED = {"scratch": ("scratch",)} | dict.fromkeys(METHODS[1:], ("fine_tune", "stage1", "stage2"))
+"""The stages whose early stopping a method obeys; the fine-tuned face net is FN2EN's as well."""
 
 VIEWS = "views"
 """The folder in a run of the teacher's views that all its trainings share; the run removes it when it ends."""
@@ -114,32 +117,34 @@ def with_calibration(cut: Cut, manifest: Manifest, share: float) -> Cut:
     """
     if not share:
         return cut
-    train, inner = inner_split(manifest, cut.train, share, seed=0)
+    train, inner = protocols.inner_split(manifest, cut.train, share, seed=0)
     return dataclasses.replace(cut, train=train, calibration=inner)
 
 
-def check_subjects(recipe: Recipe, methods: Sequence[str], cuts: Sequence[Cut], manifest: Manifest) -> None:
-    """Refuse an identity-adversarial head where there are no persons to tell apart.
+def check_parts(recipe: Recipe, methods: Sequence[str], cuts: Sequence[Cut], manifest: Manifest) -> None:
+    """Refuse training parts that are too small for what the recipe asks, before any training.
 
     Raises:
-        UserError: If a stage asks for one and a training part has fewer than two subjects.
+        UserError: If early stopping finds nothing to cut between, tap = auto too few pictures to choose by, or an
+            identity-adversarial head fewer than two subjects.
     """
-    weights = {
-        "scratch": ("scratch", recipe.scratch.adversarial),
-        "fn2en": ("stage2", recipe.stage2.adversarial),
-    }
-    asking = [
-        f"{stage}.adversarial" for method, (stage, weight) in weights.items() if weight and method in methods
-    ]
-    if not asking:
-        return
-    subjects = manifest.subjects
+    weights = {"scratch": ("scratch", recipe.scratch), "fn2en": ("stage2", recipe.stage2)}
+    opposed = [name for method, (name, stage) in weights.items() if method in methods and stage.adversarial]
+    patient = [name for method in methods for name in _watching(recipe, method)]
+    chooses = recipe.face_net.tap == AUTO and list(methods) != ["fine-tune"]
     for cut in cuts:
-        known = set() if subjects is None else set(subjects[cut.train]) - {""}
-        if len(known) < 2:
+        if patient and len(np.unique(protocols.units(manifest)[cut.train])) < 2:
             raise UserError(
-                f"{asking[0]} is above 0, expected two subjects or more in every training part, got {len(known)} in "
-                f"{cut.name}: fill the manifest's column subject, or set {asking[0]}=0"
+                f"{patient[0]}.patience is above 0, expected two subjects (or sequences, or pictures) or more in every "
+                f"training part, got one in {cut.name}: set {patient[0]}.patience=0"
+            )
+        if chooses:
+            check_enough(len(cut.train))
+        known = set() if manifest.subjects is None else set(manifest.subjects[cut.train]) - {""}
+        if opposed and len(known) < 2:
+            raise UserError(
+                f"{opposed[0]}.adversarial is above 0, expected two subjects or more in every training part, got "
+                f"{len(known)} in {cut.name}: fill the manifest's column subject, or set {opposed[0]}.adversarial=0"
             )
 
 
@@ -285,15 +290,18 @@ def _inner_rows(
     All stages of a training leave out the same rows, those without patience too: a network that has learned from
     a picture, or from a face net that has, can't be stopped by it. `method` is the job's own unless given.
     """
-    stages = (
-        [recipe.scratch]
-        if (method or job.training.method) == "scratch"
-        else [recipe.fine_tune, recipe.stage1, recipe.stage2]
-    )
-    shares = [stage.inner_share for stage in stages if stage.patience]
-    if not shares:
+    watching = _watching(recipe, method or job.training.method)
+    if not watching:
         return job.cut.train, np.zeros(0, np.int64)
-    return inner_split(material.manifest, job.cut.train, shares[0], job.training.seed)
+    return protocols.inner_split(
+        material.manifest, job.cut.train, next(iter(watching.values())), job.training.seed
+    )
+
+
+def _watching(recipe: Recipe, method: str) -> dict[str, float]:
+    """Stage -> its inner share, of those that stop early."""
+    stages = {name: getattr(recipe, name) for name in _WATCHED[method]}
+    return {name: stage.inner_share for name, stage in stages.items() if stage.patience}
 
 
 def _subject_numbers(manifest: Manifest, rows: np.ndarray) -> np.ndarray | None:

@@ -25,7 +25,7 @@ from facenet2expnet.experiment.crossval import (
     VIEWS,
     Cut,
     Job,
-    check_subjects,
+    check_parts,
     collect,
     drop_views,
     plan,
@@ -210,7 +210,7 @@ class _Begun:
     ) -> Path:
         """Do all trainings, then metrics, sizes and the report."""
         cuts = [with_calibration(cut, material.manifest, self.recipe.calibration_share) for cut in cuts]
-        check_subjects(self.recipe, methods, cuts, material.manifest)
+        check_parts(self.recipe, methods, cuts, material.manifest)
         about = self._about(material, drawn, cuts, methods, seeds)
         if self.earlier and self.earlier["identity"] != about["identity"]:
             raise UserError(

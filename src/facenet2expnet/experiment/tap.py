@@ -24,6 +24,21 @@ def kept_tap(folder: Path) -> str:
     return str(json.loads(record.read_text(encoding="utf-8"))["tap"]) if record.is_file() else ""
 
 
+def check_enough(pictures: int) -> None:
+    """Refuse a training part of which the analysis would look at every picture for every neuron.
+
+    Raises:
+        UserError: If there are too few pictures to choose a layer by.
+    """
+    from facenet2expnet.analysis.neurons import default_top
+
+    if pictures <= (top := default_top(pictures)):
+        raise UserError(
+            f"face_net.tap is '{AUTO}' and the training part has {pictures} pictures, expected more than {top} to "
+            "choose a layer by; name a layer"
+        )
+
+
 def recommended_tap(
     part: TrainingPart, tuned: FaceClassifier | None, recipe: Recipe, folder: Path, note: Note
 ) -> str:
@@ -46,12 +61,8 @@ def recommended_tap(
     from facenet2expnet.analysis.case import default_layers
     from facenet2expnet.analysis.neurons import default_top, layer_neurons, recommend, table_one
 
+    check_enough(len(part))
     crop_px, top = recipe.crop.crop_px, default_top(len(part))
-    if top >= len(part):
-        raise UserError(
-            f"face_net.tap is '{AUTO}' and the training part has {len(part)} pictures, expected more than {top} to "
-            "choose a layer by; name a layer"
-        )
     came = face.load(recipe.face_net.name, recipe.face_net.weights or None).to(part.device)
     layers = default_layers(came, crop_px)
     # Classes without a picture in the training part have no say.

@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facenet2expnet.errors import UserError
+from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.learning.adversary import WithAdversary
 from facenet2expnet.learning.augment import Augment, centre_crop
 from facenet2expnet.learning.comparison import Accompanied, Comparison, further_bridges
@@ -438,14 +438,15 @@ def regress(
     """Stage 1: train the convolutions and the bridge on the face net's layer.
 
     Raises:
-        UserError: If it learns nothing; see Standstill.
+        StageStopped: If it learns nothing; see Standstill.
     """
     recipe = setting.recipe.stage1
     stage = Regression(recipe, model, part, augment, comparison, views)
     units, batch_norm = prod(model.net.bridge.out_chw), setting.recipe.expnet.batch_norm
     watch = Standstill(
-        recipe, comparison.objectives[0], units, batch_norm=batch_norm, listener=setting.listener
-    )
+        recipe, comparison.objectives[0], units,
+        batch_norm=batch_norm, listener=setting.listener, note=setting.note,
+    )  # fmt: skip
     fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=watch)
 
 
@@ -505,7 +506,7 @@ def _opposed(
         return model
     persons = 0 if part.subjects is None else int(part.subjects.max()) + 1
     if persons < 2:
-        raise UserError(
+        raise StageStopped(
             f"an adversary was asked for and {persons} known subjects are left to train on, expected two or more: "
             "set adversarial=0, or keep fewer pictures out of the training"
         )
@@ -531,7 +532,7 @@ def _mean(objective: ObjectiveModule, features: Iterable[Tensor]) -> Tensor:
     """Per-unit mean of the training part's targets, against which stage 1's R2 is taken.
 
     Raises:
-        UserError: If no unit varies, so that there is nothing to learn.
+        StageStopped: If no unit varies, so that there is nothing to learn.
     """
     total, count = torch.zeros(()), 0
     lowest, highest = torch.tensor(torch.inf), torch.tensor(-torch.inf)
@@ -541,7 +542,7 @@ def _mean(objective: ObjectiveModule, features: Iterable[Tensor]) -> Tensor:
         lowest, highest = torch.minimum(lowest, targets.amin(0)), torch.maximum(highest, targets.amax(0))
         count += len(targets)
     if bool((highest - lowest <= CONSTANT_BELOW * torch.maximum(lowest.abs(), highest.abs())).all()):
-        raise UserError(
+        raise StageStopped(
             f"all {total.numel()} units of the face net's feature are constant over the training part, expected some "
             "to vary: give more and different pictures, or choose another layer (face_net.tap)"
         )

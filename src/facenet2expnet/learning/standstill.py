@@ -15,6 +15,7 @@ from facenet2expnet.learning.objectives import (
     StandardisedL2,
     WeightedSum,
 )
+from facenet2expnet.learning.teacher import Note
 from facenet2expnet.recipe import RegressRecipe
 
 NOTHING = 0.005
@@ -43,12 +44,13 @@ def _terms(objective: ObjectiveModule) -> list[Any]:
 
 
 class Standstill:
-    """A listener of stage 1 that stops it when it stands still at an R2 of nothing.
+    """A listener of stage 1 that stops it when it stands still at an R2 of nothing, and tells when it ends there.
 
     It looks once, when the warm-up and max(3, a quarter of the epochs) further ones are over. It stops the stage
     when R2 is below 0.005 and has, since the warm-up, not come a hundredth of the way from where it was to there. A
     student that starts far below the mean face and climbs slowly goes on, however low it still is; so does one that
-    has left 0 and rises. Stages of fewer than four epochs are left alone.
+    has left 0 and rises. Whoever has come no further than an R2 of nothing by the last epoch is told of, and stage 2
+    goes on. Stages of fewer than four epochs are left alone.
 
     Args:
         recipe: of the stage.
@@ -56,6 +58,7 @@ class Standstill:
         units: of the tapped layer, C * H * W.
         batch_norm: whether the student has any.
         listener: told of every epoch first.
+        note: told in a sentence when the stage ends with nothing explained.
     """
 
     def __init__(
@@ -66,9 +69,10 @@ class Standstill:
         *,
         batch_norm: bool,
         listener: Listener | None,
+        note: Note | None = None,
     ) -> None:
         self.recipe, self.objective, self.units = recipe, objective, units
-        self.batch_norm, self.listener = batch_norm, listener
+        self.batch_norm, self.listener, self.note = batch_norm, listener, note
         self.began_at = max(recipe.warmup_epochs, 1)
         self.looks_at = recipe.warmup_epochs + max(3, recipe.epochs // 4)
         self.began = 0.0
@@ -91,6 +95,13 @@ class Standstill:
                 f"{record.stage}: R2 is {record.r2:.4g} after {record.epoch} of {record.epochs} epochs and was "
                 f"{self.began:.4g} after epoch {self.began_at} (0 is the mean face): it learns nothing; "
                 f"{self._advice(falls=moved < -max(way, FALL))}"
+            )
+
+        if record.epoch == self.recipe.epochs and record.r2 < NOTHING and self.note:
+            self.note(
+                f"{record.stage} ended at an R2 of {record.r2:.4g} (0 is the mean face): nothing of the face net's "
+                f"layer was learned. Give it more epochs (--set stage1.epochs={2 * record.epochs}), or "
+                f"{self._advice(falls=False)}."
             )
 
     def _advice(self, *, falls: bool) -> str:

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from facenet2expnet.errors import UserError
+from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.learning.augment import Augment, centre_crop
 from facenet2expnet.nets.classifier import FaceClassifier
 from facenet2expnet.nets.face import weights_sha256
@@ -170,7 +170,8 @@ def compute_views(
         progress: told of the pictures done and how many there are.
         note: told in a sentence why files that are there had to be made anew.
     Raises:
-        UserError: If the disk is full, or a feature is not finite or too large for half precision.
+        UserError: If the disk is full.
+        StageStopped: If a feature is not finite or too large for half precision.
     """
     names = {tap: f"features-{hashlib.sha256(tap.encode()).hexdigest()[:8]}" for tap in taps}
     shapes: Shapes = {
@@ -249,7 +250,7 @@ def _ask(
                 scores, found = classifier.with_taps(crops, list(features))
             for (tap, file), values in zip(features.items(), found, strict=True):
                 if not float(values.abs().max()) <= LARGEST_HALF:
-                    raise UserError(
+                    raise StageStopped(
                         f"layer '{tap}' gives {float(values.abs().max()):g}, expected at most "
                         f"{LARGEST_HALF:g} for the cache in half precision: set stage1.views=0"
                     )

@@ -12,7 +12,7 @@ from scipy import linalg
 from torch import Tensor
 from torch.nn import functional
 
-from facenet2expnet.errors import UserError
+from facenet2expnet.errors import StageStopped
 from facenet2expnet.learning.objectives.base import (
     ObjectiveModule,
     Options,
@@ -69,7 +69,7 @@ class IsotropicStatistics:
         Returns:
             Statistics on the CPU in 32 bits.
         Raises:
-            UserError: If a feature is not finite, or all are constant.
+            StageStopped: If a feature is not finite, or all are constant.
             ValueError: If there is no picture, or the shapes differ between batches.
         """
         if per not in ("unit", "channel"):
@@ -79,7 +79,7 @@ class IsotropicStatistics:
         variances = variances.clamp_min(0)
         phi = float(variances.mean().sqrt())
         if not phi > 1e-6 * float(mean.square().mean().sqrt()):
-            raise UserError(
+            raise StageStopped(
                 f"the face net's feature is constant over {pictures} pictures, expected one that varies: "
                 "give more and different pictures, or choose another layer"
             )

@@ -9,7 +9,7 @@ from typing import Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from facenet2expnet.errors import UserError
+from facenet2expnet.errors import StageStopped
 
 Per = Literal["unit", "channel"]
 PER: tuple[Per, ...] = get_args(Per)
@@ -70,7 +70,7 @@ class FeatureStatistics:
         Returns:
             Statistics on the CPU in 32 bits.
         Raises:
-            UserError: If a feature is not finite, or every unit is constant.
+            StageStopped: If a feature is not finite, or every unit is constant.
             ValueError: If there is no picture, or the shapes differ between batches.
         Source: the merge of two batches' means and squared deviations is Chan, Golub & LeVeque, "Algorithms
             for computing the sample variance", The American Statistician 37(3), 1983, eq. (2.1).
@@ -101,7 +101,7 @@ class FeatureStatistics:
         spread = (deviations / count).sqrt()
         constant = spread <= CONSTANT_BELOW * torch.maximum(mean.abs(), spread.square().mean().sqrt())
         if bool(constant.all()):
-            raise UserError(
+            raise StageStopped(
                 f"all {constant.numel()} {per}s of the face net's feature are constant over {pictures} "
                 "pictures, expected some to vary: give more and different pictures, or choose another layer"
             )
@@ -201,7 +201,7 @@ def check_features(batch: Tensor, number: int, shape: torch.Size | None) -> torc
     """Check one batch of features and give the shape of one picture's; `number` counts batches from 1.
 
     Raises:
-        UserError: If a feature is not finite.
+        StageStopped: If a feature is not finite.
         ValueError: If the batch is not (B, C, H, W) or (B, U), or differs in shape from those before.
     """
     if batch.ndim not in (2, 4):
@@ -214,7 +214,7 @@ def check_features(batch: Tensor, number: int, shape: torch.Size | None) -> torc
         )
     finite = torch.isfinite(batch)
     if not bool(finite.all()):
-        raise UserError(
+        raise StageStopped(
             f"face net, batch {number}: {int((~finite).sum())} of {batch.numel()} features are not finite; "
             "look at its weights and its input, or compute it in 32 bits"
         )
