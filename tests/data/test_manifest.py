@@ -274,3 +274,11 @@ def test_any_label_and_name_comes_back_from_csv(
     assert list(again.table["image"]) == images
     assert list(again.labels) == list(manifest.labels)
     assert again.sha256() == manifest.sha256()
+
+
+def test_a_table_called_manifest_has_the_name_of_its_folder(tmp_path: Path) -> None:
+    for folder, file, name in (("faces", "manifest.csv", "faces"), ("faces", "mine.csv", "mine")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "a.png").touch()
+        (tmp_path / folder / file).write_text("image,label\na.png,anger\n")
+        assert read_manifest(tmp_path / folder / file).name == name

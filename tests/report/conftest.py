@@ -169,11 +169,16 @@ def build_run(
             if m in sizes
         ],
         "audit.json": {
-            "checked_pictures": len(manifest),
-            "duplicates": [
-                {"first": "pictures/0001.png", "second": "pictures/0099.png", "distance": 0, "across": False}
-            ],
-            "findings": ["1 pair of equal pictures, both in fold 01"],
+            "pictures": len(manifest),
+            "checked": ["labels", "identical pictures"],
+            "lines": ["2 pictures are copies of one another, all on one side."],
+            "tables": {
+                "exact": [
+                    {"group": 7, "row": row, "image": image, "label": "anger", "parts": "train"}
+                    for row, image in enumerate(("pictures/0001.png", "pictures/0099.png"))
+                ],
+                "near": [],
+            },
         },
     }
     for file, value in files.items():

@@ -123,7 +123,7 @@ def test_page_says_what_was_measured(make_run: Callable[..., Path]):
     assert "fn2en compare 'sample data' --recipe quick --seed 0" in text
     assert "anger/0007.png" in text
     assert "is empty (zero bytes)" in text
-    assert "1 pair of equal pictures, both in fold 01" in text
+    assert "2 pictures are copies of one another, all on one side." in text
     assert 'loss = "normalised"' in text
     assert "2.13.0" in text
     assert "10,600,000" in text
@@ -214,26 +214,15 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(make_run: Callable[..., P
     assert "FN2EN named" in text
 
 
-def test_an_audit_of_any_form_is_shown(make_run: Callable[..., Path]):
+def test_the_audit_is_told_in_sentences_and_tables(make_run: Callable[..., Path]):
     run = make_run(methods=("fn2en",), folds=1, per_class=4, subjects=0, pictures=False)
-    audit = {
-        "groups": {"exact": 3},
-        "empty": [],
-        "nested": [[1, 2]],
-        "share": 0.123456,
-        "clean": False,
-        "none": None,
-        "tables": {"exact": [{"group": 7, "parts": "train and test"}], "near": []},
-    }
-    (run / "audit.json").write_text(json.dumps(audit))
     text = squeezed(page_of(run).text)
-    for words in ("exact: 3", "empty: none", "[1, 2]", "share: 0.1235", "clean: no", "none: –"):
-        assert words in text
-    assert "exact groupparts 7train and test" in text, "the cells of a table"
-    assert "tables" not in text
-    assert "near" not in text
-    (run / "audit.json").write_text(json.dumps(["a finding"]))
-    assert "findings: a finding" in squeezed(page_of(run).text)
+    assert "2 pictures are copies of one another, all on one side." in text
+    assert "pictures: labels, identical pictures." in text
+    assert "Identical pictures grouprowimagelabelparts 70pictures/0001.pngangertrain" in text
+    assert "Nearly identical" not in text
+    (run / "audit.json").write_text("null")
+    assert "This run has no audit" in squeezed(page_of(run).text)
 
 
 def test_no_run_is_an_error_that_says_what_to_give(tmp_path: Path):

@@ -316,10 +316,15 @@ def read_manifest(
         table,
         root,
         names,
-        name=about["name"] if about else path.stem,
+        name=about["name"] if about else _name(path),
         contract=None if contract is None else CropContract.from_dict(contract),
         notes=tuple(about.get("notes", ())) if about else (),
     )
+
+
+def _name(path: Path) -> str:
+    """A table's own name; that of its folder where it is called no more than "manifest"."""
+    return path.stem if path.stem != "manifest" else path.resolve().parent.name or path.stem
 
 
 def _faults(table: pd.DataFrame, where: Sequence[str], classes: tuple[str, ...]) -> Iterator[str]:

@@ -42,6 +42,14 @@ IN_A_SENTENCE: Mapping[str, str] = {
 
 SKIPPED_SHOWN = 50
 AUDIT_SHOWN = 25
+AUDIT_TABLES = {
+    "leaks": "Tested pictures with a twin in the training part",
+    "torn": "Subjects and sequences on two sides of a fold",
+    "exact": "Identical pictures",
+    "near": "Nearly identical pictures",
+    "persons": "Pairs of subjects that look like one person",
+    "labels": "Doubtful labels",
+}
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
@@ -423,31 +431,23 @@ def _sizes(run: RunFolder) -> list[dict[str, str]]:
     ]
 
 
-def _audit(value: Any) -> list[dict[str, Any]]:
-    """audit.json, whatever its form, as blocks: a heading and text, a list of lines, or a table."""
-    if value is None:
-        return []
+def _audit(value: Any) -> dict[str, Any] | None:
+    """audit.json as the page shows it: its sentences, what was looked for, and a table of each finding."""
     if not isinstance(value, dict):
-        value = {"findings": value}
-    blocks: list[dict[str, Any]] = []
-    for key, item in value.items():
-        heading = readable(key).replace("_", " ")
-        if isinstance(item, list) and item and all(isinstance(entry, dict) for entry in item):
-            columns = list(dict.fromkeys(str(name) for entry in item for name in entry))
-            rows = [[_cell(entry.get(name)) for name in columns] for entry in item[:AUDIT_SHOWN]]
-            grid = _aligned([name.replace("_", " ") for name in columns], rows)
-            blocks.append({"heading": heading, "grid": grid, "more": max(0, len(item) - AUDIT_SHOWN)})
-        elif isinstance(item, list):
-            lines = [_cell(entry) for entry in item[:AUDIT_SHOWN]]
-            blocks.append({"heading": heading, "lines": lines, "more": max(0, len(item) - AUDIT_SHOWN)})
-        elif isinstance(item, dict) and item and all(isinstance(entry, list) for entry in item.values()):
-            blocks += _audit({name: entry for name, entry in item.items() if entry})
-        elif isinstance(item, dict):
-            lines = [f"{readable(k).replace('_', ' ')}: {_cell(v)}" for k, v in item.items()]
-            blocks.append({"heading": heading, "lines": lines, "more": 0})
-        else:
-            blocks.append({"heading": heading, "text": _cell(item)})
-    return blocks
+        return None
+    found = {name: value.get("tables", {}).get(name) for name in AUDIT_TABLES}
+    shown = []
+    for name, rows in ((name, rows) for name, rows in found.items() if rows):
+        columns = list(rows[0])
+        cells = [[_cell(row.get(column)) for column in columns] for row in rows[:AUDIT_SHOWN]]
+        grid = _aligned([column.replace("_", " ") for column in columns], cells)
+        shown.append({"heading": AUDIT_TABLES[name], "grid": grid, "more": max(0, len(rows) - AUDIT_SHOWN)})
+    return {
+        "lines": [readable(line) for line in value.get("lines", [])],
+        "checked": ", ".join(readable(check) for check in value.get("checked", [])),
+        "pictures": number(value.get("pictures"), 0),
+        "tables": shown,
+    }
 
 
 def _cell(value: Any) -> str:
