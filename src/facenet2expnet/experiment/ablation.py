@@ -35,8 +35,8 @@ from facenet2expnet.experiment.metrics import paired_test, scores_of_method
 from facenet2expnet.experiment.provenance import (
     command_line,
     device_name,
+    earlier_record,
     now,
-    read_record,
     versions,
     write_json,
 )
@@ -148,7 +148,9 @@ def ablate(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
     out, machine, reporter = Path(out), machine or Machine(), reporter or Reporter()
-    before = _earlier(out, resume)
+    before = earlier_record(
+        out / RECORD, "an ablation", {"created", "manifest", "split", "threads"}, resume=resume
+    )
     threads = before["threads"] if before else machine.threads
     if threads:
         torch.set_num_threads(threads)
@@ -517,20 +519,3 @@ def _scores(
         **{k: size[k] for k in ("parameters", "multiply_adds", "ms_per_picture")},
         **{k: test.get(k, math.nan) for k in ("difference", "low", "high", "p_value")},
     }
-
-
-def _earlier(out: Path, resume: bool) -> dict[str, Any] | None:
-    """ablation.json of an ablation to go on with; None for a new one."""
-    record = out / RECORD
-    if record.is_file():
-        if not resume:
-            raise UserError(
-                f"{out}: holds an ablation already; add --resume to go on with it, or choose another --out"
-            )
-        about: dict[str, Any] = read_record(record)
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise UserError(f"{record}: not of an ablation that can go on; choose another --out")
-        return about
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is there and not empty; choose another --out")
-    return None

@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Set
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -59,3 +60,30 @@ def read_record(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: can't be read ({error}); choose another --out") from None
+
+
+def earlier_record(record: Path, what: str, keys: Set[str], *, resume: bool) -> dict[str, Any] | None:
+    """The record that a run or an ablation began its folder with; None where it is a new one.
+
+    Args:
+        record: the file, in the folder of results.
+        what: "a run" or "an ablation", as the messages call it.
+        keys: without which it is no such record.
+        resume: whether an earlier one is to go on.
+    Raises:
+        UserError: If the folder holds one and it is not to go on, or holds anything else.
+    """
+    out = record.parent
+    if record.is_file():
+        if not resume:
+            raise UserError(
+                f"{out}: holds {what} already; add --resume to go on with it, or choose another --out"
+            )
+        about: dict[str, Any] = read_record(record)
+        if not isinstance(about, dict) or not keys <= set(about):
+            raise UserError(f"{record}: not of {what} that can go on; choose another --out")
+        return about
+    unfinished = f".{record.name}."  # of one that was killed while it wrote its first file
+    if out.exists() and (not out.is_dir() or any(not p.name.startswith(unfinished) for p in out.iterdir())):
+        raise UserError(f"{out}: is there and not empty; choose another --out")
+    return None

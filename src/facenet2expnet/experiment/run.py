@@ -37,8 +37,8 @@ from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.provenance import (
     command_line,
     device_name,
+    earlier_record,
     now,
-    read_record,
     versions,
     write_json,
 )
@@ -186,7 +186,7 @@ class _Begun:
     ) -> None:
         self.kind, self.out, self.recipe, self.resume = kind, out, recipe, resume
         self.started = time.monotonic()
-        earlier = _earlier(out, resume)
+        earlier = earlier_record(out / "run.json", "a run", {"created", "identity", "threads"}, resume=resume)
         threads = earlier["threads"] if earlier else machine.threads
         if threads:
             torch.set_num_threads(threads)
@@ -387,24 +387,6 @@ def open_device(device: str, precision: str) -> Fabric:
         raise UserError("device is 'mps', but PyTorch sees no Apple GPU; use cpu or auto")
     # The literal types of Fabric's arguments are narrower than str.
     return Fabric(accelerator=known[device], devices=1, precision=precision)  # type: ignore[arg-type]
-
-
-def _earlier(out: Path, resume: bool) -> dict[str, Any] | None:
-    """run.json of a run to go on with; None for a new one."""
-    record = out / "run.json"
-    if record.is_file():
-        if not resume:
-            raise UserError(
-                f"{out}: holds a run already; add --resume to go on with it, or choose another --out"
-            )
-        about: dict[str, Any] = read_record(record)
-        if not isinstance(about, dict) or not {"identity", "threads", "created"} <= set(about):
-            raise UserError(f"{record}: not of a run that can go on; choose another --out")
-        return about
-    begun = f".{record.name}."  # of a run that was killed while it wrote its first file
-    if out.exists() and (not out.is_dir() or any(not path.name.startswith(begun) for path in out.iterdir())):
-        raise UserError(f"{out}: is there and not empty; choose another --out")
-    return None
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
