@@ -85,6 +85,21 @@ def test_an_input_size_takes_its_margin_along_and_a_face_net_its_weights() -> No
     assert other.recipe.face_net.tap == ""
 
 
+def test_the_recipes_own_face_net_keeps_its_layer() -> None:
+    base = recipes.override(tiny.tiny_recipe(), ["face_net.tap=early"])
+    _, same = vary(base, [Axis("face-net", (base.face_net.name,))])
+    assert same.recipe == base
+
+
+@pytest.mark.parametrize("name", ["onnx:face.onnx", "onnx:https://host/face.onnx#sha256=ab12"])
+def test_a_face_net_through_onnx_teaches_as_it_came(name: str) -> None:
+    base = recipes.override(tiny.tiny_recipe(), ["stage1.views=2", "stage2.soft_labels=0.5"])
+    _, other = vary(base, [Axis("face-net", (name,))])
+    assert (other.recipe.face_net.name, other.recipe.face_net.weights) == (name, "")
+    assert not other.recipe.face_net.fine_tuned
+    assert other.recipe.stage2.soft_labels == 0
+
+
 def test_a_layer_of_another_face_net_is_kept_whatever_the_order_of_the_axes() -> None:
     axes = [Axis("tap", ("early",)), Axis("face-net", ("tiny",))]
     for order in (axes, axes[::-1]):

@@ -117,14 +117,27 @@ def test_a_broken_off_stage_goes_on_from_its_checkpoint(
     assert resumed.module.weight.equal(whole.module.weight)
 
 
-def test_averaged_weights_lag_behind(tmp_path: Path, fabric: Fabric) -> None:
-    plain, slow = (
-        Line(StageRecipe(epochs=2, batch_size=4, lr=0.02, weight_decay=0.0, ema_decay=decay))
-        for decay in (0.0, 0.9)
-    )
+def test_averaged_weights_follow_their_recurrence(tmp_path: Path, fabric: Fabric) -> None:
+    """Three steps an epoch: the decay is 1/10, 2/11, 3/12, ... until it reaches the recipe's 0.3."""
+    stage = Line(StageRecipe(epochs=2, batch_size=3, lr=0.02, weight_decay=0.0, ema_decay=0.3))
+    passed: list[float] = []
+    loss = stage.loss
+
+    def remembered(examples: torch.Tensor) -> torch.Tensor:
+        passed.append(stage.module.weight.item())
+        return loss(examples)
+
+    stage.loss = remembered  # type: ignore[method-assign]
+    averaged = stage.module.weight.item()
+    fit(stage, tmp_path / "slow", seed=0, fabric=fabric)
+    plain = Line(StageRecipe(epochs=2, batch_size=3, lr=0.02, weight_decay=0.0))
     fit(plain, tmp_path / "plain", seed=0, fabric=fabric)
-    fit(slow, tmp_path / "slow", seed=0, fabric=fabric)
-    assert 0 < slow.module.weight.item() < plain.module.weight.item()
+    after = [*passed[1:], plain.module.weight.item()]
+    for step, weight in enumerate(after):
+        decay = min(0.3, (1 + step) / (10 + step))
+        averaged = decay * averaged + (1 - decay) * weight
+    assert len(after) == 6
+    assert stage.module.weight.item() == pytest.approx(averaged, rel=1e-5)
 
 
 def test_weight_decay_leaves_biases_alone(tmp_path: Path, fabric: Fabric) -> None:
@@ -142,6 +155,14 @@ def test_a_loss_that_is_no_number_stops_with_advice(tmp_path: Path, fabric: Fabr
     with pytest.raises(UserError, match=r"line: the loss of epoch 1 is nan; lower .*--set line\.lr=0\.005"):
         fit(Line(StageRecipe(epochs=3, lr=0.05), broken=True), tmp_path, seed=0, fabric=fabric)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_advice_names_nothing_that_is_set_already(tmp_path: Path, fabric: Fabric) -> None:
+    recipe = StageRecipe(epochs=3, lr=0.05, clip_norm=1.0, warmup_epochs=1)
+    with pytest.raises(UserError, match=r"--set line\.lr=0\.005\)$"):
+        fit(Line(recipe, broken=True), tmp_path, seed=0, fabric=fabric)
+    with pytest.raises(UserError, match=r"line\.clip_norm=1\), or .*line\.warmup_epochs=1"):
+        fit(Line(StageRecipe(epochs=3), broken=True), tmp_path, seed=0, fabric=fabric)
 
 
 def test_gradient_clipping_bounds_the_step(tmp_path: Path, fabric: Fabric) -> None:

@@ -300,12 +300,24 @@ def _settings(base: Recipe, axis: str, value: str) -> list[str]:
         standardised = base.stage2.standardised_input and own_space
         return [f"{field}={value}", f"stage2.standardised_input={str(standardised).lower()}"]
     if axis == "face-net":
-        name, _, weights = value.partition("=")
-        return [f"{field}={name}", f"face_net.weights={weights}", "face_net.tap="]
+        return _face_net(base, value)
     if axis == "input-size" and value.isdecimal():
         stored = round(int(value) * base.crop.stored_px / base.crop.crop_px)
         return [f"{field}={value}", f"crop.stored_px={stored}"]
     return [f"{field}={value}"]
+
+
+def _face_net(base: Recipe, value: str) -> list[str]:
+    """Another face net with its own default layer; one through ONNX Runtime as it came, which gives no soft labels."""
+    if value.startswith("onnx:"):
+        return [
+            f"face_net.name={value}", "face_net.weights=", "face_net.tap=",
+            "face_net.fine_tuned=false", "stage2.soft_labels=0.0",
+        ]  # fmt: skip
+    name, _, weights = value.partition("=")
+    if (name, weights) == (base.face_net.name, base.face_net.weights):
+        return []
+    return [f"face_net.name={name}", f"face_net.weights={weights}", "face_net.tap="]
 
 
 def _has_own_space(objective: str) -> bool:

@@ -168,6 +168,16 @@ def lr_factor(recipe: StageRecipe, epoch: float) -> float:
     return 1.0
 
 
+def ema_decay(recipe: StageRecipe, steps: int) -> float:
+    """The share of the averaged weights that stays, after so many steps: it rises to the recipe's number.
+
+    A constant 0.999 would leave 37 % of the first weights in the average of 1,000 steps.
+
+    Source: TensorFlow's ExponentialMovingAverage with num_updates.
+    """
+    return min(recipe.ema_decay, (1 + steps) / (10 + steps))
+
+
 def _steps(
     stage: Stage,
     epoch: int,
@@ -193,7 +203,7 @@ def _steps(
             nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
         optimiser.step()
         if averaged is not None:
-            _average(averaged, module, recipe.ema_decay)
+            _average(averaged, module, ema_decay(recipe, epoch * len(batches) + step))
         total += loss.detach() * len(examples)
         seen += len(examples)
     return float(total) / seen
@@ -273,10 +283,13 @@ def _state(module: nn.Module) -> Iterator[Tensor]:
 
 def _check_loss(loss: float, stage: Stage, epoch: int) -> None:
     if not math.isfinite(loss):
-        raise StageStopped(
-            f"{stage.name}: the loss of epoch {epoch + 1} is {loss}; lower the learning rate "
-            f"(--set {stage.name}.lr={stage.recipe.lr / 10:g}) or clip the gradient (--set {stage.name}.clip_norm=1)"
-        )
+        name, recipe = stage.name, stage.recipe
+        advice = [f"lower the learning rate (--set {name}.lr={recipe.lr / 10:g})"]
+        if not 0 < recipe.clip_norm <= 1:
+            advice.append(f"clip the gradient (--set {name}.clip_norm=1)")
+        if not recipe.warmup_epochs and recipe.epochs > 1:
+            advice.append(f"let the rate rise first (--set {name}.warmup_epochs=1)")
+        raise StageStopped(f"{name}: the loss of epoch {epoch + 1} is {loss}; {', or '.join(advice)}")
 
 
 def _told_again(records: list[dict[str, Any]], listener: Listener | None) -> list[EpochRecord]:

