@@ -34,13 +34,25 @@ LEARNING_CURVE = "250.."
 def ablate(
     data: Data,
     objectives: Annotated[
-        list[str] | None, typer.Option("--objective", help="Of stage 1. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--objective",
+            help="Of stage 1: a name, or a sum such as 'standardised-l2 + 0.5 * rkd'. Repeatable.",
+        ),
     ] = None,
     taps: Annotated[
-        list[str] | None, typer.Option("--tap", help="Layer of the face net. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--tap",
+            help="Layer of the face net (fn2en nets lists them), 'level1 + level2', or auto. Repeatable.",
+        ),
     ] = None,
     face_nets: Annotated[
-        list[str] | None, typer.Option("--face-net", help="NAME, or NAME=WEIGHTS-FILE. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--face-net",
+            help="NAME, or NAME=WEIGHTS, a path, hf:owner/name/file, https://…#sha256=HEX or generated. Repeatable.",
+        ),
     ] = None,
     widths: Annotated[
         list[str] | None, typer.Option("--width", help="Of the expression net. Repeatable.")

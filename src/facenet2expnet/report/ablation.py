@@ -111,7 +111,7 @@ def text(ablation: Ablation) -> pd.DataFrame:
     columns["R² of stage 1"] = ["< −1" if v < -1 else number(v, 2) for v in table["r2"]]
     columns["weights, M"] = [number(v / 1e6, 2) for v in table["parameters"]]
     columns["multiply-adds, M"] = [number(v / 1e6, 0) for v in table["multiply_adds"]]
-    columns["training, min"] = [number(v / 60, 1) for v in table["training_seconds"]]
+    columns["own stages, min"] = [number(v / 60, 1) for v in table["training_seconds"]]
     frame = pd.DataFrame(columns)
     return frame[[c for c in frame if c in ("changed", "method") or (frame[c] != tables.NONE).any()]]
 
@@ -189,7 +189,8 @@ def axis_figure(rows: pd.DataFrame, axis: str) -> Figure:
     """Accuracy by value to the left, against its cost to the right.
 
     Small marks are folds and seeds, the large one is their mean with one standard deviation to either side. The cost
-    is the multiply-adds of a picture where they differ, else the time of the training.
+    is the multiply-adds of a picture where they differ, else the time of the method's own stages, without the
+    fine-tuned face net and the teacher's views, which variants share.
 
     Args:
         rows: what `axis_rows` gave.
@@ -277,7 +278,9 @@ def _draw_cost(
         axes.minorticks_off()
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set(xlabel="multiply-adds a picture, M" if by_size else "training, minutes", ylabel="accuracy, %")
+    axes.set(
+        xlabel="multiply-adds a picture, M" if by_size else "its own stages, minutes", ylabel="accuracy, %"
+    )
     axes.margins(0.12)
     figures.percent_axis(axes, "y")
     axes.grid()
