@@ -117,7 +117,7 @@ def test_colour_order_of_the_file_can_be_said(tmp_path: Path, colour: str, first
     torch.save(dag_state(), path)
     net = face.load(f"vgg-face:{colour}", path)
     assert net.state_dict()["conv1_1.weight"][0, :, 0, 0].tolist() == first
-    with pytest.raises(UserError, match="expected vgg-face, vgg-face:rgb or vgg-face:bgr"):
+    with pytest.raises(UserError, match="expected vgg-face, vgg-face:rgb, vgg-face:bgr"):
         face.load("vgg-face:grb", path)
 
 
