@@ -34,7 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "licence": "of the file",
     "source": None,
 }
-DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 """ONNX Runtime's name -> NumPy's, of the numbers that pictures may be given in."""
 EXTERNAL = re.compile(rb"j[\x80-\xff]?[\x00-\x7f]\n\x08location\x12([\x80-\xff]?[\x00-\x7f])")
 """Where a model names a file with weights of its own: TensorProto's field 13, its entry "location", before the name.
@@ -78,7 +78,7 @@ class OnnxNet(FaceNet):
         self.content, maps = self._with_maps(session, input_px)
         self.session = _session(path, self.content)
         # Two nets are told apart by their parameters and buffers: here the hash of the files stands for them.
-        sha256 = file_sha256(path, *(path.parent / name for name in external_files(path)))
+        sha256 = file_sha256(path, *(path.parent / other for other in external_files(path)))
         self.register_buffer("file_sha256", torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8))
         self.tensors = {f"map{_size(shape)}": tensor for tensor, shape in maps.items()}
         outputs = [output.name for output in session.get_outputs()]
