@@ -113,6 +113,9 @@ def test_taps_preprocessing_and_stopping_early() -> None:
     net: Any = face.load("timm:small_net", face.GENERATED)
     assert net.info.taps == {"stem": (4, 8, 8), "body": (6, 4, 4), "pooled": (6,)}
     assert (net.info.default_tap, net.info.embedding, net.info.licence) == ("body", "pooled", "mit")
+    assert net.info.notes == (
+        "Red, green and blue are divided by 51, 63.75, 127.5 in truth; the scale is the mean of the three.",
+    )
     crops = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float()
     mean, deviation = (
         torch.tensor(net.model.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std")

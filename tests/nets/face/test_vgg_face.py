@@ -150,7 +150,7 @@ def test_vgg16_of_imagenet_is_refused(tmp_path: Path, name: str) -> None:
     }
     torch.save(state, tmp_path / "vgg16.pth")
     with pytest.raises(
-        UserError, match=r"look like those of ImageNet's VGG-16 \(1,000 classes\); use timm:vgg16"
+        UserError, match=r"look like those of ImageNet's VGG-16 \(1,000 classes\); timm:vgg16 is"
     ):
         face.load(name, tmp_path / "vgg16.pth")
 

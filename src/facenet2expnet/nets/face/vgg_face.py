@@ -143,7 +143,7 @@ def load(weights: Path | None = None, name: str = "vgg-face") -> VggFace:
     if classes == IMAGENET_CLASSES:
         raise UserError(
             f"{weights}: expected the weights of vgg-face, but these look like those of ImageNet's VGG-16 "
-            f"({classes:,} classes); use timm:vgg16 for these"
+            f"({classes:,} classes); timm:vgg16 is the net that brings these"
         )
     said = name.partition(":")[2]
     colour = said or by_names
