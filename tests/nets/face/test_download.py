@@ -2,91 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
-import re
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+from rich.console import Console
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face import download as module
-from facenet2expnet.nets.face.download import cache_folder, download, from_hugging_face
+from facenet2expnet.nets.face.download import (
+    cache_folder,
+    download,
+    from_hugging_face,
+    from_hugging_face_if_there,
+)
 from facenet2expnet.nets.face.weights import locate
-
-CONTENT = bytes(range(256)) * 4096
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Server(ThreadingHTTPServer):
-    """Serves CONTENT; what it does wrong is set from outside."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests: list[str] = []
-        self.ranges = True
-        self.break_after: list[int] = []
-        self.statuses: list[int] = []
-        self.content = CONTENT
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        server, asked = self.server, self.headers.get("Range")
-        server.requests.append(f"{self.command} {self.path} {asked or ''}".strip())
-        status = server.statuses.pop(0) if server.statuses and body else 200
-        if status >= 400 or self.path.endswith("missing"):
-            self.send_error(status if status >= 400 else 404)
-            return
-        start = int(re.findall(r"\d+", asked)[0]) if asked and server.ranges else 0
-        if start >= len(server.content) > 0:
-            self.send_error(416)
-            return
-        rest = server.content[start:]
-        self.send_response(206 if asked and server.ranges else 200)
-        if asked and server.ranges:
-            self.send_header(
-                "Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"
-            )
-        self.send_header("Content-Length", str(len(rest)))
-        self.send_header("ETag", f'"{SHA256}"')
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.end_headers()
-        if body:
-            self.wfile.write(rest[: server.break_after.pop(0)] if server.break_after else rest)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+from local_server import CONTENT, SHA256, Server
 
 
 def test_downloads_once_and_then_takes_it_from_the_cache(server: Server, tmp_path: Path) -> None:
@@ -144,6 +76,36 @@ def test_damaged_file_in_the_cache_is_fetched_again(server: Server, tmp_path: Pa
     assert download(f"{server.url}/face.pth", SHA256, tmp_path).read_bytes() == CONTENT
 
 
+def test_a_line_at_the_start_and_at_the_end_where_there_is_no_terminal(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    download(f"{server.url}/face.pth", SHA256, tmp_path)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        f"downloading face.pth from {server.url.removeprefix('http://')}",
+        f"downloaded face.pth, 1,048,576 bytes, to {tmp_path}",
+    ]
+    download(f"{server.url}/face.pth", SHA256, tmp_path)  # from the cache
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_on_a_terminal(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen = io.StringIO()
+
+    def terminal(stderr: bool) -> Console:
+        assert stderr
+        return Console(file=screen, force_terminal=True, width=100)
+
+    monkeypatch.setattr(module, "Console", terminal)
+    download(f"{server.url}/face.pth", SHA256, tmp_path)
+    assert "1.0/1.0 MB" in screen.getvalue()
+    assert "downloading" not in screen.getvalue()
+    assert capsys.readouterr().err == ""
+
+
 def test_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
     server.statuses = [503, 500]
     assert download(f"{server.url}/face.pth", SHA256, tmp_path).read_bytes() == CONTENT
@@ -188,21 +150,8 @@ def test_cache_folder_follows_the_system(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert cache_folder() == tmp_path / "local" / "facenet2expnet"
 
 
-@pytest.fixture
-def hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A Hugging Face hub on this machine, with an empty cache."""
-    from huggingface_hub import constants
-
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
-    server.content = json.dumps({"a": 1}).encode()
-    return server
-
-
 def test_file_of_a_hugging_face_repository(hub: Server) -> None:
+    hub.files = {"face.json": b'{"a": 1}'}
     found = locate("hf:owner/name@v1/sub/face.json")
     assert json.loads(found.read_text()) == {"a": 1}
     assert any("/owner/name/resolve/v1/sub/face.json" in request for request in hub.requests)
@@ -219,3 +168,23 @@ def test_missing_file_of_a_hugging_face_repository(hub: Server) -> None:
 def test_reference_of_another_form(reference: str) -> None:
     with pytest.raises(UserError, match="expected hf:owner/name/file"):
         from_hugging_face(reference)
+
+
+@pytest.mark.parametrize("reference", ["a--b/c/face.pth", "-a/b/face.pth"])
+def test_repository_whose_name_is_none(reference: str) -> None:
+    with pytest.raises(UserError, match=r"could not be had \(.*; check the names"):
+        from_hugging_face(reference)
+
+
+def test_a_file_that_may_be_there(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files = {"face.json": b"{}"}
+    found = from_hugging_face_if_there("owner/name/face.json")
+    assert found is not None
+    assert found.read_text() == "{}"
+    assert from_hugging_face_if_there("owner/name/other.json") is None
+    # With no hub: what it said is remembered; what it was never asked is not taken for missing.
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    assert from_hugging_face_if_there("owner/name/face.json") == found
+    assert from_hugging_face_if_there("owner/name/other.json") is None
+    with pytest.raises(UserError, match=r"'third\.json' of the Hugging Face repository"):
+        from_hugging_face_if_there("owner/name/third.json")

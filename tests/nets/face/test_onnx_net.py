@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch.nn import functional
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets import face
-from facenet2expnet.nets.face.onnx_net import OnnxNet
+from facenet2expnet.nets.face.download import file_sha256
+from facenet2expnet.nets.face.onnx_net import OnnxNet, external_files
+from local_server import Server
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -53,6 +56,26 @@ def write(
         [onnx.numpy_helper.from_array(value, name) for name, value in weights().items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def write_apart(path: Path) -> Path:
+    """The same with its weights in a file beside it, as torch.onnx.export writes them."""
+    model = onnx.load(write(path))
+    onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+    assert path.stat().st_size < 2000 < Path(f"{path}.data").stat().st_size
+    return path
+
+
+def write_half(path: Path) -> Path:
+    """The same in half precision: its input, its weights and its output."""
+    model, half = onnx.load(write(path)), onnx.TensorProto.FLOAT16
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = half
+    for value in model.graph.initializer:
+        numbers = onnx.numpy_helper.to_array(value).astype(np.float16)
+        value.CopyFrom(onnx.numpy_helper.from_array(numbers, value.name))
     onnx.save(model, path)
     return path
 
@@ -139,11 +162,128 @@ def test_copies_and_its_hash_follows_the_file(tmp_path: Path, crops: torch.Tenso
     assert face.weights_sha256(face.load("onnx", tmp_path / "other.onnx")) != face.weights_sha256(net)
 
 
+@pytest.mark.parametrize("package", ["onnx", "no onnx"])
+def test_weights_in_a_file_beside_it(
+    tmp_path: Path, crops: torch.Tensor, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    path = write_apart(tmp_path / "face.onnx")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    if package == "no onnx":
+        monkeypatch.setitem(sys.modules, "onnx", None)
+    net = face.load("onnx:face.onnx")
+    assert ("map6" in net.info.taps) == (package == "onnx")
+    expected = reference((crops - 127.5) / 127.5)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for twin in (net, copy.deepcopy(net), face.load(f"onnx:{path}")):
+        for tap, value in twin(crops, list(net.info.taps)).items():
+            torch.testing.assert_close(value, expected[tap], rtol=1e-5, atol=1e-5)
+        assert face.weights_sha256(twin) == face.weights_sha256(net)
+    data = Path(f"{path}.data")
+    data.write_bytes(bytes(data.stat().st_size))
+    assert face.weights_sha256(face.load(f"onnx:{path}")) != face.weights_sha256(net)
+    data.unlink()
+    with pytest.raises(UserError, match=r"face\.onnx: expected an ONNX model, .*face\.onnx\.data"):
+        face.load(f"onnx:{path}")
+
+
+@pytest.mark.parametrize("length", [1, 40, 110, 120, 127, 128, 200])
+def test_names_of_files_beside_it_are_read_whatever_their_length(tmp_path: Path, length: int) -> None:
+    model, names = onnx.load(write(tmp_path / "face.onnx")), []
+    for number, tensor in enumerate(model.graph.initializer):
+        names.append(f"{number}".ljust(length, "x"))
+        onnx.external_data_helper.set_external_data(tensor, names[-1])
+    model.metadata_props.add(key="location", value="of the photographer")
+    (tmp_path / "face.onnx").write_bytes(model.SerializeToString())
+    assert external_files(tmp_path / "face.onnx") == names
+    assert external_files(write(tmp_path / "whole.onnx")) == []
+
+
+def test_half_precision(tmp_path: Path, crops: torch.Tensor) -> None:
+    net = face.load(f"onnx:{write_half(tmp_path / 'face.onnx')}")
+    expected = reference((crops - 127.5) / 127.5)
+    outputs = net(crops, list(net.info.taps))
+    assert {"map6", "embedding"} <= set(outputs)
+    for tap, value in outputs.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected[tap], rtol=1e-2, atol=1e-2)
+
+
+def test_input_of_whole_numbers(tmp_path: Path) -> None:
+    model = onnx.load(write(tmp_path / "face.onnx"))
+    model.graph.input[0].name = "bytes"
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    cast = onnx.helper.make_node("Cast", ["bytes"], ["picture"], to=onnx.TensorProto.FLOAT)
+    model.graph.node.insert(0, cast)
+    onnx.save(model, tmp_path / "face.onnx")
+    with pytest.raises(UserError, match=r"expected a picture of tensor\(float\).* wants tensor\(uint8\)"):
+        face.load("onnx", tmp_path / "face.onnx")
+
+
+def test_size_that_the_net_does_not_take(tmp_path: Path) -> None:
+    path = write(tmp_path / "face.onnx", side="S")
+    path.with_suffix(".json").write_text('{"input_px": 20}')
+    with pytest.raises(UserError, match="expected a net for a picture of 20 x 20, ONNX Runtime can't run it"):
+        face.load("onnx", path)
+
+
+def test_what_was_taken_for_granted_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "face.onnx")
+    (note,) = face.load("onnx", path).info.notes
+    assert note == (
+        f"There is no {path.with_suffix('.json')}, so ArcFace's preprocessing was taken: RGB, (pixel - 127.5) / 127.5."
+    )
+    path.with_suffix(".json").write_text("{}")
+    assert face.load("onnx", path).info.notes == ()
+
+
+@pytest.mark.parametrize("how", ["name", "weights"])
+def test_of_hugging_face_with_the_settings_beside_it(hub: Server, tmp_path: Path, how: str) -> None:
+    hub.files = {"face.onnx": write(tmp_path / "face.onnx").read_bytes(), "face.json": b'{"colour": "bgr"}'}
+    reference = f"hf:owner/name@v1/sub/face.onnx#sha256={file_sha256(tmp_path / 'face.onnx')}"
+    net = face.load(f"onnx:{reference}") if how == "name" else face.load("onnx", reference)
+    assert (net.info.colour, net.info.source, net.info.notes) == ("bgr", reference, ())
+    assert any("/owner/name/resolve/v1/sub/face.json" in request for request in hub.requests)
+
+
+def test_of_hugging_face_without_settings(hub: Server, tmp_path: Path) -> None:
+    hub.files = {"face.onnx": write(tmp_path / "face.onnx").read_bytes()}
+    net = face.load("onnx:hf:owner/name/face.onnx")
+    assert net.info.colour == "rgb"
+    assert "so ArcFace's preprocessing was taken" in net.info.notes[0]
+
+
+def test_of_a_url(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACENET2EXPNET_CACHE", str(tmp_path / "cache"))
+    path = write(tmp_path / "face.onnx")
+    server.files = {"face.onnx": path.read_bytes()}
+    reference = f"{server.url}/face.onnx#sha256={file_sha256(path)}"
+    net = face.load(f"onnx:{reference}")
+    assert net.info.source == reference
+    settings = tmp_path / "cache" / "weights" / f"{file_sha256(path)[:16]}-face.json"
+    assert f"There is no {settings}, so ArcFace's" in net.info.notes[0]
+    settings.write_text('{"colour": "bgr"}')
+    assert face.load(f"onnx:{reference}").info.colour == "bgr"
+
+
+def test_fetched_without_its_weights(hub: Server, tmp_path: Path) -> None:
+    hub.files = {"face.onnx": write_apart(tmp_path / "face.onnx").read_bytes()}
+    with pytest.raises(UserError, match=r"keeps weights in face\.onnx\.data beside it; download all"):
+        face.load("onnx:hf:owner/name/face.onnx")
+
+
+def test_two_files_for_one_net(tmp_path: Path) -> None:
+    path = write(tmp_path / "face.onnx")
+    assert face.load(f"onnx:{path}", face.GENERATED).info.name == f"onnx:{path}"
+    with pytest.raises(UserError, match="names its file, expected no weights beside it"):
+        face.load(f"onnx:{path}", write(tmp_path / "other.onnx"))
+
+
 def test_without_the_package_onnx_the_outputs_alone_are_taps(
     tmp_path: Path, crops: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "face.onnx")
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     net = face.load("onnx", path)
     assert list(net.info.taps) == ["embedding"]
     expected = reference((crops - 127.5) / 127.5)["embedding"]
@@ -190,7 +330,7 @@ def test_file_that_is_no_onnx_and_no_file(tmp_path: Path) -> None:
 
 def test_without_onnx_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "face.onnx")
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(
         UserError, match=r'needs ONNX Runtime, which is not here; pip install "facenet2expnet\[onnx\]"'
     ):

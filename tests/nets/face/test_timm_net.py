@@ -1,10 +1,14 @@
-"""timm models as face nets. The tests of real models run where timm and its torchvision are installed."""
+"""timm models as face nets. The tests of real models run where timm is installed, with or without torchvision."""
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.util
 import sys
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +18,47 @@ from torch import Tensor, nn
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets import face
 
-try:
-    import timm
-except (ImportError, RuntimeError):
-    timm = None
-needs_timm = pytest.mark.skipif(
-    timm is None, reason="timm or the torchvision that goes with PyTorch is not installed"
-)
+
+class Named(type):
+    """A class of torchvision's that is only named: any attribute of it is its own name."""
+
+    def __getattr__(cls, name: str) -> str:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return name
+
+
+class EmptyTorchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Every module torchvision.… with every name in it, and nothing behind them: enough for timm to be imported.
+
+    timm's models need torchvision for its names alone; the real one has to go with the installed PyTorch.
+    """
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=True) if name.partition(".")[0] == "torchvision" else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        def found(name: str) -> Named:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return Named(name, (), {})
+
+        module.__dict__["__getattr__"] = found
+
+
+@pytest.fixture(scope="module")
+def timm() -> Iterator[Any]:
+    """The real timm."""
+    stand_in = EmptyTorchvision()
+    if missing := importlib.util.find_spec("torchvision") is None:
+        sys.meta_path.append(stand_in)
+    try:
+        yield pytest.importorskip("timm")
+    finally:
+        if missing:
+            sys.meta_path.remove(stand_in)
+            for name in [name for name in sys.modules if name.partition(".")[0] in ("torchvision", "timm")]:
+                del sys.modules[name]
 
 
 class StandIn(nn.Module):
@@ -75,6 +113,9 @@ def test_taps_preprocessing_and_stopping_early() -> None:
     net: Any = face.load("timm:small_net", face.GENERATED)
     assert net.info.taps == {"stem": (4, 8, 8), "body": (6, 4, 4), "pooled": (6,)}
     assert (net.info.default_tap, net.info.embedding, net.info.licence) == ("body", "pooled", "mit")
+    assert net.info.notes == (
+        "Red, green and blue are divided by 51, 63.75, 127.5 in truth; the scale is the mean of the three.",
+    )
     crops = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(0)).float()
     mean, deviation = (
         torch.tensor(net.model.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std")
@@ -118,12 +159,28 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         face.load("timm:resnet18")
 
 
-@needs_timm
+SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
+    "resnet18": {
+        "act1": (64, 112, 112),
+        "layer1": (64, 56, 56),
+        "layer2": (128, 28, 28),
+        "layer3": (256, 14, 14),
+        "layer4": (512, 7, 7),
+        "pooled": (512,),
+    },
+    "vit_tiny_patch16_224": {f"blocks.{block}": (192, 14, 14) for block in range(12)} | {"pooled": (192,)},
+}
+
+
+@pytest.mark.usefixtures("timm")
 @pytest.mark.parametrize(
     "name", ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "mobilenetv3_small_100"]
 )
 def test_real_models(name: str) -> None:
     net: Any = face.load(f"timm:{name}", face.GENERATED)
+    assert net.info.taps == SHAPES.get(name, net.info.taps)
+    with torch.device("meta"):
+        assert face.load(f"timm:{name}", face.GENERATED).info == net.info
     crops = torch.randint(0, 256, (2, 3, 224, 224), generator=torch.Generator().manual_seed(0)).float()
     with torch.no_grad():
         outputs = net(crops, list(net.info.taps))
@@ -136,8 +193,7 @@ def test_real_models(name: str) -> None:
     assert not any(module.training for module in net.modules())
 
 
-@needs_timm
-def test_real_models_own_file(tmp_path: Path) -> None:
+def test_real_models_own_file(timm: Any, tmp_path: Path) -> None:
     model = timm.create_model("resnet18", pretrained=False, num_classes=7)
     torch.save(model.state_dict(), tmp_path / "resnet18.pth")
     net: Any = face.load("timm:resnet18", tmp_path / "resnet18.pth")

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets import face
-from facenet2expnet.nets.face.vgg_face import VggFace
+from facenet2expnet.nets.face.vgg_face import VggFace, renamed
 from facenet2expnet.nets.face.weights import generated
 
 DAG_SHAPES = {
@@ -72,6 +72,7 @@ SPELLINGS: dict[str, tuple[Callable[[str], str], str]] = {
     "torchvision": (torchvision_names((0, 3, 6)), "bgr"),
     "torchvision, flattened": (torchvision_names((1, 4, 7)), "bgr"),
     "wrapped": (lambda layer: f"module.{layer}", "rgb"),
+    "Caffe's own": (lambda layer: layer, "rgb"),
 }
 
 
@@ -101,9 +102,15 @@ def test_published_parameter_count_and_layers() -> None:
 def test_reads_every_spelling_in_its_colour_order(tmp_path: Path, spelling: str) -> None:
     names, colour = SPELLINGS[spelling]
     path = tmp_path / "weights.pth"
-    torch.save(respelt(names), path)
+    state = respelt(names)
+    if spelling == "Caffe's own":  # the fully connected layers as convolutions over the whole map
+        state["fc6.weight"] = state["fc6.weight"].reshape(4096, 512, 7, 7)
+        state["fc7.weight"] = state["fc7.weight"].reshape(4096, 4096, 1, 1)
+    torch.save(state, path)
     net = face.load("vgg-face", path)
     assert net.info.colour == "rgb"
+    assert len(net.info.notes) == 1
+    assert f"taken for {colour.upper()} by the names of their layers; ask for vgg-face:" in net.info.notes[0]
     for name, value in net.state_dict().items():
         if name != "conv1_1.weight":
             assert torch.equal(value.flatten()[:1], dag_state()[name].flatten()[:1]), name
@@ -117,7 +124,8 @@ def test_colour_order_of_the_file_can_be_said(tmp_path: Path, colour: str, first
     torch.save(dag_state(), path)
     net = face.load(f"vgg-face:{colour}", path)
     assert net.state_dict()["conv1_1.weight"][0, :, 0, 0].tolist() == first
-    with pytest.raises(UserError, match="expected vgg-face, vgg-face:rgb or vgg-face:bgr"):
+    assert net.info.notes == (f"The weights are taken for {colour.upper()}, as vgg-face:{colour} says.",)
+    with pytest.raises(UserError, match="expected vgg-face, vgg-face:rgb, vgg-face:bgr"):
         face.load("vgg-face:grb", path)
 
 
@@ -128,7 +136,32 @@ def test_file_without_the_classifier_or_with_another_one(tmp_path: Path) -> None
     torch.save(
         state | {"fc8.weight": torch.zeros(10, 4096), "fc8.bias": torch.zeros(10)}, tmp_path / "ten.pth"
     )
-    assert list(face.load("vgg-face", tmp_path / "ten.pth").info.taps)[-1] == "fc7"
+    net = face.load("vgg-face", tmp_path / "ten.pth")
+    assert list(net.info.taps)[-1] == "fc7"
+    assert net.info.notes[1].startswith("The file's head has 10 classes and not VGG-Face's 2,622")
+
+
+@pytest.mark.parametrize("name", ["vgg-face", "vgg-face:rgb"])
+def test_vgg16_of_imagenet_is_refused(tmp_path: Path, name: str) -> None:
+    state = respelt(torchvision_names((0, 3, 6)))
+    state |= {
+        "classifier.6.weight": torch.zeros(1).expand(1000, 4096),
+        "classifier.6.bias": torch.zeros(1000),
+    }
+    torch.save(state, tmp_path / "vgg16.pth")
+    with pytest.raises(
+        UserError, match=r"look like those of ImageNet's VGG-16 \(1,000 classes\); timm:vgg16 is"
+    ):
+        face.load(name, tmp_path / "vgg16.pth")
+
+
+def test_layer_kept_as_a_convolution_is_laid_flat_as_the_map_is() -> None:
+    kept = torch.arange(2 * 512 * 49.0).reshape(2, 512, 7, 7)
+    state, _ = renamed({"fc6.weight": kept})
+    features = torch.rand(1, 512, 7, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        features.flatten(1) @ state["fc6.weight"].T, functional.conv2d(features, kept).flatten(1)
+    )
 
 
 def test_file_of_other_shapes(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ _BUILT_IN = {
 }
 """Name -> module here with a function `load(weights: Path | None, name: str) -> FaceNet`."""
 
+_VARIANTS = {"vgg-face": ("rgb", "bgr")}
+"""What may follow the colon of a built-in name."""
+
 _FAMILIES = {"timm": "timm_net", "onnx": "onnx_net"}
 """What stands before the colon of a name that goes on, as in timm:resnet18 or onnx:face.onnx -> the same."""
 
@@ -39,17 +42,22 @@ def load(name: str, weights: str | Path | None = None) -> FaceNet:
 
     Args:
         name: one of `available()`, timm:NAME or onnx:PATH.
-        weights: a weights file, hf:owner/name/file, https://…#sha256=HEX, or "generated" for weights from a fixed
-            seed that know no faces; None where the net brings its own.
+        weights: a weights file (of onnx, the model itself), hf:owner/name/file, https://…#sha256=HEX, or "generated"
+            for weights from a fixed seed that know no faces; None where the net brings its own.
     Raises:
         UserError: If the name is unknown, or the weights are missing or not this net's.
     """
-    before = name.partition(":")[0]
+    if name == "onnx" and weights:
+        name, weights = f"onnx:{weights}", None
+    before, colon, variant = name.partition(":")
     entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if before not in _BUILT_IN | _FAMILIES and name not in entries:
         raise UserError(
             f"no face net is called '{name}'; there are {', '.join(available())}, timm:NAME and onnx:PATH"
         )
+    if before in _BUILT_IN and colon and variant not in _VARIANTS.get(before, ()):
+        known = ", ".join([before, *(f"{before}:{known}" for known in _VARIANTS.get(before, ()))])
+        raise UserError(f"'{name}': expected {known}")
     path = None
     if weights:
         path = Path(GENERATED) if str(weights) == GENERATED else locate(weights)

@@ -31,6 +31,7 @@ class FaceNetInfo:
         default_tap: the tap that stage 1 regresses on when none is named.
         licence: of the weights.
         source: where the weights come from.
+        notes: plain sentences on what was taken for granted when the weights were read.
     """
 
     name: str
@@ -43,6 +44,7 @@ class FaceNetInfo:
     default_tap: str
     licence: str
     source: str
+    notes: tuple[str, ...] = ()
 
 
 class FaceNet(nn.Module):

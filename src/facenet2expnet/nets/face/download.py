@@ -37,10 +37,13 @@ def cache_folder() -> Path:
     return Path(base).expanduser() / "facenet2expnet"
 
 
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_sha256(*paths: Path) -> str:
+    """The SHA-256 of a file, or of several read one after the other, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def download(url: str, sha256: str, folder: Path | None = None) -> Path:
@@ -67,11 +70,13 @@ def download(url: str, sha256: str, folder: Path | None = None) -> Path:
         if target.is_file() and file_sha256(target) == sha256:
             return target
         resumed = part.exists()
+        _say(f"downloading {name} from {urlsplit(url).netloc}")
         while True:
             _complete(url, part)
             found = file_sha256(part)
             if found == sha256:
                 part.replace(target)
+                _say(f"downloaded {name}, {target.stat().st_size:,} bytes, to {target.parent}")
                 return target
             part.unlink()
             if not resumed:
@@ -81,6 +86,12 @@ def download(url: str, sha256: str, folder: Path | None = None) -> Path:
         f"{url}: expected a file with sha256 {sha256}, got one with {found}; it was not kept. "
         "Check the address and the checksum with whoever published them"
     )
+
+
+def _say(line: str) -> None:
+    """A line on standard error where it is no terminal; on one, a bar tells the same."""
+    if not Console(stderr=True).is_terminal:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _complete(url: str, part: Path) -> None:
@@ -140,6 +151,14 @@ def _fetch(url: str, part: Path) -> bool:
     return total is None or part.stat().st_size >= total
 
 
+def _hub_names(reference: str) -> tuple[str, str | None, str]:
+    """owner/name@revision/path/to/file -> "owner/name", the revision if one is named, "path/to/file"."""
+    matched = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", reference)
+    if not matched:
+        raise UserError(f"'hf:{reference}': expected hf:owner/name/file or hf:owner/name@revision/file")
+    return matched[1], matched[2], matched[3]
+
+
 def from_hugging_face(reference: str) -> Path:
     """A file of a Hugging Face repository, from its own cache where it is there already.
 
@@ -148,19 +167,36 @@ def from_hugging_face(reference: str) -> Path:
     Raises:
         UserError: If the reference has another form, or the repository or the file cannot be had.
     """
-    matched = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)", reference)
-    if not matched:
-        raise UserError(f"'hf:{reference}': expected hf:owner/name/file or hf:owner/name@revision/file")
+    repository, revision, name = _hub_names(reference)
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    repository, revision, name = matched.groups()
     try:
         found = hf_hub_download(repository, name, revision=revision, endpoint=os.environ.get("HF_ENDPOINT"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"hf:{reference}: '{name}' of the Hugging Face repository {repository} could not be had ({reason}); "
             "check the names, log in with `hf auth login` if it is private, or give the path of the file"
         ) from error
     return Path(found)
+
+
+def from_hugging_face_if_there(reference: str) -> Path | None:
+    """As `from_hugging_face`, but None where the repository is known to have no such file."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return from_hugging_face(reference)
+    except UserError as error:
+        cause = error.__cause__
+        if isinstance(cause, EntryNotFoundError) and not isinstance(cause, LocalEntryNotFoundError):
+            return None
+        # Without a connection: what the hub said when it was last asked is kept in its cache.
+        repository, revision, name = _hub_names(reference)
+        if isinstance(cause, LocalEntryNotFoundError) and (
+            try_to_load_from_cache(repository, name, revision=revision) is _CACHED_NO_EXIST
+        ):
+            return None
+        raise

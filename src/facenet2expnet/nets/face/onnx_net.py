@@ -2,7 +2,8 @@
 
 What the file does not say stands in a small JSON file of the same name beside it (face.onnx, face.json), with any of
 the keys mean_rgb, scale, colour, input_px, licence, source. Without it ArcFace's preprocessing is taken: RGB,
-(pixel - 127.5) / 127.5.
+(pixel - 127.5) / 127.5. The weights may lie in a file of their own beside the model (face.onnx.data), as
+torch.onnx.export writes them.
 
 Source: https://onnxruntime.ai
 """
@@ -10,8 +11,9 @@ Source: https://onnxruntime.ai
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,8 @@ from torch import Tensor
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import FaceNet, FaceNetInfo
-from facenet2expnet.nets.face.download import file_sha256
-from facenet2expnet.nets.face.weights import locate
+from facenet2expnet.nets.face.download import file_sha256, from_hugging_face_if_there
+from facenet2expnet.nets.face.weights import GENERATED, locate
 
 INSTALL = 'pip install "facenet2expnet[onnx]"'
 DEFAULTS: dict[str, Any] = {
@@ -32,6 +34,13 @@ DEFAULTS: dict[str, Any] = {
     "licence": "of the file",
     "source": None,
 }
+DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+"""ONNX Runtime's name -> NumPy's, of the numbers that pictures may be given in."""
+EXTERNAL = re.compile(rb"j[\x80-\xff]?[\x00-\x7f]\n\x08location\x12([\x80-\xff]?[\x00-\x7f])")
+"""Where a model names a file with weights of its own: TensorProto's field 13, its entry "location", before the name.
+
+Read off the bytes, so that the package onnx is not needed to know whose weights these are.
+"""
 
 
 class OnnxNet(FaceNet):
@@ -43,35 +52,39 @@ class OnnxNet(FaceNet):
     Args:
         path: the .onnx file.
         name: what to call it.
+        source: where it comes from, where the JSON file does not say; the file's name by default.
     Raises:
         UserError: If ONNX Runtime is missing, or the file is no ONNX model of one picture in, features out.
     """
 
     file_sha256: Tensor
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, source: str = "") -> None:
         super().__init__()
-        self.path = path
-        settings = _settings(path)
+        self.path = path.absolute()
+        settings, notes = _settings(path)
         session = _session(path, path.read_bytes())
         if len(session.get_inputs()) != 1:
             names = ", ".join(entry.name for entry in session.get_inputs())
             raise UserError(f"{path}: expected an ONNX face net with one input, a picture; it has {names}")
         entry = session.get_inputs()[0]
         self.input_name = entry.name
+        if entry.type not in DTYPES:
+            raise UserError(f"{path}: expected a picture of {', '.join(DTYPES)}, the file wants {entry.type}")
+        self.dtype = DTYPES[entry.type]
         self.channels_last, input_px, self.one_at_a_time = _input_form(
             path, entry.shape, settings["input_px"]
         )
         self.content, maps = self._with_maps(session, input_px)
         self.session = _session(path, self.content)
-        # Two nets are told apart by their parameters and buffers: here the file's hash stands for them.
-        digest = torch.tensor(list(bytes.fromhex(file_sha256(path))), dtype=torch.uint8)
-        self.register_buffer("file_sha256", digest)
+        # Two nets are told apart by their parameters and buffers: here the hash of the files stands for them.
+        sha256 = file_sha256(path, *(path.parent / other for other in external_files(path)))
+        self.register_buffer("file_sha256", torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8))
         self.tensors = {f"map{_size(shape)}": tensor for tensor, shape in maps.items()}
         outputs = [output.name for output in session.get_outputs()]
         self.tensors |= {output: output for output in outputs}
-        shapes = self._run(np.zeros((1, 3, input_px, input_px), np.float32), list(self.tensors.values()))
-        taps = {tap: tuple(value.shape[1:]) for tap, value in zip(self.tensors, shapes, strict=True)}
+        values = self._try(input_px, list(self.tensors.values()))
+        taps = {tap: tuple(value.shape[1:]) for tap, value in zip(self.tensors, values, strict=True)}
         self.info = FaceNetInfo(
             name=name,
             input_px=input_px,
@@ -82,7 +95,8 @@ class OnnxNet(FaceNet):
             embedding=outputs[-1],
             default_tap=f"map{_size(list(maps.values())[-1])}" if maps else outputs[-1],
             licence=settings["licence"],
-            source=settings["source"] or path.name,
+            source=settings["source"] or source or path.name,
+            notes=notes,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -94,12 +108,11 @@ class OnnxNet(FaceNet):
 
     def _with_maps(self, session: Any, input_px: int) -> tuple[bytes, dict[str, tuple[int, ...]]]:
         """The model with the last map of every size as a further output; tensor name -> (C, H, W), shallow to deep."""
-        plain = self.path.read_bytes()
         try:
             import onnx
         except ImportError:
-            return plain, {}
-        model = onnx.load(self.path)
+            return self.path.read_bytes(), {}
+        model = onnx.load(self.path, load_external_data=False)
         outputs = [output.name for output in session.get_outputs()]
         everything = [
             name for node in model.graph.node for name in node.output if name and name not in outputs
@@ -121,21 +134,36 @@ class OnnxNet(FaceNet):
         probe.CopyFrom(model)
         probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         self.session = _session(self.path, probe.SerializeToString())
-        outputs = self._run(np.zeros((1, 3, input_px, input_px), np.float32), names)
+        outputs = self._try(input_px, names)
         return {
             name: tuple(value.shape)
             for name, value in zip(names, outputs, strict=True)
-            if isinstance(value, np.ndarray) and value.dtype == np.float32 and value.ndim and len(value) == 1
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim and len(value) == 1
         }
 
+    def _try(self, input_px: int, tensors: list[str]) -> list[np.ndarray]:
+        """The named tensors for one black picture.
+
+        Raises:
+            UserError: If the net does not run on it.
+        """
+        try:
+            return self._run(np.zeros((1, 3, input_px, input_px), np.float32), tensors)
+        except Exception as error:  # ONNX Runtime's own classes share no base of its own
+            raise UserError(
+                f"{self.path}: expected a net for a picture of {input_px} x {input_px}, ONNX Runtime can't run it "
+                f"({_first_line(error)})"
+            ) from error
+
     def _run(self, inputs: np.ndarray, tensors: list[str]) -> list[np.ndarray]:
-        """The named tensors for inputs (B, 3, H, W)."""
+        """The named tensors for inputs (B, 3, H, W), in the file's own precision."""
         from onnxruntime import RunOptions
 
         options = RunOptions()
         options.only_execute_path_to_fetches = True
         if self.channels_last:
             inputs = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
+        inputs = inputs.astype(self.dtype, copy=False)
         step = 1 if self.one_at_a_time else max(len(inputs), 1)
         parts = [
             self.session.run(tensors, {self.input_name: inputs[start : start + step]}, options)
@@ -157,7 +185,8 @@ class OnnxNet(FaceNet):
             )
         values = self._run(inputs.detach().float().cpu().numpy(), [self.tensors[tap] for tap in taps])
         return {
-            tap: torch.from_numpy(value).to(inputs.device) for tap, value in zip(taps, values, strict=True)
+            tap: torch.from_numpy(value).to(inputs.device, torch.float32)
+            for tap, value in zip(taps, values, strict=True)
         }
 
 
@@ -167,22 +196,40 @@ def _size(shape: tuple[int, ...]) -> str:
     return str(height) if height == width else f"{height}x{width}"
 
 
+def external_files(path: Path) -> list[str]:
+    """Names, relative to the model's folder, of the files that it keeps weights in beside itself."""
+    content, names = path.read_bytes(), set()
+    for match in EXTERNAL.finditer(content):
+        low, *high = match[1]
+        length = (low & 0x7F) + (high[0] << 7 if high else 0)
+        names.add(content[match.end() : match.end() + length].decode(errors="replace"))
+    return sorted(names)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _session(path: Path, content: bytes) -> Any:
-    """An ONNX Runtime session on the fastest device that it has."""
+    """An ONNX Runtime session on the fastest device that it has; the model's other files lie beside `path`."""
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError(f"onnx:PATH needs ONNX Runtime, which is not here; {INSTALL}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong comes as an exception; no need to log it too
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(path.absolute().parent)
+    )
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [provider for provider in wanted if provider in onnxruntime.get_available_providers()]
     try:
         return onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own classes share no base of its own
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: expected an ONNX model, ONNX Runtime can't read it ({reason})") from error
+        raise UserError(
+            f"{path}: expected an ONNX model, ONNX Runtime can't read it ({_first_line(error)})"
+        ) from error
 
 
 def _input_form(path: Path, shape: list[Any], input_px: int | None) -> tuple[bool, int, bool]:
@@ -205,11 +252,12 @@ def _input_form(path: Path, shape: list[Any], input_px: int | None) -> tuple[boo
     return channels_last, int(fixed.pop()), batch == 1
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """The defaults, with what the JSON file beside the model says."""
+def _settings(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The defaults, with what the JSON file beside the model says; a note where there is none."""
     beside = path.with_suffix(".json")
     if not beside.is_file():
-        return dict(DEFAULTS)
+        note = f"There is no {beside}, so ArcFace's preprocessing was taken: RGB, (pixel - 127.5) / 127.5."
+        return dict(DEFAULTS), (note,)
     try:
         given = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -228,20 +276,36 @@ def _settings(path: Path) -> dict[str, Any]:
         faults.append(f"colour is {settings['colour']}, expected rgb or bgr")
     if faults:
         raise UserError(f"{beside}: " + "; ".join(faults))
-    return settings | {"mean_rgb": tuple(float(value) for value in mean), "scale": float(settings["scale"])}
+    numbers = {"mean_rgb": tuple(float(value) for value in mean), "scale": float(settings["scale"])}
+    return settings | numbers, ()
 
 
 def load(weights: Path | None = None, name: str = "onnx") -> OnnxNet:
     """An ONNX face net, frozen.
 
     Args:
-        weights: the .onnx file, where the name is "onnx" alone.
-        name: onnx:PATH; in place of the path, hf:owner/name/file or https://…#sha256=HEX.
+        weights: None or "generated": the file brings its weights.
+        name: onnx:PATH; in place of the path, hf:owner/name/file or https://…#sha256=HEX. Beside a file of a Hugging
+            Face repository the JSON file of the same name is fetched, if there is one.
     Raises:
         UserError: If the file is missing or is no ONNX face net, or ONNX Runtime is missing.
     """
     reference = name.partition(":")[2]
-    if not reference and weights is None:
+    if not reference:
         raise UserError("'onnx': expected onnx:PATH, or the path of the .onnx file as weights")
-    path = locate(reference) if reference else locate(weights or "")
-    return OnnxNet(path, f"onnx:{path}")
+    if weights is not None and str(weights) != GENERATED:
+        raise UserError(
+            f"'{name}' names its file, expected no weights beside it, got {weights}; leave one out"
+        )
+    path = locate(reference)
+    fetched = re.match("hf:|https?://", reference)
+    if fetched and (others := external_files(path)):
+        raise UserError(
+            f"{reference}: expected a whole model in one file, this one keeps weights in {', '.join(others)} beside "
+            "it; download all of them into one folder (of Hugging Face: `hf download owner/name --local-dir FOLDER`) "
+            "and give the path of the .onnx file"
+        )
+    if reference.startswith("hf:"):
+        in_repository = PurePosixPath(reference.removeprefix("hf:").partition("#")[0])
+        from_hugging_face_if_there(str(in_repository.with_suffix(".json")))
+    return OnnxNet(path, f"onnx:{path}", reference if fetched else "")

@@ -62,6 +62,7 @@ class TimmNet(FaceNet):
             default_tap=self.layers[-1] if self.layers else POOLED,
             licence=str(config.get("license") or "not stated by timm"),
             source=f"timm, {config.get('hf_hub_id') or config.get('architecture') or name}",
+            notes=_notes(deviation),
         )
 
     def _layers(self) -> list[str]:
@@ -99,6 +100,13 @@ class TimmNet(FaceNet):
         if not unpooled:
             found[POOLED] = model.forward_head(last)
         return {name: found[name] for name in taps}
+
+
+def _notes(deviation: list[float]) -> tuple[str, ...]:
+    if len(set(deviation)) == 1:
+        return ()
+    own = ", ".join(f"{value:.7g}" for value in deviation)
+    return (f"Red, green and blue are divided by {own} in truth; the scale is the mean of the three.",)
 
 
 def _timm() -> Any:

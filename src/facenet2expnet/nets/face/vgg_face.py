@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,10 @@ from facenet2expnet.nets.face.weights import GENERATED, generated, load_into, re
 
 STAGES = ((3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3))
 """Channels in, channels out, convolutions of each stage; a 2x2 maximum pooling ends it."""
+
+HEADS = (2622, 2624)
+"""Rows of fc8 in the files of VGG-Face: its identities; some files have two more."""
+IMAGENET_CLASSES = 1000
 
 INFO = FaceNetInfo(
     name="vgg-face",
@@ -95,7 +100,8 @@ def renamed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Bring the names that VGG-Face goes round under to ours.
 
     Known are conv1_1 (vgg_face_dag, and Caffe's own), conv_1_1 (from Torch), both also behind "features.",
-    "classifier." or "fc.", and torchvision's features.N and classifier.N.
+    "classifier." or "fc.", and torchvision's features.N and classifier.N. Where fc6 and fc7 are kept as convolutions
+    over the whole map, they are laid flat.
 
     Returns:
         The weights under our names, and the colour order that goes with the names they had.
@@ -109,7 +115,8 @@ def renamed(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
             layer = torchvision[layer]
         elif matched := re.fullmatch(r"(?:(?:features|classifier|fc)\.)?(?:conv_?(\d_\d)|(fc\d))", layer):
             layer = f"conv{matched[1]}" if matched[1] else matched[2]
-        ours[f"{layer}.{kind}"] = value
+        fully_connected = layer in ("fc6", "fc7") and value.ndim == 4
+        ours[f"{layer}.{kind}"] = value.flatten(1) if fully_connected else value
     return ours, colour
 
 
@@ -120,11 +127,9 @@ def load(weights: Path | None = None, name: str = "vgg-face") -> VggFace:
         weights: a .pth, .pt or .safetensors file, or "generated".
         name: "vgg-face", or with the colour order that the weights expect: "vgg-face:rgb", "vgg-face:bgr".
     Raises:
-        UserError: If no file is given, or it is not VGG-Face's.
+        UserError: If no file is given, or it is not VGG-Face's; ImageNet's VGG-16 has the same names and shapes,
+            and is told by its 1,000 classes.
     """
-    variant = name.partition(":")[2]
-    if variant not in ("", "rgb", "bgr"):
-        raise UserError(f"'{name}': expected vgg-face, vgg-face:rgb or vgg-face:bgr")
     if weights is None:
         raise UserError(
             "vgg-face brings no weights: give the path of vgg_face_dag.pth or of a file converted from Caffe, "
@@ -132,11 +137,39 @@ def load(weights: Path | None = None, name: str = "vgg-face") -> VggFace:
         )
     if str(weights) == GENERATED:
         return generated(VggFace)
-    state, colour = renamed(read_state_dict(weights))
-    if (variant or colour) == "bgr" and state.get("conv1_1.weight", torch.empty(0)).ndim == 4:
+    state, by_names = renamed(read_state_dict(weights))
+    head = state.get("fc8.weight")
+    classes = head.shape[0] if head is not None and head.ndim else None
+    if classes == IMAGENET_CLASSES:
+        raise UserError(
+            f"{weights}: expected the weights of vgg-face, but these look like those of ImageNet's VGG-16 "
+            f"({classes:,} classes); timm:vgg16 is the net that brings these"
+        )
+    said = name.partition(":")[2]
+    colour = said or by_names
+    if colour == "bgr" and state.get("conv1_1.weight", torch.empty(0)).ndim == 4:
         state["conv1_1.weight"] = state["conv1_1.weight"].flip(1)
     state = {key: value for key, value in state.items() if not key.startswith("fc8.")}
     with torch.device("meta"):
         net = VggFace()
     load_into(net, state, str(weights), "vgg-face")
+    net.info = replace(INFO, notes=_notes(said, colour, classes))
     return net
+
+
+def _notes(said: str, colour: str, classes: int | None) -> tuple[str, ...]:
+    """What was taken for granted: the colour order of the file, and that its head may go."""
+    other = "rgb" if colour == "bgr" else "bgr"
+    order = (
+        f"The weights are taken for {colour.upper()}, as vgg-face:{colour} says."
+        if said
+        else f"The weights are taken for {colour.upper()} by the names of their layers; ask for vgg-face:{other} if "
+        f"they expect {other.upper()}."
+    )
+    if classes is None or classes in HEADS:
+        return (order,)
+    return (
+        order,
+        f"The file's head has {classes:,} classes and not VGG-Face's {HEADS[0]:,}: fine-tuned for something else, or "
+        "no VGG-Face at all. The head was left out.",
+    )

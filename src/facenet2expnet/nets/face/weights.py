@@ -206,12 +206,16 @@ def _listed(entries: list[str]) -> str:
 def generated(build: Callable[[], Net], seed: int = 0) -> Net:
     """A net with weights drawn from a seed: biases and means 0, scales and variances 1, all else normal (He).
 
+    Where `torch.device("meta")` is in force nothing is drawn: the net has names and shapes alone.
+
     Args:
         build: makes the net; called on the meta device, so that nothing is drawn twice.
         seed: the same seed gives the same weights.
     """
     with torch.device("meta"):
         net = build()
+    if torch.get_default_device().type == "meta":
+        return net
     net.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in net.named_parameters():
