@@ -305,6 +305,8 @@ class Regression:
         inner, total = self.part.inner, 0.0
         assert inner is not None
         crops = [centre_crop(stored, self.augment.crop_px) for stored in inner.batches()]
+        if len(crops) > 1 and len(crops[-1]) == 1:
+            crops[-2:] = [torch.cat(crops[-2:])]  # one vector has no spread, which srd asks for
         self.inner_features = self.inner_features or [
             self.comparison.features(batch, None) for batch in crops
         ]

@@ -29,9 +29,6 @@ bridge alone takes some 20,000 steps for the way: a thousand pictures make 1,200
 FALL = 0.1
 """Whoever is twice as far from it as before, and farther by this at least, has too high a rate; less may be chance."""
 
-FLAT = 0.001
-"""A loss that is not lower by this share of itself lies flat. It is what judges an objective that R2 says nothing of."""
-
 LEAST_EPOCHS = 4
 UNIT_BY_UNIT = (PNorm, StandardisedL2, SmoothL1, FitNets, PhiS)
 MEAN_RATE = 1e-3
@@ -54,8 +51,9 @@ class Standstill:
     It looks once, when the warm-up and max(3, a quarter of the epochs) further ones are over. It stops the stage
     when R2 is below 0.005 and has, since the warm-up, not come a hundredth of the way from where it was to there. A
     student that starts far below the mean face and climbs slowly goes on, however low it still is; so does one that
-    has left 0 and rises. Where the objective need not raise R2, it stops the stage when in no epoch since the
-    warm-up the loss was a thousandth below what it was then. Whoever has come no further than an R2 of nothing by
+    has left 0 and rises. Where the objective need not raise R2, the loss is judged instead: it stops the stage when
+    in no epoch since the warm-up the loss was a hundredth below what it was then; rates of nothing were seen to move
+    it by a five-hundredth, from one draw of crops to the next. Whoever has come no further than an R2 of nothing by
     the end is told of, and stage 2 goes on. Stages of fewer than four epochs are left alone.
 
     Args:
@@ -112,7 +110,7 @@ class Standstill:
             worse = moved < -max(way, FALL)
             found = f"R2 is {now.r2:.4g}", f"{began.r2:.4g}", " (0 is the mean face)"
         else:
-            stands = min(record.loss for record in self.seen[1:]) > (1 - FLAT) * began.loss
+            stands = min(record.loss for record in self.seen[1:]) > (1 - SHARE_OF_THE_WAY) * began.loss
             worse = now.loss > (1 + FALL) * began.loss
             found = f"the loss is {now.loss:.6g}", f"{began.loss:.6g}", ""
         if stands:
