@@ -166,7 +166,7 @@ def test_a_stage_that_patience_ends_is_told_of_by_the_epoch_whose_weights_it_kee
     assert "stage1 ended at an R2 of 0.003" in notes[0]
     assert "learned. Raise the rate (0.001;" in notes[0]
     assert "more epochs" not in notes[0]
-    watch.ended(records[:1] + [replace(records[2], inner=0.9)])
+    watch.ended([*records[:1], replace(records[2], inner=0.9)])
     assert len(notes) == 1
 
 

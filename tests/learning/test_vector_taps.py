@@ -1,4 +1,4 @@
-"""A layer that gives vectors is transferred as maps of one position: trained live and cached, kept, run, looked into."""
+"""A layer that gives vectors is transferred as maps of one position: trained live and cached, kept, looked into."""
 
 from __future__ import annotations
 

@@ -587,8 +587,8 @@ def _taps(recipe: Recipe, net: FaceNet) -> dict[str, tuple[int, int, int]]:
     single = [tap for tap in taps if known[tap][1:] == (1, 1)]
     if single and any(term.name == "attention-transfer" and term.weight for term in _terms(recipe)):
         raise UserError(
-            f"stage1.objective is '{recipe.stage1.objective}' and layer {single[0]} of {net.info.name} has one position "
-            "only, on which attention-transfer is always 0; choose a layer with maps, or another objective"
+            f"stage1.objective is '{recipe.stage1.objective}' and layer {single[0]} of {net.info.name} has one "
+            "position only, on which attention-transfer is always 0; choose a layer with maps, or another objective"
         )
     return {tap: known[tap] for tap in taps}
 
