@@ -118,7 +118,15 @@ def test_contradictions_are_refused(setting: str, message: str) -> None:
     [
         (
             ["stage2.mixup=0.2", "stage2.soft_labels=0.5"],
-            r"stage2\.mixup and stage2\.soft_labels are above 0, expected one of them",
+            r"stage2\.mixup and stage2\.soft_labels are above 0, expected stage1\.views = 0 with them",
+        ),
+        (
+            ["stage2.mixup=0.2", "stage2.soft_labels=0.5", "stage2.regress=1"],
+            r"stage2\.mixup and stage2\.soft_labels and stage2\.regress are above 0, expected stage1\.views = 0",
+        ),
+        (
+            ["stage1.blend=0.5", "stage1.views=0"],
+            r"stage1\.blend is above 0, expected stage1\.views above 0",
         ),
         (
             ["stage2.batch_norm=frozen", "expnet.batch_norm=false"],

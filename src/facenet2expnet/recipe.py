@@ -148,7 +148,7 @@ class RegressRecipe(StageRecipe):
         epochs: passes over the training part; 0 skips the stage.
         objective: a weighted sum of objectives, such as "p-norm" (the paper's sum/(2N)) or
             "standardised-l2(per=channel) + 0.5 * attention-transfer".
-        views: augmented views a picture for which the teacher is computed once; 0 runs it in every step.
+        views: augmented views a picture for which the teacher is computed once; 0 runs it in every step that asks.
         blend: share of the views that are a blend of two training pictures; the loss needs no labels.
         unlabelled: use the manifest's pictures without a label as well, except those of subjects tested on.
     """
@@ -332,8 +332,6 @@ def _contradictions(recipe: Recipe) -> list[str]:
             "stage1.epochs is 0, expected stage2.regress or stage2.soft_labels above 0 with it: otherwise nothing is "
             "learned from the face net"
         )
-    if recipe.stage2.soft_labels and not recipe.stage1.views:
-        faults.append("stage2.soft_labels is above 0, expected stage1.views above 0 with it")
     if recipe.stage2.soft_labels and not recipe.face_net.fine_tuned:
         faults.append(
             "stage2.soft_labels is above 0, expected face_net.fine_tuned = true with it: a face net as it came has no "
@@ -343,15 +341,11 @@ def _contradictions(recipe: Recipe) -> list[str]:
         faults.append("stage1.blend is above 0, expected stage1.views above 0 with it")
     if recipe.stage1.mixup:
         faults.append("stage1.mixup is above 0, expected 0: stage1.blend blends its pictures")
-    if recipe.stage2.mixup and recipe.stage2.soft_labels:
+    taught = [name for name in ("soft_labels", "regress") if getattr(recipe.stage2, name)]
+    if recipe.stage2.mixup and taught and recipe.stage1.views:
         faults.append(
-            "stage2.mixup and stage2.soft_labels are above 0, expected one of them: "
-            "stage1.blend blends the pictures with soft labels"
-        )
-    elif recipe.stage2.mixup and recipe.stage2.regress and recipe.stage1.views:
-        faults.append(
-            "stage2.mixup and stage2.regress are above 0, expected stage1.views = 0 with them: "
-            "the teacher has not seen the mixed pictures"
+            f"stage2.mixup and stage2.{' and stage2.'.join(taught)} are above 0, expected stage1.views = 0 with them: "
+            "the teacher has not seen the mixed pictures (stage1.blend blends those that it sees)"
         )
     for name in ("stage1", "scratch"):
         if getattr(recipe, name).batch_norm == "frozen":

@@ -101,7 +101,7 @@ def test_where_nothing_grows_nothing_is_recommended():
     layer, reason = recommend(table)
     assert layer == ""
     assert "in no layer with maps" in reason
-    assert "stage 1 needs one" in recommend(table.assign(maps=False))[1]
+    assert "so none can be recommended" in recommend(table.assign(maps=False))[1]
 
 
 def test_a_unit_that_sees_one_class_alone_has_entropy_zero(faces, trained_expression_net):

@@ -177,7 +177,7 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(faces: Path, tmp_path: 
         ({"folds": 9}, "fewer"),
         ({"protocol": "leave-one-out"}, "protocol 'leave-one-out' is not one of"),
         ({"recipe": "fast"}, "no recipe is called 'fast'"),
-        ({"recipe": tiny.tiny_recipe("face_net.tap=pooled")}, "face_net.tap is 'pooled'"),
+        ({"recipe": tiny.tiny_recipe("face_net.tap=fc6")}, "face_net.tap is 'fc6'"),
     ],
 )
 def test_bad_arguments_write_nothing(

@@ -304,3 +304,69 @@ def test_a_plain_objective_needs_no_sum(part: TrainingPart, teacher: FaceClassif
     plain.restore_scale()
     expected = (model.features(crops) - all_features(part, teacher, "late")[:4]).square().sum() / 8
     assert plain.loss(model.maps(crops), plain.features(crops, None)).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("taps", [[], ["late"], ["late", "early"]])
+def test_without_views_soft_labels_are_asked_of_the_live_teacher(
+    part: TrainingPart, teacher: FaceClassifier, taps: list[str]
+) -> None:
+    targets = part.targets.clone()
+    targets[12:] = -1
+    half = TrainingPart(part.pixels, targets.numpy(), 3, torch.device("cpu"))
+    model = student(part)
+    both = comparison(model, part, teacher, "p-norm", *taps) if taps else None
+    recipe = tiny.tiny_recipe("stage2.soft_labels=0.25", "stage2.temperature=2", "stage2.regress=2").stage2
+    stage = Classification("stage2", recipe, model, half, Augment(STILL, 36), [], None, both, teacher)
+    assert sorted(stage.sample().tolist()) == list(range(24))
+    crops = part.stored(torch.arange(24)).float()
+    scores, answers = model(crops), teacher(crops).detach()
+    expected = 0.75 * functional.cross_entropy(scores[:12], targets[:12])
+    expected = expected + 0.25 * soft_label_loss(scores, answers, 2.0)
+    if both is not None:
+        expected = expected + 2 * both.loss(model.maps(crops), both.features(crops, None))
+    loss = stage.loss(torch.arange(24))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    alone = stage.loss(torch.arange(12, 24)).item()  # none has a label: the soft part is all there is
+    rest = 0.25 * soft_label_loss(scores[12:], answers[12:], 2.0)
+    if both is not None:
+        rest = rest + 2 * both.loss(model.maps(crops[12:]), both.features(crops[12:], None))
+    assert alone == pytest.approx(rest.item(), rel=1e-3)
+
+
+def test_the_live_teacher_is_asked_about_the_mixed_pictures(
+    part: TrainingPart, teacher: FaceClassifier
+) -> None:
+    seen: list[Tensor] = []
+    model = student(part)
+    recipe = tiny.tiny_recipe("stage1.views=0", "stage2.soft_labels=1", "stage2.mixup=0.4").stage2
+    stage = Classification("stage2", recipe, model, part, Augment(STILL, 36), [], None, None, teacher)
+    teacher.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    teacher.face_net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    torch.manual_seed(5)
+    loss = stage.loss(torch.arange(24))
+    blends = seen[0]
+    assert not any(torch.equal(blends[0], crop) for crop in part.stored(torch.arange(24)).float())
+    expected = soft_label_loss(model(blends), teacher(blends), 4.0)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings", [["stage1.epochs=0"], ["stage2.regress=0.5", "stage1.objective=fitnets"]]
+)
+def test_soft_labels_train_with_the_live_teacher(
+    part: TrainingPart, fabric: Fabric, tmp_path: Path, settings: list[str]
+) -> None:
+    told: list[EpochRecord] = []
+    recipe = tiny.tiny_recipe(
+        "stage1.views=0", "stage2.soft_labels=1", "stage2.epochs=20", "stage2.lr=0.003",
+        "expnet.dropout=0", "stage2.standardised_input=false", "stage2.lr_factor_pretrained=1", *settings,
+    )  # fmt: skip
+    teacher = stages.fine_tune(part, Setting(recipe, 0, fabric), tmp_path / "teacher")
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    stages.fn2en(part, teacher, Setting(recipe, 0, fabric, told.append), tmp_path)
+    losses = [record.loss for record in told if record.stage == "stage2"]
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(value.equal(before[name]) for name, value in teacher.state_dict().items())
+    assert not list(tmp_path.glob("views-*"))

@@ -181,6 +181,29 @@ def test_r_squared_agrees_with_scikit_learn() -> None:
     assert ours == pytest.approx(theirs, rel=1e-9)
 
 
+def test_r_squared_in_32_bits_is_that_of_64_on_many_units_far_from_zero() -> None:
+    targets = features(64, 512, 7, 7) + 1000
+    predictions = targets + 0.1 * features(64, 512, 7, 7, seed=4)
+    mean = targets.double().mean(0)
+    streamed = RSquared(mean)
+    for batch in (slice(0, 40), slice(40, 64)):
+        streamed.update(predictions[batch], targets[batch])
+    wide = targets.double()
+    unexplained = (wide - predictions.double()).square().sum()
+    expected = 1 - unexplained / (wide - mean).square().sum()
+    assert streamed.compute() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_r_squared_waits_for_no_batch() -> None:
+    """A tensor without values can be summed up, but not read: reading one would wait for the device."""
+    streamed = RSquared(torch.zeros(6, 3, 3))
+    for _ in range(2):
+        streamed.update(torch.empty(4, 6, 3, 3, device="meta"), torch.empty(4, 6, 3, 3, device="meta"))
+    assert streamed.pictures == 8
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        streamed.compute()
+
+
 def test_r_squared_where_it_has_no_meaning() -> None:
     targets = torch.ones(3, 2)
     assert objectives.r_squared(targets, targets, torch.ones(2)) == 1.0

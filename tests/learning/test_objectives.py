@@ -77,17 +77,13 @@ def test_gradient_of_the_p_norm(p: float) -> None:
 def test_agreement_costs_nothing(name: str, dtype: torch.dtype) -> None:
     objective = every()[name].to(dtype)
     teacher = features(*MAP, dtype=dtype)
-    expected = math.log(1e-5) if name == "srd" else 0.0
     student = agreeing(objective, teacher).requires_grad_()
     loss = objective(student, teacher)
-    assert loss.item() == pytest.approx(expected, abs=TOLERANCE[dtype])
+    assert loss.item() == pytest.approx(0, abs=TOLERANCE[dtype])
     loss.backward()
     assert student.grad is not None
     assert torch.isfinite(student.grad).all()
-    assert (
-        objective(agreeing(objective, teacher) + features(*MAP, seed=3, dtype=dtype), teacher)
-        > expected + 1e-3
-    )
+    assert objective(agreeing(objective, teacher) + features(*MAP, seed=3, dtype=dtype), teacher) > 1e-3
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -271,10 +267,20 @@ def test_fitnets_by_hand() -> None:
 def test_srd_by_hand() -> None:
     # Normalised over the batch: the student (-1, 1), the teacher (1, -1): two differences of 2.
     student, teacher = torch.tensor([[10.0], [30.0]]).double(), torch.tensor([[0.7], [0.1]]).double()
-    assert objectives.srd_loss(student, teacher, eps=1e-12).item() == pytest.approx(math.log(1e-5 + 2 * 2**4))
+    # log(1e-5 + 2 * 2^4) - log(1e-5), and with exponent 1 log(1e-5 + 4) - log(1e-5).
+    assert objectives.srd_loss(student, teacher, eps=1e-12).item() == pytest.approx(math.log(1 + 32e5))
     assert objectives.srd_loss(student, teacher, exponent=1, eps=1e-12).item() == pytest.approx(
-        math.log(1e-5 + 4)
+        math.log(1 + 4e5)
     )
+
+
+def test_srd_has_the_gradient_of_the_authors_logarithm() -> None:
+    student, teacher = features(*MAP, seed=1).requires_grad_(), features(*MAP)
+    (found,) = torch.autograd.grad(objectives.srd_loss(student, teacher), student)
+    normed = [functional.batch_norm(x, None, None, training=True) for x in (student, teacher)]
+    theirs = ((normed[0] - normed[1]).abs().pow(4).sum() + 1e-5).log()
+    (expected,) = torch.autograd.grad(theirs, student)
+    assert torch.equal(found, expected)
 
 
 def test_srd_does_not_see_scale_and_offset_of_a_channel() -> None:
@@ -407,6 +413,19 @@ def test_a_weighted_sum_is_the_sum_of_its_weighted_terms() -> None:
     torch.testing.assert_close(total(student, teacher), expected)
     plain = WeightedSum([(3.0, lambda s, t: (s - t).sum())])
     torch.testing.assert_close(plain(student, teacher), 3 * (student - teacher).sum())
+
+
+def test_a_term_of_weight_0_is_not_computed_and_keeps_its_space() -> None:
+    def infinite(student: Tensor, teacher: Tensor) -> Tensor:
+        return (student - teacher).sum() * torch.inf
+
+    student, teacher = features(*MAP, seed=1), features(*MAP)
+    total = WeightedSum([(0.0, infinite), (1.0, objectives.FitNets())])
+    torch.testing.assert_close(total(student, teacher), objectives.fitnets_loss(student, teacher))
+    spaced = objectives.build_sum("0 * standardised-l2 + cosine", [features(32, *MAP[1:], seed=9)])
+    z = spaced.target(teacher)
+    assert not torch.equal(z, teacher)
+    torch.testing.assert_close(spaced(student, teacher), objectives.cosine_loss(student, z))
 
 
 def test_terms_follow_the_one_that_has_a_space_of_its_own() -> None:

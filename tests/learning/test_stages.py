@@ -159,12 +159,14 @@ def test_features_too_large_for_half_precision_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tap_without_maps_is_refused(part: TrainingPart, fabric: Fabric, tmp_path: Path) -> None:
+def test_a_tap_that_does_not_exist_is_refused_with_those_that_do(
+    part: TrainingPart, fabric: Fabric, tmp_path: Path
+) -> None:
     teacher = FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.5)
     with pytest.raises(
-        UserError, match=r"face_net.tap is 'pooled', expected a layer of tiny with maps: early, late"
+        UserError, match=r"face_net.tap is 'fc6', expected a layer of tiny: early, late, pooled$"
     ):
-        stages.fn2en(part, teacher, setting(fabric, "face_net.tap=pooled"), tmp_path)
+        stages.fn2en(part, teacher, setting(fabric, "face_net.tap=fc6"), tmp_path)
 
 
 def test_balanced_sampling_and_weights(part: TrainingPart) -> None:
@@ -246,14 +248,14 @@ def test_pictures_without_a_label_count_in_the_soft_loss_alone(
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("face_net.tap=pool5", r"face_net\.tap is 'pool5', expected a layer of tiny with maps: early, late"),
+        ("face_net.tap=pool5", r"face_net\.tap is 'pool5', expected a layer of tiny: early, late, pooled"),
         ("face_net.name=nonsense", "no face net is called 'nonsense'"),
         (
-            "face_net.tap=early + pool5 + pooled",
-            r"face_net\.tap is 'pool5 \+ pooled', expected a layer of tiny",
+            "face_net.tap=early + pool5 + pooled + fc6",
+            r"face_net\.tap is 'pool5 \+ fc6', expected a layer of tiny",
         ),
         ("face_net.tap=late + late", r"face_net\.tap is 'late \+ late', expected every layer once"),
-        ("face_net.tap=late +", r"face_net\.tap is '', expected a layer of tiny with maps: early, late"),
+        ("face_net.tap=late +", r"face_net\.tap is '', expected a layer of tiny: early, late, pooled"),
         ("stage1.objective=soft-labels", r"'soft-labels', which compares class scores; expected of p-norm"),
         (
             "stage1.objective=p-norm + mse",

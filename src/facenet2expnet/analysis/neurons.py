@@ -182,7 +182,7 @@ def recommend(table: pd.DataFrame) -> tuple[str, str]:
     """
     maps = table[table["maps"]]
     if maps.empty:
-        return "", "No layer with maps was looked at, and stage 1 needs one."
+        return "", "No layer with maps was looked at, so none can be recommended."
     if "les_change" not in table:
         best = maps.iloc[int(maps["les_share"].argmax())]
         if best["les"] == 0:

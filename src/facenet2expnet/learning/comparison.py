@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from facenet2expnet.errors import StageStopped
 from facenet2expnet.learning.objectives import ObjectiveModule, RSquared
 from facenet2expnet.learning.objectives.phi_s import rotate
+from facenet2expnet.learning.objectives.statistics import CONSTANT_BELOW
 from facenet2expnet.learning.teacher import Views
 from facenet2expnet.nets.bridge import Bridge
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
@@ -93,6 +95,27 @@ class Comparison:
             bridge.turn(parts.rotation)
             self.turned_back = parts.rotation.T
         bridge.set_affine(parts.shift, parts.scale)
+
+
+def mean_target(objective: ObjectiveModule, features: Iterable[Tensor]) -> Tensor:
+    """Per-unit mean of the training part's targets, against which stage 1's R2 is taken.
+
+    Raises:
+        StageStopped: If no unit varies, so that there is nothing to learn.
+    """
+    total, count = torch.zeros(()), 0
+    lowest, highest = torch.tensor(torch.inf), torch.tensor(-torch.inf)
+    for batch in features:
+        targets = objective.target(batch.to(next(objective.buffers(), batch).device)).double().cpu()
+        total = total + targets.sum(0)
+        lowest, highest = torch.minimum(lowest, targets.amin(0)), torch.maximum(highest, targets.amax(0))
+        count += len(targets)
+    if bool((highest - lowest <= CONSTANT_BELOW * torch.maximum(lowest.abs(), highest.abs())).all()):
+        raise StageStopped(
+            f"all {total.numel()} units of the face net's feature are constant over the training part, expected some "
+            "to vary: give more and different pictures, or choose another layer (face_net.tap)"
+        )
+    return total / count
 
 
 class Accompanied(nn.Module):

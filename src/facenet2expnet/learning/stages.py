@@ -25,18 +25,10 @@ from torch.nn import functional
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.learning.adversary import WithAdversary
 from facenet2expnet.learning.augment import Augment, centre_crop
-from facenet2expnet.learning.comparison import Accompanied, Comparison, further_bridges
+from facenet2expnet.learning.comparison import Accompanied, Comparison, further_bridges, mean_target
 from facenet2expnet.learning.loop import Listener, fit
-from facenet2expnet.learning.objectives import (
-    REGISTRY,
-    ObjectiveModule,
-    Term,
-    build_sum,
-    soft_label_loss,
-    terms_of,
-)
-from facenet2expnet.learning.objectives.statistics import CONSTANT_BELOW
-from facenet2expnet.learning.standstill import Standstill
+from facenet2expnet.learning.objectives import REGISTRY, Term, build_sum, soft_label_loss, terms_of
+from facenet2expnet.learning.standstill import Standstill, tell_of_nothing
 from facenet2expnet.learning.teacher import (
     BATCH,
     Note,
@@ -47,7 +39,7 @@ from facenet2expnet.learning.teacher import (
     tapped_features,
 )
 from facenet2expnet.nets import face
-from facenet2expnet.nets.bridge import Bridge
+from facenet2expnet.nets.bridge import Bridge, as_chw
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face import FaceNet
@@ -98,11 +90,13 @@ class Classification:
         fresh: Iterable[nn.Parameter],
         views: Views | None = None,
         comparison: Comparison | None = None,
+        teacher: FaceClassifier | None = None,
     ) -> None:
         self.name, self.recipe, self.module = name, recipe, module
         self.part, self.augment, self.views, self.comparison = part, augment, views, comparison
         self.fresh = list(fresh)
-        labels_only = views is None and comparison is None
+        self.teacher = teacher  # asked for soft labels in every step, where no views have them
+        labels_only = views is None and comparison is None and teacher is None
         self.examples = part.labelled if labels_only else torch.arange(len(part))
         known = part.targets[part.targets >= 0]
         counts = torch.bincount(known, minlength=part.classes).clamp(min=1).float()
@@ -131,12 +125,16 @@ class Classification:
             crops = self.augment(self.part.stored(examples))
             if self.recipe.mixup:
                 return self._mixed(crops, targets, examples)
-            scores, persons, regression = self._pass(crops)
+            answers, features = self._asked(crops)
+            scores, persons, regression = self._pass(crops, features)
             self._count(scores, targets)
             hard = self._cross_entropy(scores, targets).sum() / (targets >= 0).sum().clamp(min=1)
-            return hard + regression + self._adversary_learns(persons, examples)
+            loss = self._softened(hard, scores, answers)
+            return loss + regression + self._adversary_learns(persons, examples)
         index = self.views.draw(examples)
-        scores, persons, regression = self._pass(self._to_device(self.views.crops[index]).float(), index)
+        crops = self._to_device(self.views.crops[index]).float()
+        features = self.comparison.features(crops, index) if self.comparison else []
+        scores, persons, regression = self._pass(crops, features)
         self._count(scores, targets)
         blended_with = self._to_device(self.views.partners[index])
         partners = self.part.targets[blended_with]
@@ -146,13 +144,27 @@ class Classification:
         )
         labelled = (targets >= 0) & (partners >= 0)
         hard = (hard * labelled).sum() / labelled.sum().clamp(min=1)
-        assert isinstance(self.recipe, ClassifyRecipe)
-        soft = soft_label_loss(scores, self._to_device(self.views.scores[index]), self.recipe.temperature)
-        loss = (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft
+        loss = self._softened(hard, scores, self._to_device(self.views.scores[index]))
         return loss + regression + self._adversary_learns(persons, examples, blended_with, share)
 
+    @torch.no_grad()
+    def _asked(self, crops: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+        """The frozen teacher's class scores where its soft labels count, and its features at the compared layers."""
+        if self.teacher is None:
+            return None, self.comparison.features(crops, None) if self.comparison else []
+        answers, features = self.teacher.with_taps(crops, self.comparison.taps if self.comparison else [])
+        return answers, [values.float() for values in features]
+
+    def _softened(self, hard: Tensor, scores: Tensor, answers: Tensor | None) -> Tensor:
+        """The cross-entropy with the soft labels beside it, where there are any."""
+        if answers is None:
+            return hard
+        assert isinstance(self.recipe, ClassifyRecipe)
+        soft = soft_label_loss(scores, answers, self.recipe.temperature)
+        return (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft
+
     def _pass(
-        self, crops: Tensor, index: tuple[np.ndarray, np.ndarray] | None = None
+        self, crops: Tensor, features: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor | None, Tensor | float]:
         """Class scores; the adversary's scores of the persons where there is one; stage 1's objective, weighted."""
         if self.comparison is None:
@@ -160,8 +172,7 @@ class Classification:
         assert isinstance(self.recipe, ClassifyRecipe)
         with self.comparison.watching() as maps:
             answers = self._answers(crops)
-        regression = self.comparison.loss(maps[0], self.comparison.features(crops, index))
-        return *answers, self.recipe.regress * regression
+        return *answers, self.recipe.regress * self.comparison.loss(maps[0], features)
 
     def _mixed(self, crops: Tensor, targets: Tensor, examples: Tensor) -> Tensor:
         """The loss of the batch's crops, each blended with another of them, and of both labels in the same shares.
@@ -172,14 +183,16 @@ class Classification:
         share = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
         share = max(share, 1 - share)
         partners = torch.randperm(len(crops)).to(crops.device)
-        scores, persons, regression = self._pass(crops[partners].lerp(crops, share))
+        blends = crops[partners].lerp(crops, share)
+        answers, features = self._asked(blends)
+        scores, persons, regression = self._pass(blends, features)
         self._count(scores, targets)
         first, second = (self._cross_entropy(scores, wanted) for wanted in (targets, targets[partners]))
         blended_with = examples.to(partners.device)[partners]
         adversary = self._adversary_learns(persons, examples, blended_with, share)
         labelled = (targets >= 0) & (targets[partners] >= 0)
         hard = ((share * first + (1 - share) * second) * labelled).sum() / labelled.sum().clamp(min=1)
-        return hard + regression + adversary
+        return self._softened(hard, scores, answers) + regression + adversary
 
     def _answers(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
         """Class scores, and the adversary's scores of the persons where there is one."""
@@ -292,6 +305,8 @@ class Regression:
         inner, total = self.part.inner, 0.0
         assert inner is not None
         crops = [centre_crop(stored, self.augment.crop_px) for stored in inner.batches()]
+        if len(crops) > 1 and len(crops[-1]) == 1:
+            crops[-2:] = [torch.cat(crops[-2:])]  # one vector has no spread, which srd asks for
         self.inner_features = self.inner_features or [
             self.comparison.features(batch, None) for batch in crops
         ]
@@ -422,7 +437,7 @@ def fn2en(
             regress(model, part, augment, comparison, views, setting, folder)
         if not recipe.stage2.standardised_input:
             comparison.restore_scale()
-    classify(model, part, augment, comparison, views, setting, folder)
+    classify(model, part, teacher, augment, comparison, views, setting, folder)
     return model.eval()
 
 
@@ -447,12 +462,13 @@ def regress(
         recipe, comparison.objectives[0], units,
         batch_norm=batch_norm, listener=setting.listener, note=setting.note,
     )  # fmt: skip
-    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=watch)
+    watch.ended(fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=watch))
 
 
 def classify(
     model: ExpressionClassifier,
     part: TrainingPart,
+    teacher: FaceClassifier,
     augment: Augment,
     comparison: Comparison | None,
     views: Views | None,
@@ -473,8 +489,13 @@ def classify(
         module = Accompanied(module, comparison.bridges)
     if not setting.recipe.stage1.epochs:
         fresh = list(module.parameters())
-    stage = Classification("stage2", recipe, module, part, augment, fresh, views, comparison)
-    fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+    asked = teacher.eval() if recipe.soft_labels and views is None else None
+    stage = Classification("stage2", recipe, module, part, augment, fresh, views, comparison, asked)
+    records = fit(stage, folder, seed=setting.seed, fabric=setting.fabric, listener=setting.listener)
+    if comparison is not None and not setting.recipe.stage1.epochs:
+        weigh = f"give the objective more weight (--set stage2.regress={10 * recipe.regress:g})"
+        alone = "or a stage of its own (stage1.epochs above 0)"
+        tell_of_nothing(records, comparison.objectives[0], f"{weigh}, {alone}", setting.note)
 
 
 def compared_with(
@@ -494,7 +515,7 @@ def compared_with(
 
     expression = recipe.stage1.objective
     objectives = {tap: build_sum(expression, features(tap)).to(part.device) for tap in taps}
-    target_mean = _mean(objectives[taps[0]], features(taps[0]))
+    target_mean = mean_target(objectives[taps[0]], features(taps[0]))
     return Comparison(model, teacher, objectives, target_mean, bridges, views)
 
 
@@ -528,27 +549,6 @@ def _expression_classifier(
     return ExpressionClassifier(net, recipe.crop.mean, recipe.crop.scale).to(part.device)
 
 
-def _mean(objective: ObjectiveModule, features: Iterable[Tensor]) -> Tensor:
-    """Per-unit mean of the training part's targets, against which stage 1's R2 is taken.
-
-    Raises:
-        StageStopped: If no unit varies, so that there is nothing to learn.
-    """
-    total, count = torch.zeros(()), 0
-    lowest, highest = torch.tensor(torch.inf), torch.tensor(-torch.inf)
-    for batch in features:
-        targets = objective.target(batch.to(next(objective.buffers(), batch).device)).double().cpu()
-        total = total + targets.sum(0)
-        lowest, highest = torch.minimum(lowest, targets.amin(0)), torch.maximum(highest, targets.amax(0))
-        count += len(targets)
-    if bool((highest - lowest <= CONSTANT_BELOW * torch.maximum(lowest.abs(), highest.abs())).all()):
-        raise StageStopped(
-            f"all {total.numel()} units of the face net's feature are constant over the training part, expected some "
-            "to vary: give more and different pictures, or choose another layer (face_net.tap)"
-        )
-    return total / count
-
-
 def _terms(recipe: Recipe) -> tuple[Term, ...]:
     """The terms of stage 1's objective.
 
@@ -572,19 +572,25 @@ def _taps(recipe: Recipe, net: FaceNet) -> dict[str, tuple[int, int, int]]:
     """The tapped layers and the shapes (C, H, W) of their bridges, the expression net's own first.
 
     Raises:
-        UserError: If the face net has no such layer, the layer has no maps, or one is named twice.
+        UserError: If the face net has no such layer, one is named twice, or one has a single position and the
+            objective compares positions.
     """
     taps = split_taps(recipe.face_net.tap) or (net.info.default_tap,)
-    maps = _maps(net)
-    unknown = [tap for tap in taps if tap not in maps]
+    known = {name: as_chw(shape) for name, shape in net.info.taps.items()}
+    unknown = [tap for tap in taps if tap not in known]
     if unknown:
-        named = ", ".join(maps) or "it has none"
         raise UserError(
-            f"face_net.tap is '{' + '.join(unknown)}', expected a layer of {net.info.name} with maps: {named}"
+            f"face_net.tap is '{' + '.join(unknown)}', expected a layer of {net.info.name}: {', '.join(known)}"
         )
     if len(set(taps)) < len(taps):
         raise UserError(f"face_net.tap is '{recipe.face_net.tap}', expected every layer once")
-    return {tap: (channels, height, width) for tap in taps for channels, height, width in [maps[tap]]}
+    single = [tap for tap in taps if known[tap][1:] == (1, 1)]
+    if single and any(term.name == "attention-transfer" and term.weight for term in _terms(recipe)):
+        raise UserError(
+            f"stage1.objective is '{recipe.stage1.objective}' and layer {single[0]} of {net.info.name} has one "
+            "position only, on which attention-transfer is always 0; choose a layer with maps, or another objective"
+        )
+    return {tap: known[tap] for tap in taps}
 
 
 def _maps(net: FaceNet) -> dict[str, tuple[int, ...]]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from facenet2expnet.errors import StageStopped
-from facenet2expnet.learning.loop import EpochRecord, Listener
+from facenet2expnet.learning.loop import EpochRecord, Listener, best_epoch
 from facenet2expnet.learning.objectives import (
     FitNets,
     ObjectiveModule,
@@ -40,17 +41,20 @@ def shows_in_r2(objective: ObjectiveModule) -> bool:
 
 
 def _terms(objective: ObjectiveModule) -> list[Any]:
-    return objective.terms if isinstance(objective, WeightedSum) else [objective]
+    """The terms that count; one of weight 0 makes nothing small."""
+    return [term for _, term in objective.weighed()] if isinstance(objective, WeightedSum) else [objective]
 
 
 class Standstill:
-    """A listener of stage 1 that stops it when it stands still at an R2 of nothing, and tells when it ends there.
+    """A listener of stage 1 that stops it when it stands still, and tells when it ends at an R2 of nothing.
 
     It looks once, when the warm-up and max(3, a quarter of the epochs) further ones are over. It stops the stage
     when R2 is below 0.005 and has, since the warm-up, not come a hundredth of the way from where it was to there. A
     student that starts far below the mean face and climbs slowly goes on, however low it still is; so does one that
-    has left 0 and rises. Whoever has come no further than an R2 of nothing by the last epoch is told of, and stage 2
-    goes on. Stages of fewer than four epochs are left alone.
+    has left 0 and rises. Where the objective need not raise R2, the loss is judged instead: it stops the stage when
+    in no epoch since the warm-up the loss was a hundredth below what it was then; rates of nothing were seen to move
+    it by a five-hundredth, from one draw of crops to the next. Whoever has come no further than an R2 of nothing by
+    the end is told of, and stage 2 goes on. Stages of fewer than four epochs are left alone.
 
     Args:
         recipe: of the stage.
@@ -75,7 +79,7 @@ class Standstill:
         self.batch_norm, self.listener, self.note = batch_norm, listener, note
         self.began_at = max(recipe.warmup_epochs, 1)
         self.looks_at = recipe.warmup_epochs + max(3, recipe.epochs // 4)
-        self.began = 0.0
+        self.seen: list[EpochRecord] = []
 
     def __call__(self, record: EpochRecord) -> None:
         """Pass the epoch on, and look.
@@ -85,30 +89,48 @@ class Standstill:
         """
         if self.listener:
             self.listener(record)
-        if record.r2 is None or self.recipe.epochs < LEAST_EPOCHS or not shows_in_r2(self.objective):
+        if self.began_at <= record.epoch <= self.looks_at:
+            self.seen.append(record)
+        if record.epoch == self.looks_at and self.recipe.epochs >= LEAST_EPOCHS:
+            self._look(self.seen[0], self.seen[-1])
+
+    def ended(self, records: Sequence[EpochRecord]) -> None:
+        """Tell of a stage that ended with nothing explained, given all its epochs."""
+        longer = ""
+        if len(records) == self.recipe.epochs:  # and not by patience
+            longer = f"Give it more epochs (--set stage1.epochs={2 * self.recipe.epochs}), or "
+        tell_of_nothing(records, self.objective, longer + self._advice(worse=False), self.note)
+
+    def _look(self, began: EpochRecord, now: EpochRecord) -> None:
+        if began.r2 is None or now.r2 is None:
             return
-        if record.epoch == self.began_at:
-            self.began = record.r2
-        way, moved = NOTHING - self.began, record.r2 - self.began
-        if record.epoch == self.looks_at and record.r2 < NOTHING and moved < SHARE_OF_THE_WAY * way:
+        if shows_in_r2(self.objective):
+            way, moved = NOTHING - began.r2, now.r2 - began.r2
+            stands = now.r2 < NOTHING and moved < SHARE_OF_THE_WAY * way
+            worse = moved < -max(way, FALL)
+            found = f"R2 is {now.r2:.4g}", f"{began.r2:.4g}", " (0 is the mean face)"
+        else:
+            stands = min(record.loss for record in self.seen[1:]) > (1 - SHARE_OF_THE_WAY) * began.loss
+            worse = now.loss > (1 + FALL) * began.loss
+            found = f"the loss is {now.loss:.6g}", f"{began.loss:.6g}", ""
+        if stands:
             raise StageStopped(
-                f"{record.stage}: R2 is {record.r2:.4g} after {record.epoch} of {record.epochs} epochs and was "
-                f"{self.began:.4g} after epoch {self.began_at} (0 is the mean face): it learns nothing; "
-                f"{self._advice(falls=moved < -max(way, FALL))}"
+                f"{now.stage}: {found[0]} after {now.epoch} of {now.epochs} epochs and was {found[1]} after epoch "
+                f"{began.epoch}{found[2]}: it learns nothing; {self._advice(worse=worse)}"
             )
 
-        if record.epoch == self.recipe.epochs and record.r2 < NOTHING and self.note:
-            self.note(
-                f"{record.stage} ended at an R2 of {record.r2:.4g} (0 is the mean face): nothing of the face net's "
-                f"layer was learned. Give it more epochs (--set stage1.epochs={2 * record.epochs}), or "
-                f"{self._advice(falls=False)}."
-            )
-
-    def _advice(self, *, falls: bool) -> str:
+    def _advice(self, *, worse: bool) -> str:
         """The rate first, then what makes the target easier to reach."""
-        lr = self.recipe.lr
-        if falls:
-            return f"lower the rate (--set stage1.lr={lr / 10:g}) or clip the gradient (--set stage1.clip_norm=1)"
+        recipe, lr = self.recipe, self.recipe.lr
+        if worse:
+            warmup = recipe.warmup_epochs + max(1, recipe.epochs // 10)
+            clipped = 0 < recipe.clip_norm <= 1
+            steadier = (
+                f"warm it up for longer (--set stage1.warmup_epochs={warmup})"
+                if clipped
+                else "clip the gradient (--set stage1.clip_norm=1)"
+            )
+            return f"lower the rate (--set stage1.lr={lr / 10:g}) or {steadier}"
         terms = _terms(self.objective)
         summed = any(isinstance(term, PNorm) for term in terms)
         per_mean = self.units / 2 if summed else 1.0
@@ -119,3 +141,24 @@ class Standstill:
         if not any(isinstance(term, StandardisedL2) for term in terms):
             advice.append("standardise the target (--set stage1.objective=standardised-l2)")
         return ", or ".join(advice)
+
+
+def tell_of_nothing(
+    records: Sequence[EpochRecord], objective: ObjectiveModule, advice: str, note: Note | None
+) -> None:
+    """Tell of a stage whose weights, those of its last epoch or with patience of its best, explain nothing.
+
+    Args:
+        records: of all its epochs.
+        objective: nothing is said of one that need not raise R2.
+        advice: what to change, without a full stop.
+        note: told in two sentences.
+    """
+    kept = records[best_epoch(records) - 1]
+    if note is None or kept.r2 is None or kept.epochs < LEAST_EPOCHS or not shows_in_r2(objective):
+        return
+    if kept.r2 < NOTHING:
+        note(
+            f"{kept.stage} ended at an R2 of {kept.r2:.4g} (0 is the mean face): nothing of the face net's layer was "
+            f"learned. {advice[0].upper()}{advice[1:]}."
+        )

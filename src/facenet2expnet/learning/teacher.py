@@ -81,7 +81,10 @@ class TrainingPart:
 def tapped_features(
     classifier: FaceClassifier, part: TrainingPart, tap: str, crop_px: int
 ) -> Iterator[Tensor]:
-    """The tapped layer's output on every centre crop of the training part, batch by batch, (B, C, H, W)."""
+    """The tapped layer's output on every centre crop of the training part, batch by batch, (B, C, H, W).
+
+    Vectors are maps of one position, here and in the views: (B, U, 1, 1).
+    """
     classifier.eval()
     for stored in part.batches():
         yield classifier.with_taps(centre_crop(stored, crop_px), [tap])[1][0]

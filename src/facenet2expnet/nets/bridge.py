@@ -61,6 +61,12 @@ class Bridge(nn.Module):
         return self.shift + self.scale * self.before_affine(maps)
 
 
+def as_chw(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """A layer's (C, H, W), or its (U,) as the map of one position that it is to a bridge."""
+    channels, height, width = shape if len(shape) == 3 else (*shape, 1, 1)
+    return channels, height, width
+
+
 def _resize(channels: int, in_hw: tuple[int, int], out_hw: tuple[int, int]) -> nn.Module:
     if in_hw == out_hw:
         return nn.Identity()

@@ -79,12 +79,16 @@ class FaceClassifier(nn.Module):
         return self.with_taps(crops, [])[0]
 
     def with_taps(self, crops: Tensor, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-        """Class scores, and the outputs of more layers from the same pass."""
+        """Class scores, and the outputs of more layers from the same pass, all as maps (B, C, H, W).
+
+        A layer that gives vectors (B, U) gives maps of one position here, (B, U, 1, 1), as a bridge does.
+        """
         found = self.face_net(crops, list(dict.fromkeys([self.embedding, *taps])))
         embedding = found[self.embedding]
         if self.pools:
             embedding = embedding.mean(dim=(2, 3))
-        return self.head(embedding), [found[tap] for tap in taps]
+        features = [found[tap] for tap in taps]
+        return self.head(embedding), [f if f.ndim == 4 else f[:, :, None, None] for f in features]
 
 
 @torch.no_grad()

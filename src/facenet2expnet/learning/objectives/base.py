@@ -132,10 +132,14 @@ class WeightedSum(ObjectiveModule):
         """Student and teacher outputs as the terms take them -> scalar."""
         target = self.target(teacher)
         total = student.new_zeros((), dtype=torch.promote_types(student.dtype, torch.float32))
-        for weight, term in zip(self.weights, self.terms, strict=True):
+        for weight, term in self.weighed():
             own_space = getattr(term, "space", "teacher") != "teacher"
             total = total + weight * term(student, teacher if own_space else target)
         return total
+
+    def weighed(self) -> list[tuple[float, Objective]]:
+        """The terms whose weight is above 0: the others are not computed, but for the space they may bring."""
+        return [(w, term) for w, term in zip(self.weights, self.terms, strict=True) if w]
 
     def target(self, teacher: Tensor) -> Tensor:
         """The teacher's output in the space that the student's output lives in."""

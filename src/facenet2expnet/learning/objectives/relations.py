@@ -3,6 +3,7 @@ pairs."""
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -12,15 +13,16 @@ from torch.nn import functional
 from facenet2expnet.learning.objectives.base import ObjectiveModule, Options, compared, full_precision
 
 SRD_FLOOR = 1e-5
-"""Added to SRD's sum before the logarithm, as in the authors' DeiT code."""
+"""Added to SRD's sum before the logarithm, as in the authors' DeiT code; its own logarithm is taken off again."""
 
 
 def srd_loss(student: Tensor, teacher: Tensor, exponent: float = 4.0, eps: float = 1e-5) -> Tensor:
-    """log(1e-5 + sum |bn(s) - bn(t)|^4): batch-normalised on both sides, so neither scale nor offset counts.
+    """log(1e-5 + sum |bn(s) - bn(t)|^4) - log(1e-5): batch-normalised, so neither scale nor offset counts.
 
     bn subtracts a channel's mean and divides by sqrt(variance + eps), both over this batch (and positions),
     with no learned affine. The logarithm keeps the gradient's size about the same from a bad fit to a good
-    one. Where student equals teacher the value is not 0 but log(1e-5) = -11.5129, the least there is.
+    one. The constant taken off is ours: the value is then 0 where student equals teacher, and above it
+    elsewhere. The gradient is the authors'.
 
     Args:
         student: the bridge's output (the method's linear projector), (B, C, H, W) or (B, U).
@@ -43,7 +45,8 @@ def srd_loss(student: Tensor, teacher: Tensor, exponent: float = 4.0, eps: float
         )
     standard_student = functional.batch_norm(student, None, None, training=True, eps=eps)
     standard_teacher = functional.batch_norm(teacher, None, None, training=True, eps=eps)
-    return ((standard_student - standard_teacher).abs().pow(exponent).sum() + SRD_FLOOR).log()
+    powers = (standard_student - standard_teacher).abs().pow(exponent)
+    return (powers.sum() + SRD_FLOOR).log() - math.log(SRD_FLOOR)
 
 
 def _check_srd(exponent: float, eps: float) -> None:

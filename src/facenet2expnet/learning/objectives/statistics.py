@@ -145,13 +145,15 @@ class RSquared:
     """
 
     def __init__(self, mean: Tensor) -> None:
-        self.mean = mean.detach().to("cpu", torch.float64)
+        self.mean = mean.detach()
         self.pictures = 0
-        self._unexplained = 0.0
-        self._total = 0.0
+        self._sums: Tensor | None = None
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Take in one batch: predictions and targets, both (B, C, H, W) or (B, U).
+        """Take in one batch: predictions and targets, both (B, C, H, W) or (B, U); nothing is waited for.
+
+        Squares are summed over a picture in 32 bits, or the outputs' own 64, and over pictures in 64, all on the
+        device of the targets.
 
         Raises:
             ValueError: If the shapes differ, or do not fit the mean.
@@ -162,10 +164,12 @@ class RSquared:
                 f"expected predictions and targets of one shape (B, {', '.join(map(str, unit_shape))}), "
                 f"got {tuple(predictions.shape)} and {tuple(targets.shape)}"
             )
-        wide_targets = targets.detach().to("cpu", torch.float64)
-        wide_predictions = predictions.detach().to("cpu", torch.float64)
-        self._unexplained += float((wide_targets - wide_predictions).square().sum())
-        self._total += float((wide_targets - self.mean).square().sum())
+        wide = targets.detach().to(torch.promote_types(targets.dtype, torch.float32))
+        self.mean = self.mean.to(wide)  # moved by the first batch
+        missed = [wide - predictions.detach(), wide - self.mean]
+        pictures = torch.stack([difference.square().flatten(1).sum(1) for difference in missed])
+        sums = pictures.to(_widest(wide.device)).sum(1)
+        self._sums = sums if self._sums is None else self._sums + sums
         self.pictures += targets.shape[0]
 
     def compute(self) -> float:
@@ -177,11 +181,17 @@ class RSquared:
         Raises:
             ValueError: If no picture was taken in.
         """
-        if self.pictures == 0:
+        if self._sums is None or self.pictures == 0:
             raise ValueError("R2 needs at least one batch with one picture; call update first")
-        if self._total == 0:
-            return 1.0 if self._unexplained == 0 else 0.0
-        return 1.0 - self._unexplained / self._total
+        unexplained, total = self._sums.tolist()
+        if total == 0:
+            return 1.0 if unexplained == 0 else 0.0
+        return float(1.0 - unexplained / total)
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """64 bits, which Apple's devices have not."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def r_squared(predictions: Tensor, targets: Tensor, mean: Tensor) -> float:
