@@ -52,9 +52,9 @@ class Standstill:
     when R2 is below 0.005 and has, since the warm-up, not come a hundredth of the way from where it was to there. A
     student that starts far below the mean face and climbs slowly goes on, however low it still is; so does one that
     has left 0 and rises. Where the objective need not raise R2, the loss is judged instead: it stops the stage when
-    in no epoch since the warm-up the loss was a hundredth below what it was then; rates of nothing were seen to move
-    it by a five-hundredth, from one draw of crops to the next. Whoever has come no further than an R2 of nothing by
-    the end is told of, and stage 2 goes on. Stages of fewer than four epochs are left alone.
+    in no epoch since the warm-up the loss was a hundredth below what it was then; a rate of nothing was seen to
+    move a cosine loss by a five-hundredth, from one draw of crops to the next. Whoever has come no further than an R2
+    of nothing by the end is told of, and stage 2 goes on. Stages of fewer than four epochs are left alone.
 
     Args:
         recipe: of the stage.
