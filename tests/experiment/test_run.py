@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from facenet2expnet.experiment.material import gather
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.reporter import Reporter, Training
 from facenet2expnet.experiment.run import Machine, compare, train
+from facenet2expnet.learning import stages
 from facenet2expnet.learning.loop import EpochRecord
 from facenet2expnet.recognize.model_folder import load_model
 from facenet2expnet.recognize.recognizer import class_scores
@@ -472,6 +474,15 @@ def test_a_training_part_too_small_for_the_recipe_is_refused_before_any_training
         return
     with pytest.raises(UserError, match=expected):
         check_parts(recipe, methods, [cut], manifest)
+
+
+def test_what_was_taken_for_granted_of_the_face_net_is_in_the_log(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = replace(stages.check(tiny.tiny_recipe()), notes=("The weights are taken for RGB.",))
+    monkeypatch.setattr(stages, "check", lambda *_, **__: info)
+    run = train(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", method="scratch", machine=CPU)
+    assert "The weights are taken for RGB." in (run / "log.txt").read_text()
 
 
 def test_an_inner_part_of_one_subject_is_refused_first(faces: Path, tmp_path: Path) -> None:

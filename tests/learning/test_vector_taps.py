@@ -148,7 +148,7 @@ def test_a_model_of_a_vector_is_kept_run_and_looked_into(tmp_path: Path) -> None
     folder = run / "fold-1" / "fn2en" / "model"
     model = load_model(folder).module
     assert model.net.bridge.out_chw == (16, 1, 1)
-    assert facenet2expnet.evaluate(folder, data)["pictures"] == 24
+    assert len(facenet2expnet.evaluate(folder, data).predictions) == 24
     assert set(pd.read_parquet(run / "predictions.parquet")["method"]) == {"scratch", "fine-tune", "fn2en"}
     found = CliRunner().invoke(app, ["all", str(run), "--out", str(tmp_path / "analyses")])
     assert found.exit_code == 0, found.output

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from facenet2expnet.analysis.layers import check_layers, layer_shapes, responses, title
 from facenet2expnet.errors import UserError
+from facenet2expnet.nets.bridge import as_chw
 
 
 def channel_r2(
@@ -35,7 +36,7 @@ def channel_r2(
         pixels: (N, S, S, 3) uint8 RGB.
         crop_px: side of the centre crop.
         teacher_layer: the layer that stage 1 regressed on.
-        student_layer: of the same shape.
+        student_layer: of the same shape; a vector is a map of one position.
     Returns:
         One row a channel: channel, r2, r2_as_is, variance_share (of the teacher's variance over pictures).
     Raises:
@@ -43,8 +44,8 @@ def channel_r2(
     """
     check_layers(student, [student_layer])
     check_layers(teacher, [teacher_layer])
-    ours = layer_shapes(student, crop_px)[student_layer]
-    theirs = layer_shapes(teacher, crop_px)[teacher_layer]
+    ours = as_chw(layer_shapes(student, crop_px)[student_layer])
+    theirs = as_chw(layer_shapes(teacher, crop_px)[teacher_layer])
     if ours != theirs:
         raise UserError(
             f"layer '{student_layer}' of {title(student)} has the shape {ours}, layer '{teacher_layer}' of "
@@ -58,7 +59,10 @@ def channel_r2(
         strict=True,
     )
     for (_, first), (_, second) in both:
-        s, t = first[student_layer].double().cpu(), second[teacher_layer].double().cpu()
+        s, t = (
+            values.reshape(-1, *theirs).double().cpu()
+            for values in (first[student_layer], second[teacher_layer])
+        )
         for total, values in zip(sums, (s, t, s * s, t * t, s * t), strict=True):
             total += values.sum(dim=0)
         count += len(s)

@@ -156,8 +156,7 @@ def ablate(
         torch.set_num_threads(threads)
     base = recipes.load(recipe) if isinstance(recipe, str) else recipe
     variants = vary(recipes.override(base, settings), axes, cross=cross, settings=settings)
-    for variant in variants:
-        stages.check(variant.recipe, fine_tunes="fine-tune" in methods)
+    face_nets = [stages.check(variant.recipe, fine_tunes="fine-tune" in methods) for variant in variants]
     fabric = open_device(machine.device, variants[0].recipe.precision)
     material = _gather(data, variants[0].recipe, reporter)
     drawn = protocols.choose(material.manifest, protocol, folds)
@@ -183,6 +182,8 @@ def ablate(
     if before and any(before[name] != about[name] for name in ("manifest", "split")):
         raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
     reporter = _open(out, about, variants[0].recipe, material, drawn, reporter)
+    for note in dict.fromkeys(note for face_net in face_nets for note in face_net.notes):
+        reporter.note(note)
     _train(jobs, data, material, machine.device, reporter, about)
     _conclude(out, jobs, variants, about, fabric)
     return out

@@ -193,7 +193,7 @@ class _Begun:
         self.earlier = earlier
         self.fabric = open_device(machine.device, recipe.precision)
         self.reporter = reporter
-        stages.check(recipe, fine_tunes="fine-tune" in methods)
+        self.face_net = stages.check(recipe, fine_tunes="fine-tune" in methods)
 
     def gather(self, data: str | Path | Manifest) -> Material:
         """Read the pictures as the recipe says."""
@@ -225,6 +225,8 @@ class _Begun:
                 reporter.note(
                     f"The run was begun with another {name}, so its weights may differ in the last bits."
                 )
+        for note in self.face_net.notes:
+            reporter.note(note)
         if material.skipped:
             reporter.note(f"{len(material.skipped)} pictures were left out, see {self.out / 'skipped.csv'}")
         if len(material.unlabelled_pixels):

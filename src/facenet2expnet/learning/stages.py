@@ -42,7 +42,7 @@ from facenet2expnet.nets import face
 from facenet2expnet.nets.bridge import Bridge, as_chw
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
-from facenet2expnet.nets.face import FaceNet
+from facenet2expnet.nets.face import FaceNet, FaceNetInfo
 from facenet2expnet.nets.face.base import freeze_norms
 from facenet2expnet.recipe import ClassifyRecipe, Recipe, RegressRecipe, StageRecipe, split_taps
 
@@ -316,14 +316,14 @@ class Regression:
         return total / len(inner)
 
 
-def check(recipe: Recipe, *, fine_tunes: bool = False) -> None:
-    """Refuse a recipe that a stage could not follow, before any work: no such face net, weights, tap or objective.
+def check(recipe: Recipe, *, fine_tunes: bool = False) -> FaceNetInfo:
+    """What is known of the recipe's face net; refuses what a stage could not follow, before any work.
 
     Args:
         recipe: every number.
         fine_tunes: whether stage 0 is asked for, as the baseline.
     Raises:
-        UserError: What is wrong with it.
+        UserError: If there is no such face net, weights, tap or objective, or they don't go together.
     """
     terms = _terms(recipe)
     if recipe.stage2.standardised_input and all(REGISTRY[term.name].space == "teacher" for term in terms):
@@ -346,6 +346,7 @@ def check(recipe: Recipe, *, fine_tunes: bool = False) -> None:
         raise UserError(
             f"face_net.tap is '{AUTO}' and {net.info.name} has no layer with maps; take another face net"
         )
+    return net.info
 
 
 def as_it_came(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
