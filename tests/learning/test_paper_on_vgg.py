@@ -76,7 +76,7 @@ def vgg_by_hand(weights: dict[str, Tensor], crops: Tensor) -> Tensor:
 
 def expnet_by_hand(weights: dict[str, Tensor], crops: Tensor) -> Tensor:
     """Crops (B, 3, 224, 224) -> what the bridge sees, (B, C, 7, 7)."""
-    maps = crops - MEAN
+    maps = (crops - MEAN) / 64
     for block in range(1, 6):
         name = f"net.convolutions.conv{block}"
         maps = functional.conv2d(maps, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)
