@@ -232,8 +232,8 @@ def test_a_network_that_gives_nan(command: str, data: Path, model: Path, tmp_pat
 
 
 def test_layers_that_give_no_maps(run: Path, model: Path, tmp_path: Path) -> None:
-    """Grad-CAM and stage 1 need maps; the others take any layer."""
-    assert "layer 'pooled' of tiny, fine-tuned (16,)" in said(
+    """Grad-CAM needs maps, and R2 the layer that was tapped; the others take any layer."""
+    assert "layer 'pooled' of tiny, fine-tuned (16, 1, 1)" in said(
         "compare-features", run, "--tap", "pooled", out=tmp_path
     )
     sentence = said("saliency", run, "--net", model, "--layer", "fc6", out=tmp_path)
