@@ -94,6 +94,19 @@ def test_overrides_that_name_nothing_are_all_named() -> None:
     [
         ("crop.crop_px=500", "crop_px is 500, expected 8 or more and at most stored_px"),
         ("stage1.milestones=[5,3]", r"stage1\.milestones is \[5, 3\], expected rising epochs"),
+        (
+            "stage1.milestones=[10]",
+            r"stage1\.schedule is cosine, which looks at none: set stage1\.milestones=\[\]",
+        ),
+        ("stage1.label_smoothing=0.1", r"stage1\.label_smoothing is 0\.1, expected 0\.0: it reads no labels"),
+        ("stage1.balance=sampler", r"stage1\.balance is sampler, expected none: it reads no labels"),
+        ("fine_tune.batch_size=1", r"fine_tune\.batch_size is 1, expected 2 or more: its batch norms"),
+        ("stage2.batch_size=1", r"stage2\.batch_size is 1, expected 2 or more: its batch norms"),
+        (
+            "stage1.blend=0.01",
+            r"stage1\.blend is 0\.01 and stage1\.views is 16, which makes 0 of them blends",
+        ),
+        ("stage1.blend=0.99", r"stage1\.views is 16, which makes 16 of them blends"),
         ("stage1.warmup_epochs=1000", r"stage1\.warmup_epochs is 1000, expected less than stage1\.epochs"),
         ("stage1.mixup=0.2", r"stage1\.mixup is above 0, expected 0: stage1\.blend"),
         ('scratch.batch_norm="frozen"', r'scratch\.batch_norm is "frozen", expected "trainable"'),

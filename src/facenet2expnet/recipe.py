@@ -319,6 +319,13 @@ def _contradictions(recipe: Recipe) -> list[str]:
         stage: StageRecipe = getattr(recipe, name)
         if list(stage.milestones) != sorted(set(stage.milestones)) or any(m < 1 for m in stage.milestones):
             faults.append(f"{name}.milestones is {list(stage.milestones)}, expected rising epochs above 0")
+        if stage.milestones and stage.schedule != "step":
+            faults.append(
+                f"{name}.milestones is {list(stage.milestones)} and {name}.schedule is {stage.schedule}, which looks "
+                f"at none: set {name}.milestones=[] or {name}.schedule=step"
+            )
+        if stage.batch_size == 1 and _has_batch_norm(recipe, name):
+            faults.append(f"{name}.batch_size is 1, expected 2 or more: its batch norms compare pictures")
         if stage.warmup_epochs >= stage.epochs > 1:
             faults.append(
                 f"{name}.warmup_epochs is {stage.warmup_epochs}, expected less than {name}.epochs ({stage.epochs})"
@@ -339,6 +346,17 @@ def _contradictions(recipe: Recipe) -> list[str]:
         )
     if recipe.stage1.blend and not recipe.stage1.views:
         faults.append("stage1.blend is above 0, expected stage1.views above 0 with it")
+    blended = round(recipe.stage1.blend * recipe.stage1.views)
+    if recipe.stage1.views and 0 < recipe.stage1.blend < 1 and blended in (0, recipe.stage1.views):
+        faults.append(
+            f"stage1.blend is {recipe.stage1.blend:g} and stage1.views is {recipe.stage1.views}, which makes {blended} "
+            "of them blends: raise stage1.views, or choose a share that makes some and leaves some"
+        )
+    for option, off in (("label_smoothing", 0.0), ("balance", "none")):
+        if getattr(recipe.stage1, option) != off:
+            faults.append(
+                f"stage1.{option} is {getattr(recipe.stage1, option)}, expected {off}: it reads no labels"
+            )
     if recipe.stage1.mixup:
         faults.append("stage1.mixup is above 0, expected 0: stage1.blend blends its pictures")
     taught = [name for name in ("soft_labels", "regress") if getattr(recipe.stage2, name)]
@@ -360,6 +378,15 @@ def _contradictions(recipe: Recipe) -> list[str]:
         told = ", ".join(f"{name}.inner_share is {share:g}" for name, share in shares.items())
         faults.append(f"{told}, expected one number: the stages of a training watch the same pictures")
     return faults
+
+
+def _has_batch_norm(recipe: Recipe, stage: str) -> bool:
+    """Whether a network that the stage trains has batch norms that learn from the batch."""
+    if stage == "fine_tune":
+        return recipe.face_net.fine_tuned and recipe.face_net.head_norm
+    return stage == "scratch" or (
+        recipe.expnet.batch_norm and getattr(recipe, stage).batch_norm == "trainable"
+    )
 
 
 def _faults(error: ValidationError | TypeError, where: str) -> str:

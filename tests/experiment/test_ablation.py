@@ -222,6 +222,20 @@ def test_a_training_of_an_ablation_is_that_of_a_comparison(
     assert np.array_equal(left[columns].to_numpy(), right[columns].to_numpy())
 
 
+def test_the_fine_tuned_face_net_is_told_of_as_a_training_of_its_own(faces: Path, tmp_path: Path) -> None:
+    ears = Ears()
+    out = tmp_path / "out"
+    axes = [Axis("objective", ("srd",))]
+    ablate(
+        faces, axes, recipe=tiny.tiny_recipe(), out=out, folds=2, first_folds=1, machine=CPU, reporter=ears
+    )
+    assert [(t.method, t.number, t.total) for t in ears.begun] == [
+        ("fine-tune", 1, 3), ("fn2en", 2, 3), ("fn2en", 3, 3),
+    ]  # fmt: skip
+    assert ("fine-tune", 1) in ears.trained
+    assert set(pd.read_csv(out / "table.csv")["method"]) == {"fn2en"}  # it has no row unless it is asked for
+
+
 def test_resuming_with_another_axis_trains_only_what_is_new(faces: Path, tmp_path: Path) -> None:
     common = {
         "recipe": tiny.tiny_recipe(),
@@ -236,8 +250,8 @@ def test_resuming_with_another_axis_trains_only_what_is_new(faces: Path, tmp_pat
         ablate(faces, [Axis("tap", ("early",))], **common)  # type: ignore[arg-type]
     ears = Ears()
     ablate(faces, [Axis("tap", ("early",))], resume=True, reporter=ears, **common)  # type: ignore[arg-type]
-    assert len(ears.begun) == 2
-    assert len(ears.trained) == 1
+    assert [training.method for training in ears.begun] == ["fine-tune", "fn2en", "fn2en"]
+    assert [method for method, _ in ears.trained] == ["fn2en"]
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert pd.read_csv(tmp_path / "out" / "table.csv")["axis tap"].fillna("").tolist() == ["", "early"]
 
@@ -300,7 +314,8 @@ def test_a_variant_that_is_stopped_does_not_stop_the_others(
     assert table["accuracy"].isna().tolist() == [False, True, False, False]
     ears = Ears()
     ablate(faces, axes, resume=True, reporter=ears, **common)  # type: ignore[arg-type]
-    assert len(ears.begun) == 3  # those that had ended; what was stopped is not tried again
+    # those that had ended, and their face net; what was stopped is not tried again
+    assert [training.method for training in ears.begun] == ["fine-tune", "fn2en", "fn2en", "fn2en"]
     assert not ears.trained
 
 

@@ -262,6 +262,7 @@ def test_unlabelled_pictures_take_part_in_stage_1_but_not_those_of_tested_subjec
     used = compare(tmp_path / "faces.csv", recipe=recipe, out=tmp_path / "with", **arguments)
     left = compare(tmp_path / "faces.csv", recipe=recipe_without, out=tmp_path / "without", **arguments)
     assert json.loads((used / "run.json").read_text())["manifest"]["unlabelled"] == 7
+    assert "7 pictures without a label take part in stage 1." in (used / "log.txt").read_text()
     assert len(pd.read_csv(left / "skipped.csv")) == 7
     first, second = (pd.read_parquet(run / "predictions.parquet") for run in (used, left))
     assert list(first["image"]) == list(second["image"])
@@ -282,6 +283,24 @@ def test_no_unlabelled_picture_of_what_is_tested_is_used(faces: Path, tmp_path: 
     job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
     assert list(material.unlabelled.table[column]) == ["S0", "S1", "S2", "S3"]
     assert _unlabelled(job, material, np.zeros(0, np.int64)).tolist() == [0, 1, 3]
+
+
+def test_no_unlabelled_frame_of_a_tested_sequence_is_used_where_subjects_are_partly_known(
+    faces: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(with_subjects(faces, tmp_path))
+    table["sequence"] = [f"v{row // 2}" for row in range(len(table))]
+    table.loc[12:, "subject"] = ""  # the second half is known by its sequences alone
+    table.loc[[1, 3, 13, 15], "label"] = ""
+    table.loc[1, "subject"] = ""  # a frame of v0, whose other frame is of a known subject
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    material = gather(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
+    assert list(material.unlabelled.table["sequence"]) == ["v0", "v1", "v6", "v7"]
+    sequences = material.manifest.table["sequence"]
+    held_out = sequences.isin(["v0", "v6"]).to_numpy()
+    cut = Cut("fold", np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
+    assert _unlabelled(job, material, np.zeros(0, np.int64)).tolist() == [1, 3]
 
 
 def watching_job(method: str, folder: Path) -> Job:

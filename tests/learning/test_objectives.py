@@ -228,7 +228,9 @@ def test_standardised_l2_by_hand() -> None:
     statistics = FeatureStatistics(mean=torch.tensor([1.0, 2.0]), spread=torch.tensor([2.0, 4.0]))
     teacher, student = torch.tensor([[3.0, 10.0]]), torch.tensor([[0.0, 1.0]])
     # Targets (3 - 1) / 2 = 1 and (10 - 2) / 4 = 2.
-    assert objectives.standardised_l2_loss(student, teacher, statistics) == (1 + 1) / 2
+    assert (
+        objectives.standardised_l2_loss(student, teacher, statistics.mean, statistics.spread) == (1 + 1) / 2
+    )
     assert objectives.StandardisedL2(statistics)(student, teacher) == 1.0
 
 

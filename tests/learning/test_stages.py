@@ -188,6 +188,40 @@ def test_balanced_sampling_and_weights(part: TrainingPart) -> None:
     assert weighted.loss(torch.arange(24)).item() == pytest.approx(expected.item())
 
 
+def test_a_class_that_no_picture_has_draws_no_scores_to_itself() -> None:
+    """PyTorch's class weights also weigh what label smoothing gives a class: an absent one would win."""
+    rare = TrainingPart(np.zeros((20, 36, 36, 3), np.uint8), np.arange(20) % 2, 3, torch.device("cpu"))
+    recipe = tiny.tiny_recipe("scratch.balance=weights", "scratch.label_smoothing=0.1").scratch
+    augment = Augment(tiny.tiny_recipe().augment, 32)
+    stage = Classification("scratch", recipe, torch.nn.Identity(), rare, augment, [])
+    scores = torch.zeros(20, 3, requires_grad=True)
+    stage.module = lambda crops: scores  # type: ignore[assignment]
+    stage.loss(torch.arange(20)).backward()
+    assert scores.grad is not None
+    descent = -scores.grad.sum(0)
+    assert descent[2] < 0 < descent[:2].min()
+
+
+def test_weights_and_unlabelled_partners_by_hand() -> None:
+    """Four blends, one of them with a picture without a label, which does not count in the mean either."""
+    part = TrainingPart(np.zeros((4, 36, 36, 3), np.uint8), np.array([0, 0, 1, -1]), 2, torch.device("cpu"))
+    recipe = tiny.tiny_recipe("stage2.balance=weights").stage2
+    stage = Classification(
+        "stage2", recipe, torch.nn.Identity(), part, Augment(tiny.tiny_recipe().augment, 32), []
+    )
+    scores = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.5, 0.5], [3.0, 1.0]])
+    share = torch.tensor([0.75, 1.0, 0.5, 0.9])
+    shown = stages.Shown(
+        torch.zeros(4, 3, 36, 36), torch.arange(4), torch.tensor([2, 1, 0, 1]), share, None, []
+    )
+    weight = {0: 3 / (2 * 2), 1: 3 / (2 * 1)}
+    log_p = scores.log_softmax(1)
+    counted = [(0, 0, 0.75), (0, 1, 0.25), (1, 0, 1.0), (2, 1, 0.5), (2, 0, 0.5)]  # row, class, share
+    total = sum(-log_p[row, label] * part_ * weight[label] for row, label, part_ in counted)
+    expected = total / sum(part_ * weight[label] for _, label, part_ in counted)
+    assert stage._cross_entropy(scores, shown).item() == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_blended_views_are_blends_and_teach_blended_labels(
     part: TrainingPart, fabric: Fabric, tmp_path: Path
 ) -> None:
@@ -252,10 +286,17 @@ def test_pictures_without_a_label_count_in_the_soft_loss_alone(
         ("face_net.name=nonsense", "no face net is called 'nonsense'"),
         (
             "face_net.tap=early + pool5 + pooled + fc6",
-            r"face_net\.tap is 'pool5 \+ fc6', expected a layer of tiny",
+            r"face_net\.tap is 'early .* fc6', with 'pool5' and 'fc6' in it, expected a layer of tiny",
         ),
         ("face_net.tap=late + late", r"face_net\.tap is 'late \+ late', expected every layer once"),
-        ("face_net.tap=late +", r"face_net\.tap is '', expected a layer of tiny: early, late, pooled"),
+        (
+            "face_net.tap=late +",
+            r"face_net\.tap is 'late \+', with '' in it, expected a layer of tiny: early, late",
+        ),
+        (
+            "face_net.tap=auto + late",
+            r"expected a layer of tiny: early, late, pooled \('auto' stands alone\)",
+        ),
         ("stage1.objective=soft-labels", r"'soft-labels', which compares class scores; expected of p-norm"),
         (
             "stage1.objective=p-norm + mse",

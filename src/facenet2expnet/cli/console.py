@@ -39,7 +39,7 @@ def progress(quiet: bool = False) -> Iterator[Reporter]:
 
 
 class Lines(Reporter):
-    """Plain lines on standard error: every training, and an epoch every half minute."""
+    """Plain lines on standard error: every training, and how far the work is every half minute."""
 
     def __init__(self) -> None:
         self.last = time.monotonic()
@@ -48,15 +48,25 @@ class Lines(Reporter):
         print(text, file=sys.stderr, flush=True)
         self.last = time.monotonic()
 
+    def _seldom(self, text: str) -> None:
+        if time.monotonic() - self.last > PLAIN_EVERY_S:
+            self._say(text)
+
     def note(self, text: str) -> None:
         self._say(text)
+
+    def faces(self, done: int, total: int) -> None:
+        self._seldom(f"  faces read: {done:,} of {total:,}")
+
+    def views(self, done: int, total: int) -> None:
+        self._seldom(f"  teacher's features: {done:,} of {total:,} pictures")
 
     def begin(self, training: Training) -> None:
         self._say(_title(training))
 
     def epoch(self, training: Training, record: EpochRecord) -> None:
-        if time.monotonic() - self.last > PLAIN_EVERY_S or record.epoch == record.epochs:
-            self._say(f"  {describe(record)}")
+        say = self._say if record.epoch == record.epochs else self._seldom
+        say(f"  {describe(record)}")
 
     def end(self, training: Training, accuracy: float | None) -> None:
         if accuracy is not None:

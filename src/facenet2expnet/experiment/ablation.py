@@ -383,6 +383,16 @@ def _jobs(
     return found
 
 
+def _teachers(item: _Planned) -> list[_Planned]:
+    """The training of the fine-tuned face net that this one reads, so that it is told of as any other; or none."""
+    recipe, training = item.variant.recipe, item.job.training
+    chooses = training.method == "scratch" and recipe.face_net.tap == stages.AUTO
+    if not recipe.face_net.fine_tuned or not (training.method == "fn2en" or chooses):
+        return []
+    training = replace(training, method="fine-tune", epochs=epochs_of("fine-tune", recipe))
+    return [replace(item, job=replace(item.job, training=training, folder=item.job.teacher_folder))]
+
+
 def key(method: str, recipe: Recipe) -> str:
     """Of all that a method's training depends on in a recipe; numbers at their default don't count."""
     values = recipes.to_dict(recipe)
@@ -417,8 +427,10 @@ def _train(
 ) -> None:
     """Every training once, those that share pictures and views one after the other; not again what was stopped."""
     once: dict[Path, _Planned] = {}
-    for item in (item for items in planned.values() for item in items if not _stopped([item])):
-        once.setdefault(item.job.folder, item)
+    for item in (item for items in planned.values() for item in items):
+        for needed in (*_teachers(item), item):
+            if not _stopped([needed]):
+                once.setdefault(needed.job.folder, needed)
     groups: dict[tuple[Any, ...], list[_Planned]] = {}
     for item in once.values():
         groups.setdefault(item.shared, []).append(item)

@@ -235,6 +235,12 @@ def _train(job: Job, material: Material, setting: Setting) -> nn.Module:
     else:
         teacher = as_it_came(setting.recipe, part.classes, part.device)
     extra = _unlabelled(job, material, inner)
+    if setting.recipe.stage1.unlabelled and setting.note:
+        setting.note(
+            f"{len(extra):,} pictures without a label take part in stage 1."
+            if len(extra)
+            else "stage1.unlabelled is true, and there is no picture without a label that stage 1 may see."
+        )
     if len(extra):
         pixels = np.concatenate([part.pixels, material.unlabelled_pixels[extra]])
         targets = np.concatenate([part.targets.cpu().numpy(), np.full(len(extra), -1)])
@@ -325,18 +331,25 @@ def _calibrate(job: Job, material: Material, model: nn.Module, fabric: Fabric) -
 
 
 def _unlabelled(job: Job, material: Material, inner: np.ndarray) -> np.ndarray:
-    """Numbers of the faces without a label that stage 1 may see: none of a subject, sequence or fold tested on.
+    """Numbers of the faces without a label that stage 1 may see: none of a person or a fold tested on.
 
-    Nor any of a subject or a sequence that early stopping watches or the temperature is fitted on.
+    Nor any of a person whom early stopping watches or the temperature is fitted on. Persons are told by their subject
+    and, where the subject of one of two pictures is not known, by the sequence.
     """
-    allowed = np.ones(len(material.unlabelled), dtype=bool)
-    table = material.manifest.table
-    tested, watched = table.iloc[job.cut.test], table.iloc[np.concatenate([inner, job.cut.calibration])]
-    for column in ("subject", "sequence", "fold"):
-        if column in tested.columns and not (column == "sequence" and material.manifest.subjects is not None):
-            out = set(tested[column]) | (set() if column == "fold" else set(watched[column]))
-            allowed &= ~material.unlabelled.table[column].isin(out - {""}).to_numpy(dtype=bool)
-    return np.flatnonzero(allowed)
+    table, faces = material.manifest.table, material.unlabelled.table
+    held = table.iloc[np.concatenate([job.cut.test, inner, job.cut.calibration])]
+    subjects, of = _column(held, "subject"), _column(faces, "subject")
+    sequences, from_ = _column(held, "sequence"), _column(faces, "sequence")
+    same = of.isin(set(subjects) - {""})
+    same |= from_.isin(set(sequences[subjects == ""]) - {""})
+    same |= (of == "") & from_.isin(set(sequences) - {""})
+    same |= _column(faces, "fold").isin(set(_column(table.iloc[job.cut.test], "fold")) - {""})
+    return np.flatnonzero(~same.to_numpy(dtype=bool))
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series:
+    """A column of names, empty where one is not known or the table has no such column."""
+    return table[name] if name in table.columns else pd.Series("", index=table.index)
 
 
 def _test(job: Job, material: Material, model: nn.Module, fabric: Fabric) -> pd.DataFrame:

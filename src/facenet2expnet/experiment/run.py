@@ -229,8 +229,6 @@ class _Begun:
             reporter.note(note)
         if material.skipped:
             reporter.note(f"{len(material.skipped)} pictures were left out, see {self.out / 'skipped.csv'}")
-        if len(material.unlabelled_pixels):
-            reporter.note(f"{len(material.unlabelled_pixels)} pictures without a label take part in stage 1.")
         if drawn.note:
             reporter.note(drawn.note)
         if self.recipe.calibration_share:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -262,8 +263,6 @@ def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
 
 
 def _epoch_seed(seed: int, stage: str, epoch: int) -> int:
-    from hashlib import sha256
-
     return int.from_bytes(sha256(f"{seed}/{stage}/{epoch}".encode()).digest()[:7], "big")
 
 

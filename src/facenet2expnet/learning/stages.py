@@ -77,6 +77,33 @@ class Setting:
     note: Note | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What a batch shows: faces, or blends of two, with what the teacher says of them.
+
+    Attributes:
+        crops: (B, 3, c, c), 0..255, on the device.
+        first: (B,) numbers of the pictures, on the device.
+        second: (B,) numbers of those blended in; None where none is.
+        share: of the first in a blend, a number or (B,).
+        answers: (B, classes), the teacher's class scores; None where its soft labels don't count.
+        features: the teacher's features at the compared layers.
+    """
+
+    crops: Tensor
+    first: Tensor
+    second: Tensor | None
+    share: Tensor | float
+    answers: Tensor | None
+    features: Sequence[Tensor]
+
+    def labels(self, of: Tensor) -> list[tuple[Tensor, Tensor | float]]:
+        """What `of` (N,) holds of the first pictures and of the second, each with its share."""
+        if self.second is None:
+            return [(of[self.first], 1.0)]
+        return [(of[self.first], self.share), (of[self.second], 1 - self.share)]
+
+
 class Classification:
     """Cross-entropy on augmented crops, FN2EN eq. (5); soft labels and stage 1's objective beside it where asked."""
 
@@ -120,32 +147,35 @@ class Classification:
         ]
 
     def loss(self, examples: Tensor) -> Tensor:
-        targets = self.part.targets[examples.to(self.part.device)]
-        if self.views is None:
-            crops = self.augment(self.part.stored(examples))
-            if self.recipe.mixup:
-                return self._mixed(crops, targets, examples)
-            answers, features = self._asked(crops)
-            scores, persons, regression = self._pass(crops, features)
-            self._count(scores, targets)
-            hard = self._cross_entropy(scores, targets).sum() / (targets >= 0).sum().clamp(min=1)
-            loss = self._softened(hard, scores, answers)
-            return loss + regression + self._adversary_learns(persons, examples)
-        index = self.views.draw(examples)
-        crops = self._to_device(self.views.crops[index]).float()
+        shown = self._drawn(examples) if self.views is None else self._viewed(self.views, examples)
+        scores, persons, regression = self._pass(shown)
+        self._count(scores, self.part.targets[shown.first])
+        loss = self._softened(self._cross_entropy(scores, shown), scores, shown.answers)
+        return loss + regression + self._adversary_learns(persons, shown)
+
+    def _viewed(self, views: Views, examples: Tensor) -> Shown:
+        """One of the views of every picture, with what the teacher said of it."""
+        index = views.draw(examples)
+        crops = self._to_device(views.crops[index]).float()
         features = self.comparison.features(crops, index) if self.comparison else []
-        scores, persons, regression = self._pass(crops, features)
-        self._count(scores, targets)
-        blended_with = self._to_device(self.views.partners[index])
-        partners = self.part.targets[blended_with]
-        share = self._to_device(self.views.weights[index])
-        hard = share * self._cross_entropy(scores, targets) + (1 - share) * self._cross_entropy(
-            scores, partners
-        )
-        labelled = (targets >= 0) & (partners >= 0)
-        hard = (hard * labelled).sum() / labelled.sum().clamp(min=1)
-        loss = self._softened(hard, scores, self._to_device(self.views.scores[index]))
-        return loss + regression + self._adversary_learns(persons, examples, blended_with, share)
+        second, share = self._to_device(views.partners[index]), self._to_device(views.weights[index])
+        answers = self._to_device(views.scores[index])
+        return Shown(crops, examples.to(self.part.device), second, share, answers, features)
+
+    def _drawn(self, examples: Tensor) -> Shown:
+        """Crops augmented anew; with mixup each is blended with another of the batch, all in one share.
+
+        The first picture has the larger share, as in the blended views; its label is what the accuracy counts.
+        Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412, figure 1.
+        """
+        crops, first = self.augment(self.part.stored(examples)), examples.to(self.part.device)
+        second, share = None, 1.0
+        if self.recipe.mixup:
+            share = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
+            share = max(share, 1 - share)
+            partners = torch.randperm(len(crops)).to(crops.device)
+            crops, second = crops[partners].lerp(crops, share), first[partners]
+        return Shown(crops, first, second, share, *self._asked(crops))
 
     @torch.no_grad()
     def _asked(self, crops: Tensor) -> tuple[Tensor | None, list[Tensor]]:
@@ -163,49 +193,30 @@ class Classification:
         soft = soft_label_loss(scores, answers, self.recipe.temperature)
         return (1 - self.recipe.soft_labels) * hard + self.recipe.soft_labels * soft
 
-    def _pass(
-        self, crops: Tensor, features: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor | None, Tensor | float]:
+    def _pass(self, shown: Shown) -> tuple[Tensor, Tensor | None, Tensor | float]:
         """Class scores; the adversary's scores of the persons where there is one; stage 1's objective, weighted."""
         if self.comparison is None:
-            return *self._answers(crops), 0.0
+            return *self._answers(shown.crops), 0.0
         assert isinstance(self.recipe, ClassifyRecipe)
         with self.comparison.watching() as maps:
-            answers = self._answers(crops)
-        return *answers, self.recipe.regress * self.comparison.loss(maps[0], features)
-
-    def _mixed(self, crops: Tensor, targets: Tensor, examples: Tensor) -> Tensor:
-        """The loss of the batch's crops, each blended with another of them, and of both labels in the same shares.
-
-        The first picture has the larger share, as in the blended views; its label is what the accuracy counts.
-        Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412, figure 1: one share a batch.
-        """
-        share = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
-        share = max(share, 1 - share)
-        partners = torch.randperm(len(crops)).to(crops.device)
-        blends = crops[partners].lerp(crops, share)
-        answers, features = self._asked(blends)
-        scores, persons, regression = self._pass(blends, features)
-        self._count(scores, targets)
-        first, second = (self._cross_entropy(scores, wanted) for wanted in (targets, targets[partners]))
-        blended_with = examples.to(partners.device)[partners]
-        adversary = self._adversary_learns(persons, examples, blended_with, share)
-        labelled = (targets >= 0) & (targets[partners] >= 0)
-        hard = ((share * first + (1 - share) * second) * labelled).sum() / labelled.sum().clamp(min=1)
-        return self._softened(hard, scores, answers) + regression + adversary
+            answers = self._answers(shown.crops)
+        return *answers, self.recipe.regress * self.comparison.loss(maps[0], shown.features)
 
     def _answers(self, crops: Tensor) -> tuple[Tensor, Tensor | None]:
         """Class scores, and the adversary's scores of the persons where there is one."""
         answers = self.module(crops)
         return answers if isinstance(answers, tuple) else (answers, None)
 
-    def _adversary_learns(
-        self,
-        persons: Tensor | None,
-        examples: Tensor,
-        partners: Tensor | None = None,
-        share: Tensor | float = 1.0,
-    ) -> Tensor | float:
+    def _cross_entropy(self, scores: Tensor, shown: Shown) -> Tensor:
+        """The mean over the batch's labels, each at its share and, with balance "weights", at its class's weight.
+
+        The weight is the picture's and not, as PyTorch has it, that of every class that label smoothing gives a part:
+        a class that is rare, or that no picture has, would draw all scores to itself.
+        """
+        weights = self.class_weights if self.recipe.balance == "weights" else None
+        return _mean_loss(scores, shown.labels(self.part.targets), weights, self.recipe.label_smoothing)
+
+    def _adversary_learns(self, persons: Tensor | None, shown: Shown) -> Tensor | float:
         """The adversary's cross-entropy, as a loss of value 0 with a gradient: the curve stays the expression's.
 
         A blend of two faces counts for both persons, in the shares of the blend, as its labels do.
@@ -213,31 +224,8 @@ class Classification:
         if persons is None:
             return 0.0
         assert self.part.subjects is not None
-        first = self.part.subjects[examples.to(self.part.device)]
-        second = first if partners is None else self.part.subjects[partners]
-        known = (first >= 0) & (second >= 0)
-        losses = share * functional.cross_entropy(persons, first, ignore_index=-1, reduction="none")
-        losses = losses + (1 - share) * functional.cross_entropy(
-            persons, second, ignore_index=-1, reduction="none"
-        )
-        loss = (losses * known).sum() / known.sum().clamp(min=1)
+        loss = _mean_loss(persons, shown.labels(self.part.subjects))
         return loss - loss.detach()
-
-    def _cross_entropy(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """(B,), 0 where there is no label; weighted losses are brought to the mean that PyTorch gives."""
-        weights = self.class_weights if self.recipe.balance == "weights" else None
-        losses = functional.cross_entropy(
-            scores,
-            targets,
-            weights,
-            ignore_index=-1,
-            reduction="none",
-            label_smoothing=self.recipe.label_smoothing,
-        )
-        if weights is None:
-            return losses
-        known = targets >= 0
-        return losses * known.sum() / weights[targets[known]].sum().clamp(min=1e-6)
 
     def _count(self, scores: Tensor, targets: Tensor) -> None:
         self.right += float((scores.argmax(1) == targets).sum())
@@ -259,6 +247,35 @@ class Classification:
             scores = self._answers(centre_crop(stored, self.augment.crop_px))[0]
             total += float(functional.cross_entropy(scores, targets, reduction="sum"))
         return total / len(inner)
+
+
+def _mean_loss(
+    scores: Tensor,
+    labels: Sequence[tuple[Tensor, Tensor | float]],
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The weighted mean of the cross-entropies with each of the labels.
+
+    Args:
+        scores: (B, K).
+        labels: (B,) class numbers with their share of each example, a number or (B,). An example of which one label
+            is unknown (-1) does not count; where none counts the loss is 0.
+        class_weights: (K,), of an example by its label.
+        label_smoothing: share of a label that is spread over all classes.
+    """
+    counts = torch.stack([targets >= 0 for targets, _ in labels]).all(0)
+    total, weight = scores.new_zeros(()), scores.new_zeros(())
+    for targets, share in labels:
+        losses = functional.cross_entropy(
+            scores, targets, ignore_index=-1, reduction="none", label_smoothing=label_smoothing
+        )
+        weights = share * counts
+        if class_weights is not None:
+            weights = weights * class_weights[targets.clamp(min=0)]
+        total = total + (weights * losses).sum()
+        weight = weight + weights.sum()
+    return total / weight.clamp(min=1e-6)
 
 
 class Regression:
@@ -580,8 +597,11 @@ def _taps(recipe: Recipe, net: FaceNet) -> dict[str, tuple[int, int, int]]:
     known = {name: as_chw(shape) for name, shape in net.info.taps.items()}
     unknown = [tap for tap in taps if tap not in known]
     if unknown:
+        several = f", with {' and '.join(map(repr, unknown))} in it" if len(taps) > 1 else ""
+        alone = f" ('{AUTO}' stands alone)" if AUTO in unknown else ""
         raise UserError(
-            f"face_net.tap is '{' + '.join(unknown)}', expected a layer of {net.info.name}: {', '.join(known)}"
+            f"face_net.tap is '{recipe.face_net.tap}'{several}, expected a layer of {net.info.name}: "
+            f"{', '.join(known)}{alone}"
         )
     if len(set(taps)) < len(taps):
         raise UserError(f"face_net.tap is '{recipe.face_net.tap}', expected every layer once")

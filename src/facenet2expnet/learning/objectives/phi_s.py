@@ -91,13 +91,23 @@ class IsotropicStatistics:
 
     def apply(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) or (B, U) -> R (features - mean) / phi, the same shape."""
-        check_units(features, self.mean)
-        return rotate(features - self.mean, self.rotation) / self.phi
+        return isotropic(features, self.mean, self.rotation, self.phi)
 
     def restore(self, standardised: Tensor) -> Tensor:
         """phi R^T z + mean; the inverse of `apply`."""
-        check_units(standardised, self.mean)
-        return rotate(standardised, self.rotation.T) * self.phi + self.mean
+        return anisotropic(standardised, self.mean, self.rotation, self.phi)
+
+
+def isotropic(features: Tensor, mean: Tensor, rotation: Tensor, phi: Tensor | float) -> Tensor:
+    """Features (B, C, H, W) or (B, U) -> R (features - mean) / phi; see IsotropicStatistics."""
+    check_units(features, mean)
+    return rotate(features - mean, rotation) / phi
+
+
+def anisotropic(standardised: Tensor, mean: Tensor, rotation: Tensor, phi: Tensor | float) -> Tensor:
+    """phi R^T z + mean; the inverse of `isotropic`."""
+    check_units(standardised, mean)
+    return rotate(standardised, rotation.T) * phi + mean
 
 
 def rotate(features: Tensor, rotation: Tensor) -> Tensor:
@@ -239,20 +249,23 @@ def _is_prime(number: int) -> bool:
     return number > 1 and all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
-def phi_s_loss(student: Tensor, teacher: Tensor, statistics: IsotropicStatistics) -> Tensor:
-    """mean (z - R (t - mean) / phi)^2: the student predicts the rotated feature, every dimension of variance
-    1.
+def phi_s_loss(
+    student: Tensor, teacher: Tensor, mean: Tensor, rotation: Tensor, phi: Tensor | float
+) -> Tensor:
+    """mean (z - R (t - mean) / phi)^2: the student predicts the rotated feature, every dimension of variance 1.
 
     Args:
-        student: z, (B, C, H, W) or (B, U). `statistics.restore` brings it back to the teacher's space.
+        student: z, (B, C, H, W) or (B, U). `anisotropic` brings it back to the teacher's space.
         teacher: t, the raw features, the same shape.
-        statistics: of the training part, on the device of the outputs.
+        mean: of the training part, (C, H, W) or (U,), on the device of the outputs; so are the others.
+        rotation: R, (C, C) or (U, U).
+        phi: the one scale, above 0.
     Raises:
         ValueError: If the shapes differ.
     Source: PHI-S, Ranzinger et al., arXiv 2410.01680; the authors train with it under a mean squared error.
     """
     student, teacher = compared(student, teacher)
-    return functional.mse_loss(student, statistics.apply(teacher))
+    return functional.mse_loss(student, isotropic(teacher, mean, rotation, phi))
 
 
 class PhiS(ObjectiveModule):
@@ -285,18 +298,15 @@ class PhiS(ObjectiveModule):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Rotated prediction and raw features, (B, C, H, W) or (B, U) -> scalar."""
-        student, teacher = compared(student, teacher)
-        return functional.mse_loss(student, self.target(teacher))
+        return phi_s_loss(student, teacher, self.mean, self.rotation, self.phi)
 
     def target(self, teacher: Tensor) -> Tensor:
         """Raw features -> rotated and scaled features."""
-        check_units(teacher, self.mean)
-        return rotate(teacher - self.mean, self.rotation) / self.phi
+        return isotropic(teacher, self.mean, self.rotation, self.phi)
 
     def restore(self, student: Tensor) -> Tensor:
         """Rotated and scaled features -> the teacher's own."""
-        check_units(student, self.mean)
-        return rotate(student, self.rotation.T) * self.phi + self.mean
+        return anisotropic(student, self.mean, self.rotation, self.phi)
 
     def restoration(self) -> Restoration:
         """`restore` in its parts."""

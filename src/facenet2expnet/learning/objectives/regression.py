@@ -9,7 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from facenet2expnet.learning.objectives.base import ObjectiveModule, Options, Restoration, compared
-from facenet2expnet.learning.objectives.statistics import PER, FeatureStatistics, Per, check_units
+from facenet2expnet.learning.objectives.statistics import (
+    PER,
+    FeatureStatistics,
+    Per,
+    standardise,
+    unstandardise,
+)
 
 
 def p_norm_loss(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tensor:
@@ -36,23 +42,24 @@ def p_norm_loss(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tensor:
     return powers.sum() / (2 * student.shape[0])
 
 
-def standardised_l2_loss(student: Tensor, teacher: Tensor, statistics: FeatureStatistics) -> Tensor:
+def standardised_l2_loss(student: Tensor, teacher: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     """mean (z - (t - mean) / spread)^2: the student predicts standardised features.
 
     The mean runs over pictures, channels and positions. 1 is what a constant prediction of 0 (the mean face)
     gives on the training part when no unit is constant, so the rate does not depend on the teacher's scale.
 
     Args:
-        student: z, the prediction in standardised space, (B, C, H, W) or (B, U). `statistics.restore` brings
-            it to the teacher's scale.
+        student: z, the prediction in standardised space, (B, C, H, W) or (B, U). `unstandardise` brings it to the
+            teacher's scale.
         teacher: t, the raw features, the same shape.
-        statistics: of the training part; per unit or per channel, on the device of the outputs.
+        mean: of the training part, (C, H, W) or (U,), on the device of the outputs.
+        spread: its standard deviation, the same shape, above 0.
     Raises:
         ValueError: If the shapes differ.
     Source: ours; the reason is in FeatureStatistics.
     """
     student, teacher = compared(student, teacher)
-    return functional.mse_loss(student, statistics.apply(teacher))
+    return functional.mse_loss(student, standardise(teacher, mean, spread))
 
 
 def smooth_l1_loss(student: Tensor, teacher: Tensor, beta: float = 1.0) -> Tensor:
@@ -152,18 +159,15 @@ class StandardisedL2(ObjectiveModule):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Standardised prediction and raw features, (B, C, H, W) or (B, U) -> scalar."""
-        student, teacher = compared(student, teacher)
-        return functional.mse_loss(student, self.target(teacher))
+        return standardised_l2_loss(student, teacher, self.mean, self.spread)
 
     def target(self, teacher: Tensor) -> Tensor:
         """Raw features -> standardised features."""
-        check_units(teacher, self.mean)
-        return (teacher - self.mean) / self.spread
+        return standardise(teacher, self.mean, self.spread)
 
     def restore(self, student: Tensor) -> Tensor:
         """Standardised features -> the teacher's scale."""
-        check_units(student, self.mean)
-        return student * self.spread + self.mean
+        return unstandardise(student, self.mean, self.spread)
 
     def restoration(self) -> Restoration:
         """`restore` in its parts."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from facenet2expnet.errors import StageStopped
 from facenet2expnet.learning.objectives.base import ObjectiveModule, Options, compared, full_precision
 
 SRD_FLOOR = 1e-5
@@ -30,8 +31,8 @@ def srd_loss(student: Tensor, teacher: Tensor, exponent: float = 4.0, eps: float
         exponent: 1 or more; the method's is 4.
         eps: > 0, in the square of the features' units; it keeps a constant feature at 0.
     Raises:
-        ValueError: If the shapes differ, exponent or eps is out of range, or a (B, U) batch, or a map of one
-            position, has one picture: there is no variance over one value.
+        ValueError: If the shapes differ, or exponent or eps is out of range.
+        StageStopped: If a (B, U) batch, or a map of one position, has one picture: one value has no variance.
     Source: Miles & Mikolajczyk, "Understanding the Role of the Projector in Knowledge Distillation", AAAI
         2024, arXiv 2303.11098; the authors' ImageNet code and torchdistill's SRDLoss take the log of this
         sum, with pooled features. We keep the positions of a map. Their DeiT code takes |correlation - 1|^4
@@ -40,8 +41,9 @@ def srd_loss(student: Tensor, teacher: Tensor, exponent: float = 4.0, eps: float
     _check_srd(exponent, eps)
     student, teacher = compared(student, teacher)
     if student.numel() == student.shape[1]:
-        raise ValueError(
-            f"SRD normalises over the batch: one value per unit in {tuple(student.shape)} is too few"
+        raise StageStopped(
+            f"srd normalises over the batch, and one value per unit in {tuple(student.shape)} is too few: expected two "
+            "pictures or more (batch_size, or inner_share where early stopping watches so few), or a layer with maps"
         )
     standard_student = functional.batch_norm(student, None, None, training=True, eps=eps)
     standard_teacher = functional.batch_norm(teacher, None, None, training=True, eps=eps)

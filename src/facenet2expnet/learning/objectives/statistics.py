@@ -116,19 +116,29 @@ class FeatureStatistics:
 
     def apply(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) or (B, U) -> (features - mean) / spread, the same shape."""
-        check_units(features, self.mean)
-        return (features - self.mean) / self.spread
+        return standardise(features, self.mean, self.spread)
 
     def restore(self, standardised: Tensor) -> Tensor:
         """Standardised features -> standardised * spread + mean; the inverse of `apply`."""
-        check_units(standardised, self.mean)
-        return standardised * self.spread + self.mean
+        return unstandardise(standardised, self.mean, self.spread)
 
     def to(self, device: torch.device | str) -> Self:
         """The same statistics on another device."""
         return replace(
             self, mean=self.mean.to(device), spread=self.spread.to(device), constant=self.constant.to(device)
         )
+
+
+def standardise(features: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """Features (B, C, H, W) or (B, U) -> (features - mean) / spread; mean and spread (C, H, W) or (U,)."""
+    check_units(features, mean)
+    return (features - mean) / spread
+
+
+def unstandardise(standardised: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+    """Standardised features -> standardised * spread + mean; the inverse of `standardise`."""
+    check_units(standardised, mean)
+    return standardised * spread + mean
 
 
 class RSquared:
