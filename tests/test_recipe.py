@@ -42,8 +42,11 @@ def test_paper_is_the_paper() -> None:
 def test_overrides_take_numbers_text_and_lists() -> None:
     recipe = recipes.override(
         recipes.preset("quick"),
-        ["stage1.epochs=10", "face_net.tap=level1", "stage1.milestones=[3, 5]", "name=mine", "crop.scale=1"],
-    )
+        [
+            "stage1.epochs=10", "face_net.tap=level1", "stage1.milestones=[3, 5]", "stage1.schedule=step", "name=mine",
+            "crop.scale=1",
+        ],
+    )  # fmt: skip
     assert (recipe.stage1.epochs, recipe.face_net.tap, recipe.name) == (10, "level1", "mine")
     assert recipe.stage1.milestones == (3, 5)
     assert recipe.crop.scale == 1.0
