@@ -79,7 +79,7 @@ def face_classifier(seed: int = 0) -> FaceClassifier:
     return FaceClassifier(TinyFaceNet(), 3, head_norm=False, head_dropout=0.0)
 
 
-def trained(model: nn.Module, faces: Faces, steps: int = 60) -> nn.Module:
+def trained(model: nn.Module, faces: Faces, steps: int = 40) -> nn.Module:
     """The model after a short training on all the faces; it tells the classes apart afterwards."""
     edge = (STORED_PX - CROP_PX) // 2
     cut = slice(edge, edge + CROP_PX)
