@@ -156,9 +156,9 @@ def test_vgg16_of_imagenet_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_layer_kept_as_a_convolution_is_laid_flat_as_the_map_is() -> None:
-    kept = torch.arange(2 * 512 * 49.0).reshape(2, 512, 7, 7)
+    kept = torch.arange(2 * 512 * 49, dtype=torch.float64).reshape(2, 512, 7, 7)
     state, _ = renamed({"fc6.weight": kept})
-    features = torch.rand(1, 512, 7, 7, generator=torch.Generator().manual_seed(0))
+    features = torch.rand(1, 512, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(
         features.flatten(1) @ state["fc6.weight"].T, functional.conv2d(features, kept).flatten(1)
     )
