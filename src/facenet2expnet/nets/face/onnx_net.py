@@ -24,7 +24,7 @@ from torch import Tensor
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import FaceNet, FaceNetInfo
-from facenet2expnet.nets.face.download import file_sha256, from_hugging_face_if_there
+from facenet2expnet.nets.face.download import file_sha256, first_line, from_hugging_face_if_there
 from facenet2expnet.nets.face.weights import GENERATED, locate
 
 INSTALL = 'pip install "facenet2expnet[onnx]"'
@@ -185,7 +185,7 @@ class OnnxNet(FaceNet):
             side = pictures.shape[-1]
             raise UserError(
                 f"{self.path}: expected a net for a picture of {side} x {side}, ONNX Runtime can't run it "
-                f"({_first_line(error)})"
+                f"({first_line(error)})"
             ) from error
 
     def _features(self, pictures: np.ndarray, tensors: list[str]) -> dict[str, np.ndarray]:
@@ -259,10 +259,6 @@ def external_files(path: Path) -> list[str]:
     return sorted(names)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _session(path: Path, content: bytes) -> Any:
     """An ONNX Runtime session on the fastest device that it has; the model's other files lie beside `path`."""
     try:
@@ -281,7 +277,7 @@ def _session(path: Path, content: bytes) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own classes share no base of its own
         raise UserError(
-            f"{path}: expected an ONNX model, ONNX Runtime can't read it ({_first_line(error)})"
+            f"{path}: expected an ONNX model, ONNX Runtime can't read it ({first_line(error)})"
         ) from error
 
 
