@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,10 +53,20 @@ class Cache:
         self.made = 0
         self.notes: list[str] = []
 
-    def open(self, classifier: FaceClassifier | None = None, tap: str = "late", count: int = 2) -> Views:
+    def open(
+        self,
+        classifier: FaceClassifier | None = None,
+        tap: str = "late",
+        count: int = 2,
+        part: TrainingPart | None = None,
+        augment: Augment | None = None,
+        **others: Any,
+    ) -> Views:
+        augment = augment or Augment(tiny.tiny_recipe().augment, 32)
+        settings: dict[str, Any] = {"seed": 0, "fabric": FABRIC} | others
         return compute_views(
-            classifier or teacher(), self.part, [tap], Augment(tiny.tiny_recipe().augment, 32), count, self.folder,
-            seed=0, fabric=FABRIC, progress=self.progress, note=self.notes.append,
+            classifier or teacher(), part or self.part, [tap], augment, count, self.folder,
+            progress=self.progress, note=self.notes.append, **settings,
         )  # fmt: skip
 
     def progress(self, done: int, total: int) -> None:
@@ -148,6 +159,77 @@ def test_views_of_another_teacher_tap_preprocessing_or_number_are_not_used(cache
     cache.open()
     assert cache.made == 5
     assert cache.notes == []
+
+
+def other_pixels() -> TrainingPart:
+    pixels = np.random.default_rng(1).integers(0, 256, (24, 36, 36, 3), dtype=np.uint8)
+    pixels[23, 35, 35, 2] ^= 1  # the last number of the last picture
+    return TrainingPart(pixels, np.arange(24) % 3, 3, CPU)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"part": other_pixels()},
+        {"augment": Augment(tiny.tiny_recipe("augment.erasing=0.3").augment, 32)},
+        {"augment": Augment(tiny.tiny_recipe().augment, 31)},
+        {"blend": 0.5},
+        {"seed": 1},
+        {"fabric": Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")},
+    ],
+    ids=["pictures", "augmentation", "crop size", "blend", "seed", "precision"],
+)
+def test_views_are_made_anew_where_one_thing_that_they_depend_on_changes(
+    cache: Cache, other: dict[str, Any]
+) -> None:
+    cache.open()
+    cache.open(**other)
+    assert cache.made == 2
+    cache.open()
+    cache.open(**other)
+    assert cache.made == 2
+    assert cache.notes == []
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_features_that_are_not_finite_are_told_as_such(
+    part: TrainingPart, tmp_path: Path, views: int
+) -> None:
+    broken = teacher()
+    with torch.no_grad():
+        broken.face_net.early.weight.fill_(float("nan"))
+    setting = Setting(tiny.tiny_recipe(f"stage1.views={views}"), 0, FABRIC)
+    with pytest.raises(UserError, match=r"features are not finite; look at its weights") as error:
+        stages.fn2en(part, broken, setting, tmp_path)
+    assert "stage1.views" not in str(error.value)
+
+
+def test_features_too_large_for_the_cache(cache: Cache) -> None:
+    large = teacher()
+    with torch.no_grad():
+        large.face_net.late.bias += 1e5
+    with pytest.raises(
+        UserError, match=r"expected at most 65504 for the cache in half .*: set stage1\.views=0"
+    ):
+        cache.open(large)
+    assert not list(cache.folder.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(part: TrainingPart, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/views: can't be written \(Not a directory\)"):
+        Cache(part, tmp_path / "file" / "views").open()
+
+
+def test_a_folder_in_the_place_of_a_file(cache: Cache) -> None:
+    cache.open()
+    path = cache.file("scores")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(
+        UserError, match=r"views-scores-\w+\.npy: expected a file .* found a folder; remove it"
+    ):
+        cache.open()
 
 
 def test_what_a_killed_writer_left_is_removed(cache: Cache) -> None:

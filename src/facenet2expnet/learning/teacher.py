@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.learning.augment import Augment, centre_crop
+from facenet2expnet.learning.objectives.statistics import check_features
 from facenet2expnet.nets.classifier import FaceClassifier
 from facenet2expnet.nets.face import weights_sha256
 
@@ -153,11 +155,12 @@ def compute_views(
 ) -> Views:
     """Run the teacher once over `count` augmented views of every picture; memory-mapped files keep the answers.
 
-    The files are named by what they depend on: the face net's weights and preprocessing, the augmentation, the
-    pictures and the seed. Where all that is the same they are read again, otherwise made anew; so are files that are
-    cut short or not of the shapes that are asked for. Every layer's features have a file of their own: where only
-    that is missing, the teacher is shown the views that are there. One process at a time may write to a folder: what
-    a killed one left there half written is removed.
+    The files are named by what they depend on: the face net's weights, preprocessing and precision, the augmentation,
+    the size of the crops, the pictures, how many views and blends, and the seed. Where all that is the same they are
+    read again, otherwise made anew; so are files that are cut short or not of the shapes and types that are asked
+    for. Numbers that were changed within such a file are not noticed. Every layer's features have a file of their own:
+    where only that is missing, the teacher is shown the views that are there. One process at a time may write to a
+    folder: what a killed one left there half written is removed.
 
     Args:
         classifier: the face net, frozen.
@@ -173,7 +176,7 @@ def compute_views(
         progress: told of the pictures done and how many there are.
         note: told in a sentence why files that are there had to be made anew.
     Raises:
-        UserError: If the disk is full.
+        UserError: If the disk is full, or the folder or a file in it can't be written.
         StageStopped: If a feature is not finite or too large for half precision.
     """
     names = {tap: f"features-{hashlib.sha256(tap.encode()).hexdigest()[:8]}" for tap in taps}
@@ -186,7 +189,7 @@ def compute_views(
     common = set(shapes)
     for name, shape in zip(names.values(), _tap_shapes(classifier, part, taps, augment.crop_px), strict=True):
         shapes[name] = ((len(part), count, *shape), np.dtype(np.float16))
-    key = _key(classifier, part, augment, [count, blend, seed])
+    key = _key(classifier, part, augment, fabric, [count, blend, seed])
     paths = {name: folder / f"views-{name}-{key}.npy" for name in shapes}
     found = _opened(paths, shapes, note)
     if len(found) < len(paths):
@@ -202,9 +205,15 @@ def compute_views(
 
 
 def _opened(paths: dict[str, Path], shapes: Shapes, note: Note | None) -> dict[str, np.ndarray]:
-    """Those of the files that are there, whole and of these shapes, memory-mapped."""
+    """Those of the files that are there, whole and of these shapes, memory-mapped.
+
+    Raises:
+        UserError: If there is a folder in the place of one.
+    """
     found = {}
     for name, path in paths.items():
+        if path.is_dir():
+            raise UserError(f"{path}: expected a file of the teacher's views, found a folder; remove it")
         if not path.is_file():
             continue
         shape, kind = shapes[name]
@@ -252,7 +261,8 @@ def _ask(
             with fabric.autocast():
                 scores, found = classifier.with_taps(crops, list(features))
             for (tap, file), values in zip(features.items(), found, strict=True):
-                if not float(values.abs().max()) <= LARGEST_HALF:
+                check_features(values, start // BATCH + 1, None)
+                if float(values.abs().max()) > LARGEST_HALF:
                     raise StageStopped(
                         f"layer '{tap}' gives {float(values.abs().max()):g}, expected at most "
                         f"{LARGEST_HALF:g} for the cache in half precision: set stage1.views=0"
@@ -311,12 +321,13 @@ class _Files:
                 _reserve(self._partial(name))
         except OSError as error:
             self._remove()
-            raise UserError(f"{self.folder}: can't be written ({error.strerror})") from None
+            raise UserError(f"{error.filename or self.folder}: can't be written ({error.strerror})") from None
         return self.maps
 
     def _remove(self) -> None:
         for name in self.paths:
-            self._partial(name).unlink(missing_ok=True)
+            with suppress(OSError):  # what brought us here is what the user has to know
+                self._partial(name).unlink()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
@@ -352,11 +363,21 @@ def _tap_shapes(
     return [tuple(features.shape[1:]) for features in found]
 
 
-def _key(classifier: FaceClassifier, part: TrainingPart, augment: Augment, numbers: list[float]) -> str:
+def _key(
+    classifier: FaceClassifier, part: TrainingPart, augment: Augment, fabric: Fabric, numbers: list[float]
+) -> str:
     pictures = hashlib.sha256()
     for start in range(0, len(part), 1024):
         pictures.update(np.ascontiguousarray(part.pixels[start : start + 1024]).tobytes())
     info = classifier.face_net.info
     preprocessing = [info.input_px, info.mean_rgb, info.scale, info.colour]
     facts = [weights_sha256(classifier), preprocessing, repr(augment.recipe), augment.crop_px, numbers]
-    return hashlib.sha256(json.dumps([*facts, pictures.hexdigest()]).encode()).hexdigest()[:16]
+    facts += [_precision(fabric), pictures.hexdigest()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _precision(fabric: Fabric) -> str:
+    """The numbers that the teacher computes with, as in "torch.bfloat16"."""
+    kind = fabric.device.type
+    with fabric.autocast():
+        return str(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32)

@@ -18,7 +18,7 @@ from facenet2expnet.nets.face.download import (
     from_hugging_face_if_there,
 )
 from facenet2expnet.nets.face.weights import locate
-from local_server import CONTENT, SHA256, Server
+from local_server import CONTENT, SHA256, Handler, Server
 
 
 def test_downloads_once_and_then_takes_it_from_the_cache(server: Server, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
 
 
 def test_missing_page_is_not_asked_for_again(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"404.*Check the address"):
+    with pytest.raises(UserError, match=r"404: Not Found\)\. Check the address"):
         download(f"{server.url}/missing", SHA256, tmp_path)
     assert len(server.requests) == 1
 
@@ -125,6 +125,49 @@ def test_no_server(server: Server, tmp_path: Path) -> None:
         UserError, match=r"could not be downloaded .* or download it by hand and give the path"
     ):
         download(f"{url}/face.pth", SHA256, tmp_path)
+
+
+@pytest.mark.parametrize("cache", ["file/cache", "file", "~nosuchuser/cache"])
+def test_cache_that_cannot_be_written(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FACENET2EXPNET_CACHE", cache if cache.startswith("~") else str(tmp_path / cache))
+    with pytest.raises(
+        UserError, match=r"set FACENET2EXPNET_CACHE to a folder|expected a path, there is no such home"
+    ):
+        locate(f"{server.url}/face.pth#sha256={SHA256}")
+    assert server.requests == []
+
+
+def test_a_folder_in_the_place_of_the_file(server: Server, tmp_path: Path) -> None:
+    (tmp_path / f"{SHA256[:16]}-face.pth").mkdir()
+    with pytest.raises(UserError, match=r"a download can't be kept there \(Is a directory\)"):
+        download(f"{server.url}/face.pth", SHA256, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gesicht-ä.pth", "my face.pth", f"{'a' * 300}.pth", f"{'顔' * 80}.pth"])
+def test_unusual_names(server: Server, tmp_path: Path, name: str) -> None:
+    found = download(f"{server.url}/{name}", SHA256, tmp_path)
+    assert found.read_bytes() == CONTENT
+    assert found.name == f"{SHA256[:16]}-{name.replace(' ', '_')[-50:]}"
+
+
+def test_what_is_no_url_and_what_is_no_home() -> None:
+    with pytest.raises(UserError, match=r"http://\[::1/x: expected a URL, this is none"):
+        download("http://[::1/x", SHA256)
+    with pytest.raises(UserError, match="~nosuchuser/x: expected a path, there is no such home folder"):
+        locate("~nosuchuser/x")
+
+
+def test_length_that_is_no_number(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Handler.send_header
+    monkeypatch.setattr(
+        Handler,
+        "send_header",
+        lambda self, key, value: send(self, key, "abc" if key == "Content-Length" else value),
+    )
+    assert download(f"{server.url}/face.pth", SHA256, tmp_path).read_bytes() == CONTENT
 
 
 def test_checksum_that_is_none(tmp_path: Path) -> None:
@@ -174,6 +217,24 @@ def test_reference_of_another_form(reference: str) -> None:
 def test_repository_whose_name_is_none(reference: str) -> None:
     with pytest.raises(UserError, match=r"could not be had \(.*; check the names"):
         from_hugging_face(reference)
+
+
+def test_path_that_leads_out_of_the_repository(hub: Server) -> None:
+    with pytest.raises(UserError, match=r"hf:o/n/\.\./\.\./x: .* could not be had \("):
+        locate("hf:o/n/../../x")
+
+
+class RemoteProtocolError(Exception):
+    """Stands in for what the hub's HTTP client raises; which client that is changes with the hub's release."""
+
+
+def test_connection_to_the_hub_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RemoteProtocolError
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", broken)
+    with pytest.raises(UserError, match=r"could not be had \(RemoteProtocolError\); check"):
+        locate("hf:owner/name/face.pth")
 
 
 def test_a_file_that_may_be_there(hub: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,137 @@ def write_half(path: Path) -> Path:
     return path
 
 
+def build(
+    path: Path,
+    tail: list[Any],
+    constants: dict[str, Any],
+    outputs: dict[str, list[Any]],
+    batch: int | str = "N",
+) -> Path:
+    """The two convolutions of `write`, and other nodes behind their last map, r2."""
+    helper, kinds = onnx.helper, onnx.TensorProto
+    model = onnx.load(write(path, batch=batch))
+    kept = list(model.graph.node)[:4]
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend([*kept, *(helper.make_node(*node[:3], **node[3]) for node in tail)])
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, kinds.FLOAT, shape) for name, shape in outputs.items()
+    )
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
+    onnx.save(model, path)
+    return path
+
+
+FLAT = ("Flatten", ["r2"], ["flat"], {})
+EMBEDDING = ("MatMul", ["flat", "w3"], ["embedding"], {})
+
+
+def test_a_net_that_takes_no_two_pictures_is_run_on_one_at_a_time(
+    tmp_path: Path, crops: torch.Tensor
+) -> None:
+    flat = ("Reshape", ["r2", "one row"], ["flat"], {})
+    path = build(
+        tmp_path / "face.onnx", [flat, EMBEDDING], {"one row": np.array([1, -1])}, {"embedding": ["N", 5]}
+    )
+    net = face.load("onnx", path)
+    assert net.info.notes[1].startswith("Two pictures at once do not go through this net")
+    expected = reference((crops - 127.5) / 127.5)
+    assert net.info.taps.items() >= {tap: tuple(v.shape[1:]) for tap, v in expected.items()}.items()
+    for tap, value in net(crops, list(expected)).items():
+        torch.testing.assert_close(value, expected[tap], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_outputs_that_are_not_numbers_of_each_picture_are_no_taps(tmp_path: Path, batch: int | str) -> None:
+    tail = [
+        FLAT,
+        EMBEDDING,
+        ("Reshape", ["r2", "sequence"], ["tokens"], {}),
+        ("ReduceMean", ["embedding"], ["one"], {"keepdims": 0}),
+        ("Cast", ["embedding"], ["whole"], {"to": onnx.TensorProto.INT64}),
+    ]
+    outputs = {"embedding": [batch, 5], "tokens": [batch, 6, 36], "one": []}
+    path = build(tmp_path / "face.onnx", tail, {"sequence": np.array([0, 6, 36])}, outputs, batch)
+    model = onnx.load(path)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("whole", onnx.TensorProto.INT64, [batch, 5]))
+    onnx.save(model, path)
+    net = face.load("onnx", path)
+    assert {"tokens", "one", "whole"}.isdisjoint(net.info.taps)
+    assert (net.info.embedding, net.info.taps["embedding"]) == ("embedding", (5,))
+    assert net.info.notes[1:] == (
+        "No taps, since they are not numbers of each picture, (pictures, U) or (pictures, C, H, W): "
+        "tokens ['N', 6, 36], one [], whole ['N', 5].".replace("'N'", repr(batch)),
+    )
+
+
+def test_an_output_that_drops_the_pictures_is_refused(tmp_path: Path) -> None:
+    squeeze = ("Squeeze", ["wide", "axis"], ["embedding"], {})
+    wide = ("MatMul", ["flat", "w3"], ["wide"], {})
+    path = build(
+        tmp_path / "face.onnx", [FLAT, wide, squeeze], {"axis": np.array([0])}, {"embedding": [5]}, 1
+    )
+    with pytest.raises(
+        UserError, match=r"expected an output of numbers of each picture, .*; there is embedding \[5\]"
+    ):
+        face.load("onnx", path)
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_a_constant_is_no_tap(tmp_path: Path, batch: int | str) -> None:
+    kernel = np.random.default_rng(0).normal(size=(1, 6, 3, 3)).astype(np.float32)
+    tail = [
+        ("Identity", ["kernel"], ["kept"], {}),
+        ("Conv", ["r2", "kept"], ["c3"], {"strides": [3, 3]}),
+        ("Flatten", ["c3"], ["embedding"], {}),
+    ]
+    net = face.load(
+        "onnx", build(tmp_path / "face.onnx", tail, {"kernel": kernel}, {"embedding": [batch, 4]}, batch)
+    )
+    assert net.info.taps == {"map12": (4, 12, 12), "map6": (6, 6, 6), "map2": (1, 2, 2), "embedding": (4,)}
+
+
+def test_the_embedding_is_the_widest_vector(tmp_path: Path) -> None:
+    tail = [FLAT, EMBEDDING, ("ReduceMean", ["embedding"], ["norm"], {"axes": [1]})]
+    outputs = {"embedding": ["N", 5], "norm": ["N", 1], "r2": ["N", 6, 6, 6]}
+    net = face.load("onnx", build(tmp_path / "face.onnx", tail, {}, outputs))
+    assert (net.info.embedding, net.info.taps["norm"]) == ("embedding", (1,))
+
+
+@pytest.mark.parametrize("settings", [None, {"licence": "CC0"}, {"mean_rgb": [1, 2, 3]}])
+@pytest.mark.parametrize("steps", [("Sub", "Mul"), ("Mul", "Sub"), ("Sub",)])
+def test_preprocessing_inside_the_file_is_not_done_twice(
+    tmp_path: Path, crops: torch.Tensor, steps: tuple[str, ...], settings: dict[str, Any] | None
+) -> None:
+    path = write(tmp_path / "face.onnx")
+    model, fed = onnx.load(path), "picture"
+    for place, step in enumerate(steps):
+        node = onnx.helper.make_node(step, [fed, f"of {step}"], [f"after {step}"])
+        value = np.float32(100 if step == "Sub" else 0.5)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), f"of {step}"))
+        model.graph.node.insert(place, node)
+        fed = f"after {step}"
+    model.graph.node[len(steps)].input[0] = fed
+    onnx.save(model, path)
+    if settings is not None:
+        path.with_suffix(".json").write_text(json.dumps(settings))
+    net = face.load("onnx", path)
+    taken_as_they_are = len(steps) == 2 and "mean_rgb" not in (settings or {})
+    assert (
+        any(n.startswith("The file shifts and scales pixels itself") for n in net.info.notes)
+        == taken_as_they_are
+    )
+    inputs = (
+        crops if taken_as_they_are else (crops - torch.tensor(net.info.mean_rgb).view(1, 3, 1, 1)) / 127.5
+    )
+    for step in steps:
+        inputs = inputs - 100 if step == "Sub" else inputs * 0.5
+    torch.testing.assert_close(
+        net(crops, ["embedding"])["embedding"], reference(inputs)["embedding"], rtol=1e-4, atol=1e-3
+    )
+
+
 def reference(inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     w1, w2, w3 = (torch.from_numpy(value) for value in weights().values())
     large = functional.relu(functional.conv2d(inputs, w1, padding=1))
@@ -130,14 +261,41 @@ def test_preprocessing_beside_the_file(tmp_path: Path, crops: torch.Tensor) -> N
 def test_faults_of_the_settings_are_all_named(tmp_path: Path) -> None:
     path = write(tmp_path / "face.onnx")
     beside = path.with_suffix(".json")
-    beside.write_text(json.dumps({"mean_rgb": [1, 2], "scale": 0, "colour": "grey"}))
-    with pytest.raises(UserError, match=r"mean_rgb is \[1, 2\].*scale is 0.*colour is grey"):
+    beside.write_text(
+        '{"means": [1, 2, 3], "mean_rgb": [1, 2], "scale": 0, "colour": "grey", "input_px": [12, 12], "licence": 5, '
+        '"source": ["x"]}'
+    )
+    with pytest.raises(UserError) as error:
         face.load("onnx", path)
-    beside.write_text(json.dumps({"means": [1, 2, 3]}))
-    with pytest.raises(UserError, match="unknown key means; the keys are mean_rgb, scale"):
-        face.load("onnx", path)
-    beside.write_text("{")
-    with pytest.raises(UserError, match=r"face\.json: expected JSON"):
+    assert str(error.value) == (
+        f"{beside}: unknown key means; the keys are mean_rgb, scale, colour, input_px, licence, source; "
+        "mean_rgb is [1, 2], expected three numbers in 0..255; scale is 0, expected a number above 0; "
+        'colour is "grey", expected rgb or bgr; input_px is [12, 12], expected a whole number in 1..4096; '
+        'licence is 5, expected text; source is ["x"], expected text'
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "expected JSON"),
+        ("null", "expected {…} with any of the keys mean_rgb, .*, got None"),
+        ('{"input_px": "12"}', 'input_px is "12"'),
+        ('{"input_px": 12.5}', "input_px is 12.5"),
+        ('{"input_px": true}', "input_px is true"),
+        ('{"input_px": -12}', "input_px is -12"),
+        ('{"input_px": 16}', "input_px is 16, expected 12 as face.onnx has it; leave input_px out"),
+        ('{"mean_rgb": [NaN, 1, 2]}', "mean_rgb is .NaN, 1, 2]"),
+        ('{"mean_rgb": [1, 2, 256]}', "mean_rgb is .1, 2, 256]"),
+        ('{"scale": Infinity}', "scale is Infinity"),
+        ('{"scale": true}', "scale is true"),
+        ('{"scale": "2"}', 'scale is "2"'),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path: Path, content: str, message: str) -> None:
+    path = write(tmp_path / "face.onnx")
+    path.with_suffix(".json").write_text(content)
+    with pytest.raises(UserError, match=rf"face\.json: {message}"):
         face.load("onnx", path)
 
 

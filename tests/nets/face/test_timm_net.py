@@ -100,11 +100,17 @@ class StandIn(nn.Module):
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     def create_model(name: str, pretrained: bool, num_classes: int) -> StandIn:
         assert num_classes == 0
+        if name.endswith(".nope"):
+            raise RuntimeError(f"Invalid pretrained tag (nope) for {name}.")
         if pretrained:
             raise OSError("We couldn't connect to the hub\nmore")
         return StandIn()
 
-    package = SimpleNamespace(create_model=create_model, list_models=lambda: ["small_net", "other_net"])
+    package = SimpleNamespace(
+        create_model=create_model,
+        list_models=lambda: ["small_net", "other_net"],
+        is_model=lambda name: name in ("small_net", "other_net", "old_name"),
+    )
     monkeypatch.setitem(sys.modules, "timm", package)
 
 
@@ -136,6 +142,7 @@ def test_own_file_without_its_classifier(tmp_path: Path) -> None:
     torch.save(state | {"fc.weight": torch.zeros(10, 6), "fc.bias": torch.zeros(10)}, tmp_path / "own.pth")
     net: Any = face.load("timm:small_net", tmp_path / "own.pth")
     assert torch.equal(net.model.body.weight, torch.ones(6, 4, 2, 2))
+    assert (net.info.licence, net.info.source) == ("of the file", str(tmp_path / "own.pth"))
     torch.save({"fc.weight": torch.zeros(10, 6)}, tmp_path / "head.pth")
     with pytest.raises(UserError, match="these are not the weights of timm:small_net: 0 of its 4 tensors"):
         face.load("timm:small_net", tmp_path / "head.pth")
@@ -149,6 +156,28 @@ def test_unknown_model_and_missing_hub() -> None:
         UserError, match=r"timm could not get its weights \(We couldn't connect to the hub\); give"
     ):
         face.load("timm:small_net")
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("name", ["small_net.a_tag", "old_name", "hf-hub:owner/name", "hf_hub:owner/name"])
+def test_names_that_timm_does_not_list(name: str) -> None:
+    assert face.load(f"timm:{name}", face.GENERATED).info.name == f"timm:{name}"
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_tag_that_timm_does_not_know() -> None:
+    with pytest.raises(
+        UserError, match=r"could not build it \(Invalid pretrained tag \(nope\) for small_net"
+    ):
+        face.load("timm:small_net.nope", face.GENERATED)
+
+
+@pytest.mark.usefixtures("timm")
+def test_real_tag_and_real_alias() -> None:
+    with pytest.raises(UserError, match=r"timm:resnet18\.nope: timm could not build it"):
+        face.load("timm:resnet18.nope", face.GENERATED)
+    with torch.device("meta"):
+        assert face.load("timm:tf_efficientnet_b0_ns", face.GENERATED).info.taps["pooled"] == (1280,)
 
 
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:

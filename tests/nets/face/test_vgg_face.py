@@ -72,7 +72,7 @@ SPELLINGS: dict[str, tuple[Callable[[str], str], str]] = {
     "torchvision": (torchvision_names((0, 3, 6)), "bgr"),
     "torchvision, flattened": (torchvision_names((1, 4, 7)), "bgr"),
     "wrapped": (lambda layer: f"module.{layer}", "rgb"),
-    "Caffe's own": (lambda layer: layer, "rgb"),
+    "Caffe's own, taken for RGB unless told": (lambda layer: layer, "rgb"),
 }
 
 
@@ -103,7 +103,9 @@ def test_reads_every_spelling_in_its_colour_order(tmp_path: Path, spelling: str)
     names, colour = SPELLINGS[spelling]
     path = tmp_path / "weights.pth"
     state = respelt(names)
-    if spelling == "Caffe's own":  # the fully connected layers as convolutions over the whole map
+    if (
+        spelling == "Caffe's own, taken for RGB unless told"
+    ):  # the fully connected layers as convolutions over the whole map
         state["fc6.weight"] = state["fc6.weight"].reshape(4096, 512, 7, 7)
         state["fc7.weight"] = state["fc7.weight"].reshape(4096, 4096, 1, 1)
     torch.save(state, path)
@@ -156,9 +158,9 @@ def test_vgg16_of_imagenet_is_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_layer_kept_as_a_convolution_is_laid_flat_as_the_map_is() -> None:
-    kept = torch.arange(2 * 512 * 49.0).reshape(2, 512, 7, 7)
+    kept = torch.arange(2 * 512 * 49, dtype=torch.float64).reshape(2, 512, 7, 7)
     state, _ = renamed({"fc6.weight": kept})
-    features = torch.rand(1, 512, 7, 7, generator=torch.Generator().manual_seed(0))
+    features = torch.rand(1, 512, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(
         features.flatten(1) @ state["fc6.weight"].T, functional.conv2d(features, kept).flatten(1)
     )
@@ -171,7 +173,10 @@ def test_file_of_other_shapes(tmp_path: Path) -> None:
 
 
 def test_needs_a_file() -> None:
-    with pytest.raises(UserError, match=r"vgg-face brings no weights: give the path of vgg_face_dag\.pth"):
+    with pytest.raises(
+        UserError,
+        match=r"vgg-face brings no weights: give the path of vgg_face_dag\.pth .* vgg-face:bgr where a file from Caffe",
+    ):
         face.load("vgg-face")
 
 

@@ -57,6 +57,42 @@ def test_unwraps_and_takes_off_prefixes(tmp_path: Path) -> None:
     assert set(read_state_dict(tmp_path / "wrapped.pth")) == set(toy_state())
 
 
+@pytest.mark.parametrize("rest", [{"head.weight": torch.zeros(5)}, {"first.bias": torch.zeros(4)}])
+def test_a_prefix_that_most_names_have_is_taken_off(tmp_path: Path, rest: dict[str, Tensor]) -> None:
+    state = {name: value for name, value in toy_state().items() if name not in rest}
+    torch.save({f"model.{name}": value for name, value in state.items()} | rest, tmp_path / "toy.pth")
+    assert set(read_state_dict(tmp_path / "toy.pth")) == {*state, *rest}
+
+
+def test_a_prefix_stays_where_two_tensors_would_get_one_name(tmp_path: Path) -> None:
+    twice = {"model.a": torch.zeros(1), "model.b": torch.zeros(1), "a": torch.ones(1)}
+    torch.save(twice, tmp_path / "toy.pth")
+    assert set(read_state_dict(tmp_path / "toy.pth")) == set(twice)
+
+
+def test_a_dictionary_that_holds_itself(tmp_path: Path) -> None:
+    around: dict[str, object] = {}
+    around["model"] = around
+    torch.save(around, tmp_path / "toy.pth")
+    with pytest.raises(UserError, match="expected a dictionary of tensors by name"):
+        read_state_dict(tmp_path / "toy.pth")
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("safetensors", ".pth"), ("torch", ".safetensors")])
+def test_a_file_is_told_by_its_content(tmp_path: Path, kind: str, ending: str) -> None:
+    path = tmp_path / f"toy{ending}"
+    save_file(toy_state(), path) if kind == "safetensors" else torch.save(toy_state(), path)
+    assert set(read_state_dict(path)) == set(toy_state())
+
+
+def test_a_torchscript_file(tmp_path: Path) -> None:
+    torch.jit.trace(Toy().first, torch.zeros(1, 3, 8, 8)).save(tmp_path / "toy.pt")
+    with pytest.raises(
+        UserError, match=r"found a TorchScript model, which holds code; save its weights with"
+    ):
+        read_state_dict(tmp_path / "toy.pt")
+
+
 class Trap:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (exec, ("raise SystemExit('the file was run')",))
@@ -157,6 +193,33 @@ def test_missing_foreign_and_misshapen_tensors_are_all_named() -> None:
         "1 tensors do not belong to it: head.weight (5,); "
         "1 tensors have another shape: first.weight (4, 1, 3, 3), not (4, 3, 3, 3)"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (torch.zeros(2, 4, dtype=torch.int8), "int8"),
+        (torch.zeros(2, 4, dtype=torch.complex64), "complex64"),
+        (torch.empty(2, 4, device="meta"), "without numbers"),
+        (torch.zeros(2, 4).to_sparse(), "sparse"),
+        (torch.tensor([[0.0] * 4, [0, 0, 0, float("nan")]]), "not finite"),
+    ],
+)
+def test_tensors_that_are_no_weights(tmp_path: Path, value: Tensor, why: str) -> None:
+    torch.save(toy_state() | {"second.weight": value}, tmp_path / "toy.pth")
+    state = read_state_dict(tmp_path / "toy.pth")
+    with pytest.raises(
+        UserError, match=rf"toy\.pth: expected finite .* weights for toy, but second\.weight is {why}$"
+    ):
+        load_into(Toy(), state, "toy.pth", "toy")
+
+
+def test_an_iresnet_of_a_depth_that_is_not_here() -> None:
+    names = ["layer1.0.prelu.weight", "layer4.0.bn3.weight", *(f"layer3.{n}.conv1.weight" for n in range(60))]
+    with pytest.raises(
+        UserError, match=r"like those of an IResNet of another depth; there is no such face net here"
+    ):
+        load_into(Toy(), {name: torch.zeros(1) for name in names}, "r200.pth", "iresnet100")
 
 
 def test_weights_of_no_net_of_ours_are_not_guessed() -> None:

@@ -6,12 +6,13 @@ import hashlib
 import http.client
 import os
 import re
+import string
 import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock
 from rich.console import Console
@@ -23,18 +24,41 @@ CHUNK_BYTES = 1 << 20
 TRIES = 4
 TIMEOUT_S = 30.0
 CACHE_VARIABLE = "FACENET2EXPNET_CACHE"
+LONGEST_NAME = 50
+"""Of a file in the cache, in characters of up to four bytes; a file system takes 255 bytes with all around it."""
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: $FACENET2EXPNET_CACHE, or the user's cache folder."""
+    """Where downloads are kept: $FACENET2EXPNET_CACHE, or the user's cache folder.
+
+    Raises:
+        UserError: If it is to be in the home of a user who is unknown.
+    """
     own = os.environ.get(CACHE_VARIABLE)
     if own:
-        return Path(own).expanduser()
+        return without_tilde(own)
     if sys.platform == "win32":
         base = os.environ.get("LOCALAPPDATA", "~/AppData/Local")
     else:
         base = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(base).expanduser() / "facenet2expnet"
+    return without_tilde(base) / "facenet2expnet"
+
+
+def without_tilde(text: str) -> Path:
+    """A path with ~ and ~user replaced by the home folder.
+
+    Raises:
+        UserError: If there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: expected a path, there is no such home folder ({error})") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def file_sha256(*paths: Path) -> str:
@@ -61,10 +85,24 @@ def download(url: str, sha256: str, folder: Path | None = None) -> Path:
     sha256 = sha256.lower()
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise UserError(f"{url}: expected a sha256 of 64 hexadecimal digits, got '{sha256}'")
+    try:
+        address = urlsplit(url).path
+    except ValueError as error:
+        raise UserError(f"{url}: expected a URL, this is none ({error})") from None
+    name = re.sub(r"[^\w.-]", "_", Path(unquote(address)).name)[-LONGEST_NAME:] or "weights"
     folder = folder or cache_folder() / "weights"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.-]", "_", Path(unquote(urlsplit(url).path)).name) or "weights"
-    target = folder / f"{sha256[:16]}-{name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _kept(url, sha256, folder / f"{sha256[:16]}-{name}", name)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or folder}: a download can't be kept there ({error.strerror or first_line(error)}); "
+            f"set {CACHE_VARIABLE} to a folder that can be written"
+        ) from error
+
+
+def _kept(url: str, sha256: str, target: Path, name: str) -> Path:
+    """`target`, downloaded where it is not there already with this checksum."""
     part = target.with_name(target.name + ".part")
     with FileLock(f"{part}.lock"):
         if target.is_file() and file_sha256(target) == sha256:
@@ -113,16 +151,18 @@ def _complete(url: str, part: Path) -> None:
         except (OSError, http.client.HTTPException) as error:
             why = error
     kept = part.stat().st_size if part.exists() else 0
+    goes_on = f"{kept:,} bytes are kept and the next call goes on from there. " if kept else ""
     raise UserError(
-        f"{url}: could not be downloaded ({why}); {kept:,} bytes are kept and the next call goes on from there. "
-        "Check the address and the connection, or download it by hand and give the path of the file"
+        f"{url}: could not be downloaded ({why}). {goes_on}Check the address and the connection, or download it by "
+        "hand and give the path of the file"
     )
 
 
 def _fetch(url: str, part: Path) -> bool:
     """One request, from the end of `part` on where the server allows it; whether it ran to the end."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "facenet2expnet"})
+    address = quote(url, safe=string.punctuation)  # a space or an umlaut is not for HTTP's first line
+    request = urllib.request.Request(address, headers={"User-Agent": "facenet2expnet"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
@@ -131,7 +171,7 @@ def _fetch(url: str, part: Path) -> bool:
         )
         start = have if goes_on else 0
         length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        total = start + int(length) if length and length.isdecimal() else None
         console = Console(stderr=True)
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         with (
@@ -169,15 +209,14 @@ def from_hugging_face(reference: str) -> Path:
     """
     repository, revision, name = _hub_names(reference)
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         found = hf_hub_download(repository, name, revision=revision, endpoint=os.environ.get("HF_ENDPOINT"))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the hub's own, its client's for a broken connection, ValueError for a path
         raise UserError(
-            f"hf:{reference}: '{name}' of the Hugging Face repository {repository} could not be had ({reason}); "
-            "check the names, log in with `hf auth login` if it is private, or give the path of the file"
+            f"hf:{reference}: '{name}' of the Hugging Face repository {repository} could not be had "
+            f"({first_line(error)}); check the names, log in with `hf auth login` if it is private, or give the path "
+            "of the file"
         ) from error
     return Path(found)
 

@@ -1,9 +1,9 @@
 """Any face net in an ONNX file, as a frozen teacher run by ONNX Runtime: onnx:PATH.
 
 What the file does not say stands in a small JSON file of the same name beside it (face.onnx, face.json), with any of
-the keys mean_rgb, scale, colour, input_px, licence, source. Without it ArcFace's preprocessing is taken: RGB,
-(pixel - 127.5) / 127.5. The weights may lie in a file of their own beside the model (face.onnx.data), as
-torch.onnx.export writes them.
+the keys mean_rgb, scale, colour, input_px, licence, source. Without it ArcFace's preprocessing is taken, RGB,
+(pixel - 127.5) / 127.5, or none where the file begins with such steps itself. The weights may lie in a file of their
+own beside the model (face.onnx.data), as torch.onnx.export writes them.
 
 Source: https://onnxruntime.ai
 """
@@ -11,8 +11,10 @@ Source: https://onnxruntime.ai
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import FaceNet, FaceNetInfo
-from facenet2expnet.nets.face.download import file_sha256, from_hugging_face_if_there
+from facenet2expnet.nets.face.download import file_sha256, first_line, from_hugging_face_if_there
 from facenet2expnet.nets.face.weights import GENERATED, locate
 
 INSTALL = 'pip install "facenet2expnet[onnx]"'
@@ -34,8 +36,12 @@ DEFAULTS: dict[str, Any] = {
     "licence": "of the file",
     "source": None,
 }
+LARGEST_INPUT_PX = 4096
+LARGEST_NUMBER = 1e38
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 """ONNX Runtime's name -> NumPy's, of the numbers that pictures may be given in."""
+FIRST_NODES = 8
+"""How many nodes at a file's beginning are looked at for preprocessing, as insightface's arcface_onnx.py does."""
 EXTERNAL = re.compile(rb"j[\x80-\xff]?[\x00-\x7f]\n\x08location\x12([\x80-\xff]?[\x00-\x7f])")
 """Where a model names a file with weights of its own: TensorProto's field 13, its entry "location", before the name.
 
@@ -47,7 +53,8 @@ class OnnxNet(FaceNet):
     """A face net in an ONNX file. It has no parameters to train and passes no gradient.
 
     Its taps are the file's outputs and, where the package onnx is there, the last map of every size: map56 is the
-    deepest layer of 56x56.
+    deepest layer of 56x56. Only numbers of each picture are taps, (pictures, U) or (pictures, C, H, W); two different
+    pictures, at once or one by one, show which tensors hold such.
 
     Args:
         path: the .onnx file.
@@ -62,41 +69,46 @@ class OnnxNet(FaceNet):
     def __init__(self, path: Path, name: str, source: str = "") -> None:
         super().__init__()
         self.path = path.absolute()
-        settings, notes = _settings(path)
-        session = _session(path, path.read_bytes())
-        if len(session.get_inputs()) != 1:
-            names = ", ".join(entry.name for entry in session.get_inputs())
+        self.session = _session(path, path.read_bytes())
+        if len(self.session.get_inputs()) != 1:
+            names = ", ".join(entry.name for entry in self.session.get_inputs())
             raise UserError(f"{path}: expected an ONNX face net with one input, a picture; it has {names}")
-        entry = session.get_inputs()[0]
+        entry = self.session.get_inputs()[0]
         self.input_name = entry.name
         if entry.type not in DTYPES:
             raise UserError(f"{path}: expected a picture of {', '.join(DTYPES)}, the file wants {entry.type}")
         self.dtype = DTYPES[entry.type]
+        model = _model(path)
+        settings, notes = _settings(path, model is not None and _preprocesses(model, entry.name))
         self.channels_last, input_px, self.one_at_a_time = _input_form(
             path, entry.shape, settings["input_px"]
         )
-        self.content, maps = self._with_maps(session, input_px)
+        pixels = np.random.default_rng(0).uniform(0, 255, (2, 3, input_px, input_px))
+        mean = np.reshape(settings["mean_rgb"], (3, 1, 1))
+        pictures = ((pixels - mean) / settings["scale"]).astype(np.float32)
+        outputs, said = self._outputs(pictures)
+        self.content, maps = self._with_maps(model, pictures)
         self.session = _session(path, self.content)
         # Two nets are told apart by their parameters and buffers: here the hash of the files stands for them.
         sha256 = file_sha256(path, *(path.parent / other for other in external_files(path)))
         self.register_buffer("file_sha256", torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8))
         self.tensors = {f"map{_size(shape)}": tensor for tensor, shape in maps.items()}
-        outputs = [output.name for output in session.get_outputs()]
         self.tensors |= {output: output for output in outputs}
-        values = self._try(input_px, list(self.tensors.values()))
-        taps = {tap: tuple(value.shape[1:]) for tap, value in zip(self.tensors, values, strict=True)}
+        shapes = maps | outputs
+        # A norm or an age may be given beside the embedding: that is the widest vector.
+        embedding = max(outputs, key=lambda output: (len(outputs[output]) == 1, math.prod(outputs[output])))
         self.info = FaceNetInfo(
             name=name,
             input_px=input_px,
             mean_rgb=settings["mean_rgb"],
             scale=settings["scale"],
             colour=settings["colour"],
-            taps=taps,
-            embedding=outputs[-1],
-            default_tap=f"map{_size(list(maps.values())[-1])}" if maps else outputs[-1],
+            taps={tap: shapes[tensor] for tap, tensor in self.tensors.items()},
+            embedding=embedding,
+            default_tap=f"map{_size(list(maps.values())[-1])}" if maps else embedding,
             licence=settings["licence"],
             source=settings["source"] or source or path.name,
-            notes=notes,
+            notes=(*notes, *said),
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,57 +118,94 @@ class OnnxNet(FaceNet):
         self.__dict__.update(state)
         self.session = _session(self.path, self.content)
 
-    def _with_maps(self, session: Any, input_px: int) -> tuple[bytes, dict[str, tuple[int, ...]]]:
-        """The model with the last map of every size as a further output; tensor name -> (C, H, W), shallow to deep."""
-        try:
-            import onnx
-        except ImportError:
+    def _outputs(self, pictures: np.ndarray) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+        """Output -> shape of what a picture has of it, where it can be a tap; notes on the others.
+
+        Where two pictures at once do not go through the net and one does, it is run on one at a time from now on.
+
+        Raises:
+            UserError: If the net does not run on a picture, or has no output of this kind.
+        """
+        names = [output.name for output in self.session.get_outputs()]
+        found: dict[str, np.ndarray] = {}
+        notes = []
+        if not self.one_at_a_time:
+            with suppress(Exception):  # ONNX Runtime's own classes share no base of its own
+                found = self._features(pictures, names)
+            if not found:
+                self.one_at_a_time = True
+                notes = [
+                    "Two pictures at once do not go through this net: it is run on one at a time, slowly."
+                ]
+        found = found or self._try(pictures, names)
+        others = [f"{o.name} {o.shape}" for o in self.session.get_outputs() if o.name not in found]
+        wanted = "numbers of each picture, (pictures, U) or (pictures, C, H, W)"
+        if not found:
+            raise UserError(f"{self.path}: expected an output of {wanted}; there is {', '.join(others)}")
+        if others:
+            notes.append(f"No taps, since they are not {wanted}: {', '.join(others)}.")
+        return {name: values.shape[1:] for name, values in found.items()}, notes
+
+    def _with_maps(self, model: Any, pictures: np.ndarray) -> tuple[bytes, dict[str, tuple[int, ...]]]:
+        """The model with the last map of every size as a further output; tensor name -> (C, H, W), shallow to deep.
+
+        What is the same for both pictures is a constant of the file, and no map.
+        """
+        if model is None:
             return self.path.read_bytes(), {}
-        model = onnx.load(self.path, load_external_data=False)
-        outputs = [output.name for output in session.get_outputs()]
+        import onnx
+
+        outputs = [output.name for output in self.session.get_outputs()]
         everything = [
             name for node in model.graph.node for name in node.output if name and name not in outputs
         ]
-        shapes = self._shapes(model, everything, input_px)
-        deepest: dict[str, str] = {}
-        for name in everything:
-            if len(shapes.get(name, ())) == 4 and max(shapes[name][2:]) > 1:
-                deepest[_size(shapes[name][1:])] = name
-        chosen = [name for name in everything if name in deepest.values()]
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in chosen)
-        return model.SerializeToString(), {name: shapes[name][1:] for name in chosen}
-
-    def _shapes(self, model: Any, names: list[str], input_px: int) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of every inner tensor of numbers for one picture, found by running it."""
-        import onnx
-
         probe = onnx.ModelProto()
         probe.CopyFrom(model)
-        probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in everything)
         self.session = _session(self.path, probe.SerializeToString())
-        outputs = self._try(input_px, names)
-        return {
-            name: tuple(value.shape)
-            for name, value in zip(names, outputs, strict=True)
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim and len(value) == 1
+        shapes: dict[str, tuple[int, ...]] = {
+            name: values.shape[1:]
+            for name, values in self._try(pictures, everything).items()
+            if values.ndim == 4 and max(values.shape[2:]) > 1 and not np.array_equal(values[0], values[1])
         }
+        deepest = {_size(shape): name for name, shape in shapes.items()}
+        chosen = [name for name in shapes if name in deepest.values()]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in chosen)
+        return model.SerializeToString(), {name: shapes[name] for name in chosen}
 
-    def _try(self, input_px: int, tensors: list[str]) -> list[np.ndarray]:
-        """The named tensors for one black picture.
+    def _try(self, pictures: np.ndarray, tensors: list[str]) -> dict[str, np.ndarray]:
+        """As `_features`.
 
         Raises:
-            UserError: If the net does not run on it.
+            UserError: If the net does not run on the pictures.
         """
         try:
-            return self._run(np.zeros((1, 3, input_px, input_px), np.float32), tensors)
+            return self._features(pictures, tensors)
         except Exception as error:  # ONNX Runtime's own classes share no base of its own
+            side = pictures.shape[-1]
             raise UserError(
-                f"{self.path}: expected a net for a picture of {input_px} x {input_px}, ONNX Runtime can't run it "
-                f"({_first_line(error)})"
+                f"{self.path}: expected a net for a picture of {side} x {side}, ONNX Runtime can't run it "
+                f"({first_line(error)})"
             ) from error
 
-    def _run(self, inputs: np.ndarray, tensors: list[str]) -> list[np.ndarray]:
-        """The named tensors for inputs (B, 3, H, W), in the file's own precision."""
+    def _features(self, pictures: np.ndarray, tensors: list[str]) -> dict[str, np.ndarray]:
+        """Those of the named tensors that hold numbers of each picture: (B, U) or (B, C, H, W)."""
+        step = 1 if self.one_at_a_time else len(pictures)
+        return {
+            name: np.concatenate(values)
+            for name, *values in zip(tensors, *self._parts(pictures, tensors), strict=True)
+            if all(
+                isinstance(value, np.ndarray)
+                and value.dtype.kind == "f"
+                and value.ndim in (2, 4)
+                and len(value) == step
+                and value.shape == values[0].shape
+                for value in values
+            )
+        }
+
+    def _parts(self, inputs: np.ndarray, tensors: list[str]) -> list[list[Any]]:
+        """The named tensors for inputs (B, 3, H, W), in the file's own precision, run by run."""
         from onnxruntime import RunOptions
 
         options = RunOptions()
@@ -165,10 +214,14 @@ class OnnxNet(FaceNet):
             inputs = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
         inputs = inputs.astype(self.dtype, copy=False)
         step = 1 if self.one_at_a_time else max(len(inputs), 1)
-        parts = [
+        return [
             self.session.run(tensors, {self.input_name: inputs[start : start + step]}, options)
             for start in range(0, len(inputs), step)
         ]
+
+    def _run(self, inputs: np.ndarray, tensors: list[str]) -> list[np.ndarray]:
+        """The named tensors for inputs (B, 3, H, W), in the file's own precision."""
+        parts = self._parts(inputs, tensors)
         return (
             parts[0] if len(parts) == 1 else [np.concatenate(values) for values in zip(*parts, strict=True)]
         )
@@ -206,10 +259,6 @@ def external_files(path: Path) -> list[str]:
     return sorted(names)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def _session(path: Path, content: bytes) -> Any:
     """An ONNX Runtime session on the fastest device that it has; the model's other files lie beside `path`."""
     try:
@@ -228,7 +277,7 @@ def _session(path: Path, content: bytes) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=providers)
     except Exception as error:  # ONNX Runtime's own classes share no base of its own
         raise UserError(
-            f"{path}: expected an ONNX model, ONNX Runtime can't read it ({_first_line(error)})"
+            f"{path}: expected an ONNX model, ONNX Runtime can't read it ({first_line(error)})"
         ) from error
 
 
@@ -240,44 +289,116 @@ def _input_form(path: Path, shape: list[Any], input_px: int | None) -> tuple[boo
         )
     channels_last = shape[1] != 3
     sides = shape[1:3] if channels_last else shape[2:4]
-    fixed = {side for side in sides if isinstance(side, int)} | ({input_px} if input_px else set())
-    if len(fixed) != 1:
-        what = f"sides {sides} in the file and input_px {input_px}" if fixed else "no size in the file"
+    beside = path.with_suffix(".json")
+    fixed = {side for side in sides if isinstance(side, int)}
+    if len(fixed) > 1:
+        raise UserError(f"{path}: expected a net for square pictures, the file wants {sides[0]} x {sides[1]}")
+    if fixed and input_px not in (None, *fixed):
         raise UserError(
-            f"{path}: expected one size for a square picture, got {what}; state input_px in {path.stem}.json beside it"
+            f"{beside}: input_px is {input_px}, expected {fixed.pop()} as {path.name} has it; leave input_px out"
+        )
+    if not fixed and input_px is None:
+        raise UserError(
+            f"{path}: expected a size for the picture, got no size in the file; state input_px in {beside.name} "
+            "beside it"
         )
     batch = shape[0]
     if isinstance(batch, int) and batch not in (0, 1):
         raise UserError(f"{path}: expected a batch of any size or of one, the file fixes it at {batch}")
-    return channels_last, int(fixed.pop()), batch == 1
+    return channels_last, int(input_px or fixed.pop()), batch == 1
 
 
-def _settings(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The defaults, with what the JSON file beside the model says; a note where there is none."""
+def _model(path: Path) -> Any:
+    """The model as the package onnx reads it, without weights beside it; None where the package is not there."""
+    try:
+        import onnx
+    except ImportError:
+        return None
+    return onnx.load(path, load_external_data=False)
+
+
+def _preprocesses(model: Any, input_name: str) -> bool:
+    """Whether the file begins with a subtraction and a multiplication of constants, as files from MXNet do.
+
+    Source: insightface, model_zoo/arcface_onnx.py, which goes by the nodes' names; here by what is fed to them.
+    """
+    nodes = model.graph.node[:FIRST_NODES]
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {name for node in nodes if node.op_type == "Constant" for name in node.output}
+    pictures, steps = {input_name}, set()
+    for node in nodes:
+        if any(name in pictures for name in node.input) and set(node.input) <= pictures | constants:
+            if node.op_type in ("Sub", "Add", "Mul", "Div"):
+                steps.add("shift" if node.op_type in ("Sub", "Add") else "scale")
+            elif node.op_type not in ("Cast", "Identity", "Transpose"):
+                continue
+            pictures.update(node.output)
+    return steps == {"shift", "scale"}
+
+
+def _settings(path: Path, preprocesses: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The defaults, with what the JSON file beside the model says; a note on what was taken for granted.
+
+    Args:
+        path: of the model.
+        preprocesses: whether the model begins with its own preprocessing.
+    Raises:
+        UserError: If the JSON file says what cannot be; all its faults are in one message.
+    """
     beside = path.with_suffix(".json")
-    if not beside.is_file():
+    given = _given(beside) if beside.is_file() else None
+    if preprocesses and not {"mean_rgb", "scale"} & set(given or ()):
+        note = (
+            "The file shifts and scales pixels itself, so they go in as they are, 0 to 255; "
+            f"mean_rgb and scale in {beside} can say otherwise."
+        )
+        return DEFAULTS | {"mean_rgb": (0.0, 0.0, 0.0), "scale": 1.0} | (given or {}), (note,)
+    if given is None:
         note = f"There is no {beside}, so ArcFace's preprocessing was taken: RGB, (pixel - 127.5) / 127.5."
         return dict(DEFAULTS), (note,)
+    return DEFAULTS | given, ()
+
+
+def _given(beside: Path) -> dict[str, Any]:
+    """What a JSON file says, checked, with floats for mean_rgb and scale."""
     try:
         given = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{beside}: expected JSON ({error})") from error
-    unknown = [key for key in given if key not in DEFAULTS] if isinstance(given, dict) else [str(given)]
-    faults = [f"unknown key {key}; the keys are {', '.join(DEFAULTS)}" for key in unknown]
-    settings = DEFAULTS | (given if not faults else {})
-    mean = settings["mean_rgb"]
-    if not (
-        isinstance(mean, list | tuple) and len(mean) == 3 and all(isinstance(v, int | float) for v in mean)
-    ):
-        faults.append(f"mean_rgb is {mean}, expected three numbers in 0..255")
-    if not (isinstance(settings["scale"], int | float) and settings["scale"] > 0):
-        faults.append(f"scale is {settings['scale']}, expected a number above 0")
-    if settings["colour"] not in ("rgb", "bgr"):
-        faults.append(f"colour is {settings['colour']}, expected rgb or bgr")
+    keys = ", ".join(DEFAULTS)
+    if not isinstance(given, dict):
+        raise UserError(f"{beside}: expected {{…}} with any of the keys {keys}, got {given}")
+    settings = DEFAULTS | given
+    mean, scale, input_px = settings["mean_rgb"], settings["scale"], settings["input_px"]
+    three = isinstance(mean, list | tuple) and len(mean) == 3
+    checks = [
+        ("mean_rgb", "three numbers in 0..255", three and all(_is_number(v) and 0 <= v <= 255 for v in mean)),
+        ("scale", "a number above 0", _is_number(scale) and scale > 0),
+        ("colour", "rgb or bgr", settings["colour"] in ("rgb", "bgr")),
+        (
+            "input_px",
+            f"a whole number in 1..{LARGEST_INPUT_PX}",
+            input_px is None or (type(input_px) is int and 1 <= input_px <= LARGEST_INPUT_PX),
+        ),
+        ("licence", "text", isinstance(settings["licence"], str)),
+        ("source", "text", isinstance(settings["source"], str | None)),
+    ]
+    faults = [f"unknown key {key}; the keys are {keys}" for key in given if key not in DEFAULTS]
+    faults += [
+        f"{key} is {json.dumps(settings[key])}, expected {what}" for key, what, fits in checks if not fits
+    ]
     if faults:
         raise UserError(f"{beside}: " + "; ".join(faults))
-    numbers = {"mean_rgb": tuple(float(value) for value in mean), "scale": float(settings["scale"])}
-    return settings | numbers, ()
+    if "mean_rgb" in given:
+        given["mean_rgb"] = tuple(float(value) for value in mean)
+    if "scale" in given:
+        given["scale"] = float(scale)
+    return given
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that 32 bits hold; true, NaN and Infinity, which JSON may bring, are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
 def load(weights: Path | None = None, name: str = "onnx") -> OnnxNet:

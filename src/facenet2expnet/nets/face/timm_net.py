@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import FaceNet, FaceNetInfo
+from facenet2expnet.nets.face.download import first_line
 from facenet2expnet.nets.face.weights import GENERATED, load_into, read_state_dict
 
 INSTALL = 'pip install "facenet2expnet[timm]"'
 POOLED = "pooled"
+HUB = ("hf-hub:", "hf_hub:")
+"""What a model begins with that timm reads from a Hugging Face repository, its configuration too."""
 
 
 class TimmNet(FaceNet):
@@ -30,11 +33,12 @@ class TimmNet(FaceNet):
     Args:
         model: made by timm.create_model(…, num_classes=0).
         name: what to call it.
+        weights: the file that they are from; None where they are timm's own.
     """
 
     spread: Tensor
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    def __init__(self, model: nn.Module, name: str, weights: Path | None = None) -> None:
         super().__init__()
         self.model = model
         config: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]
@@ -60,8 +64,8 @@ class TimmNet(FaceNet):
             taps=shapes,
             embedding=POOLED,
             default_tap=self.layers[-1] if self.layers else POOLED,
-            licence=str(config.get("license") or "not stated by timm"),
-            source=f"timm, {config.get('hf_hub_id') or config.get('architecture') or name}",
+            licence="of the file" if weights else str(config.get("license") or "not stated by timm"),
+            source=str(weights or f"timm, {config.get('hf_hub_id') or config.get('architecture') or name}"),
             notes=_notes(deviation),
         )
 
@@ -135,8 +139,8 @@ def load(weights: Path | None = None, name: str = "timm:resnet18") -> TimmNet:
     """
     architecture = name.partition(":")[2]
     timm = _timm()
-    known = timm.list_models()
-    if architecture.partition(".")[0] not in known:
+    if not architecture.startswith(HUB) and not timm.is_model(architecture.partition(".")[0]):
+        known = timm.list_models()
         near = difflib.get_close_matches(architecture, known, n=3)
         hint = (
             f"; did you mean {', '.join(near)}?"
@@ -147,22 +151,32 @@ def load(weights: Path | None = None, name: str = "timm:resnet18") -> TimmNet:
             f"'{name}': expected timm:NAME with a model of timm, which has no '{architecture}'{hint}"
         )
     if weights is None:
-        try:
-            return TimmNet(timm.create_model(architecture, pretrained=True, num_classes=0), name)
-        except UserError:
-            raise
-        except Exception as error:  # whatever the hub's client raises for a missing network, page or login
-            raise UserError(
-                f"{name}: timm could not get its weights ({str(error).strip().splitlines()[0]}); give the path of a "
-                "weights file, or check the connection"
-            ) from error
+        return TimmNet(_made(timm, architecture, name, pretrained=True), name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = timm.create_model(architecture, pretrained=False, num_classes=0)
-    if str(weights) != GENERATED:
-        classifier = model.pretrained_cfg.get("classifier") or ()
-        heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-        ignored = tuple(f"{head}." for head in heads)
-        state = {key: value for key, value in read_state_dict(weights).items() if not key.startswith(ignored)}
-        load_into(model, state, str(weights), name)
-    return TimmNet(model, name)
+        model = _made(timm, architecture, name, pretrained=False)
+    if str(weights) == GENERATED:
+        return TimmNet(model, name)
+    classifier: Any = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    ignored = tuple(f"{head}." for head in heads)
+    state = {key: value for key, value in read_state_dict(weights).items() if not key.startswith(ignored)}
+    load_into(model, state, str(weights), name)
+    return TimmNet(model, name, weights)
+
+
+def _made(timm: Any, architecture: str, name: str, *, pretrained: bool) -> nn.Module:
+    """A model of timm without its classifier.
+
+    Raises:
+        UserError: If timm cannot make it: no such weights, no network, no such page.
+    """
+    try:
+        model: nn.Module = timm.create_model(architecture, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # whatever the hub's client raises for a missing network, page or login
+        what = "get its weights" if pretrained else "build it"
+        raise UserError(
+            f"{name}: timm could not {what} ({first_line(error)}); give the path of a weights file, or check the name "
+            "and the connection"
+        ) from error
+    return model

@@ -133,7 +133,8 @@ def load(weights: Path | None = None, name: str = "vgg-face") -> VggFace:
     if weights is None:
         raise UserError(
             "vgg-face brings no weights: give the path of vgg_face_dag.pth or of a file converted from Caffe, "
-            "hf:owner/name/file, or https://…#sha256=HEX"
+            "hf:owner/name/file, or https://…#sha256=HEX; ask for vgg-face:bgr where a file from Caffe has kept its "
+            "names (conv1_1)"
         )
     if str(weights) == GENERATED:
         return generated(VggFace)

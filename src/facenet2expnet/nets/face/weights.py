@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.nets.face.download import download, file_sha256, from_hugging_face
+from facenet2expnet.nets.face.download import download, file_sha256, from_hugging_face, without_tilde
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -44,7 +44,7 @@ def locate(reference: str | Path) -> Path:
                 "loaded; `sha256sum FILE` prints it for a file that you trust"
             )
         return download(text, sha256)
-    path = from_hugging_face(text.removeprefix("hf:")) if text.startswith("hf:") else Path(text).expanduser()
+    path = from_hugging_face(text.removeprefix("hf:")) if text.startswith("hf:") else without_tilde(text)
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise UserError(
@@ -60,8 +60,9 @@ def locate(reference: str | Path) -> Path:
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors of a .pth, .pt or .safetensors file by name, floating ones as float32, on the CPU.
 
-    A dictionary wrapped in another ("state_dict", "model", …) is unwrapped, and a prefix that every name has
-    ("module.", "backbone.", …) is taken off. Files that hold code are refused, never run.
+    A dictionary wrapped in another ("state_dict", "model", …) is unwrapped, and a prefix that most names have
+    ("module.", "backbone.", …) is taken off. What a file is, is told by its content, whatever its ending. Files that
+    hold code are refused, never run.
 
     Raises:
         UserError: If the file is none of these, is damaged, or holds more than weights.
@@ -71,16 +72,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if reason:
         raise UserError(f"{path}: expected weights (.pth, .pt or .safetensors), found {reason}")
     try:
-        content = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if head[8:9] == b"{":  # safetensors: its header, behind the length of it
+            content = load_file(path)
+        else:
+            with path.open("rb") as file:  # given a path, PyTorch would go by its ending
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the readers raise almost anything
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise UserError(
                 f"{path}: expected a file of weights alone, found one that holds Python objects (a whole model?); "
                 "such files can run code when they are read. Save it again with torch.save(model.state_dict(), …)"
+            ) from error
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{path}: expected a file of weights alone, found a TorchScript model, which holds code; save its "
+                "weights with torch.save(torch.jit.load(PATH).state_dict(), …) if you trust it"
             ) from error
         raise UserError(
             f"{path}: expected weights (.pth, .pt or .safetensors), found a file that is cut short, damaged or of "
@@ -102,7 +108,9 @@ def _not_weights(head: bytes) -> str | None:
 
 def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
     """The dictionary of tensors inside what a file held."""
-    while isinstance(content, Mapping):
+    outer: set[int] = set()  # a dictionary that holds itself would never end
+    while isinstance(content, Mapping) and id(content) not in outer:
+        outer.add(id(content))
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
@@ -114,8 +122,13 @@ def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
     )
     if not tensors:
         raise UserError(f"{path}: expected a dictionary of tensors by name, found a {type(content).__name__}")
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    while prefix := next(
+        (p for p in PREFIXES if 2 * sum(name.startswith(p) for name in tensors) > len(tensors)), None
+    ):
+        bare = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        if len(bare) < len(tensors):  # two tensors would get one name
+            break
+        tensors = bare
     return {
         name: value.detach().float() if value.is_floating_point() else value.detach()
         for name, value in tensors.items()
@@ -126,7 +139,9 @@ def looks_like(state: Mapping[str, Tensor]) -> str | None:
     """The face net of ours that weights seem to be of, by their names."""
     if "layer1.0.prelu.weight" in state and "layer4.0.bn3.weight" in state:
         blocks = len({name.split(".")[1] for name in state if re.match(r"layer3\.\d+\.", name)})
-        return {2: "iresnet18", 6: "iresnet34", 14: "iresnet50", 30: "iresnet100"}.get(blocks, "an IResNet")
+        return {2: "iresnet18", 6: "iresnet34", 14: "iresnet50", 30: "iresnet100"}.get(
+            blocks, "an IResNet of another depth"
+        )
     if "repeat_1.0.branch0.conv.weight" in state and "mixed_6a.branch0.conv.weight" in state:
         return "inception-resnet-v1"
     if {"fc6.weight", "fc7.weight"} <= set(state) and ({"conv1_1.weight", "conv_1_1.weight"} & set(state)):
@@ -145,7 +160,8 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: st
         origin: the file, for messages.
         name: the face net's, for messages.
     Raises:
-        UserError: If it is the file of another net, or names or shapes differ; says which of these.
+        UserError: If it is the file of another net, names or shapes differ, or a tensor holds no finite floating
+            numbers; says which of these.
     """
     expected = net.state_dict()
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
@@ -155,7 +171,23 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], origin: str, name: st
     misshapen = [key for key in expected if key in given and given[key].shape != expected[key].shape]
     if missing or extra or misshapen:
         raise UserError(f"{origin}: {_fault(expected, given, missing, extra, misshapen, name)}")
+    unfit = [f"{key} is {why}" for key in expected if (why := _unfit(given[key], expected[key]))]
+    if unfit:
+        raise UserError(f"{origin}: expected finite floating-point weights for {name}, but {_listed(unfit)}")
     net.load_state_dict(given, strict=True, assign=True)
+
+
+def _unfit(value: Tensor, expected: Tensor) -> str | None:
+    """Why a tensor of the right name and shape is no weight, in a word."""
+    if value.is_meta:
+        return "without numbers"
+    if value.layout != torch.strided:
+        return "sparse"
+    if expected.is_floating_point() and not value.is_floating_point():
+        return str(value.dtype).removeprefix("torch.")
+    if expected.is_floating_point() and not value.sum(dtype=torch.float64).isfinite():
+        return "not finite"
+    return None
 
 
 def _fault(
@@ -169,7 +201,10 @@ def _fault(
     """Why weights do not fit: another net's file, other names, or other shapes."""
     look = looks_like(given)
     if look and look.split(" ")[0] != name:
-        return f"expected the weights of {name}, but these look like those of {look}; ask for that face net instead"
+        advice = (
+            "there is no such face net here" if look.startswith("an ") else "ask for that face net instead"
+        )
+        return f"expected the weights of {name}, but these look like those of {look}; {advice}"
     weights = [key for key in expected if not key.endswith("num_batches_tracked")]
     fitting = sum(key in given for key in weights)
     shapes = Counter(tuple(expected[key].shape) for key in weights)
