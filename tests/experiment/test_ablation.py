@@ -22,7 +22,7 @@ from facenet2expnet.data.manifest import from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.ablation import Axis, ablate, key, vary
 from facenet2expnet.experiment.reporter import Reporter, Training
-from facenet2expnet.experiment.run import Machine, compare
+from facenet2expnet.experiment.run import Machine, compare, gather_pictures
 from facenet2expnet.learning import stages
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
@@ -35,6 +35,10 @@ class Ears(Reporter):
     def __init__(self) -> None:
         self.begun: list[Training] = []
         self.trained: set[tuple[str, int]] = set()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def begin(self, training: Training) -> None:
         self.begun.append(training)
@@ -317,6 +321,15 @@ def test_other_pictures_without_a_label_are_another_training_where_they_take_par
     folders = {path.name for path in (tmp_path / "out" / "trainings").iterdir()}
     assert f"fn2en-{key('fn2en', tiny.tiny_recipe())}" in folders  # as in ablations of before
     assert len([name for name in folders if name.startswith("fn2en-")]) == 3
+
+
+def test_a_manifest_in_a_folder_of_classes_is_pointed_at(tmp_path: Path) -> None:
+    faces, ears = tiny.write_faces(tmp_path / "faces", each=2), Ears()
+    gather_pictures(faces, tiny.tiny_recipe(), ears)
+    assert not ears.notes
+    (faces / "manifest.csv").write_text("image,label\n")
+    gather_pictures(faces, tiny.tiny_recipe(), ears)
+    assert "not its manifest.csv" in ears.notes[0]
 
 
 def test_what_a_comparison_tells_first_an_ablation_tells_too(faces: Path, tmp_path: Path) -> None:

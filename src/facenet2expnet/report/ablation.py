@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -318,10 +319,9 @@ def _draw_names(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, figures.Mark
                 row["accuracy"], y, mark.marker, color=mark.colour, markersize=7.5, markeredgecolor="white"
             )
     tags = rows.drop_duplicates("value")["tag"]
-    names = figures.short_names([value or "none" for value in values])
-    axes.set_yticks(
-        range(len(values)), labels=[f"{name}  [{tag}]" for name, tag in zip(names, tags, strict=True)]
-    )
+    names = figures.short_names([value or "none" for value in values], 60)
+    labels = [fill(f"{name} [{tag}]", 32) for name, tag in zip(names, tags, strict=True)]
+    axes.set_yticks(range(len(values)), labels=labels)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.set(xlabel="accuracy, %", title=figures.short(axis, 40))
     figures.percent_axis(axes, "x")
