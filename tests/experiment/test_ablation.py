@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
+from PIL import Image
 
 import tiny
 from facenet2expnet import recipe as recipes
@@ -17,7 +22,7 @@ from facenet2expnet.data.manifest import from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.ablation import Axis, ablate, key, vary
 from facenet2expnet.experiment.reporter import Reporter, Training
-from facenet2expnet.experiment.run import Machine, compare
+from facenet2expnet.experiment.run import Machine, compare, gather_pictures
 from facenet2expnet.learning import stages
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
@@ -30,6 +35,10 @@ class Ears(Reporter):
     def __init__(self) -> None:
         self.begun: list[Training] = []
         self.trained: set[tuple[str, int]] = set()
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def begin(self, training: Training) -> None:
         self.begun.append(training)
@@ -67,6 +76,15 @@ def test_one_axis_at_a_time_and_the_recipe_itself_first() -> None:
     assert [v.values for v in variants] == [{}, {"width": "0.2"}, {"width": "0.3"}, {"tap": "early"}]
     assert [v.recipe.expnet.width for v in variants] == [0.1, 0.2, 0.3, 0.1]
     assert [v.recipe.face_net.tap for v in variants] == ["late", "late", "late", "early"]
+
+
+def test_values_of_an_axis_that_say_the_same_are_one_row() -> None:
+    axes = [Axis("expnet.width", ("0.2", "0.20", "0.3")), Axis("pictures", ("4", "04"))]
+    variants = vary(tiny.tiny_recipe(), axes)
+    assert [v.values for v in variants[1:]] == [
+        {"expnet.width": "0.2"}, {"expnet.width": "0.3"}, {"pictures": "4"},
+    ]  # fmt: skip
+    assert len(vary(tiny.tiny_recipe(), axes, cross=True)) == 3
 
 
 def test_crossed_axes_give_every_combination() -> None:
@@ -149,6 +167,12 @@ def test_axes_that_can_not_be_are_refused(axes: list[Axis], message: str) -> Non
         (Axis("tap", ("nose",)), "late"),
         (Axis("objective", ("telepathy",)), "p-norm"),
         (Axis("pictures", ("1000",)), "expected 1 to 12"),
+        # the base can be trained, so that this must be told before it is
+        (Axis("crop.detector", ("viola-jones",)), "crop.detector=viola-jones: none of the 18 pictures"),
+        (
+            Axis("input-size", ("1000000",)),
+            "input-size=1000000: crop.stored_px is 1125000, and .* fit in memory",
+        ),
     ],
 )
 def test_nothing_is_written_for_a_value_that_can_not_be(
@@ -264,6 +288,107 @@ def test_resuming_on_other_folds_is_refused(faces: Path, tmp_path: Path) -> None
         ablate(faces, axes, folds=3, resume=True, **common)  # type: ignore[arg-type]
 
 
+def labelled_and_not(folder: Path, *, shift: int = 0) -> Path:
+    """A manifest of labelled faces with three pictures without a label, whose pixels depend on `shift`."""
+    if not folder.exists():
+        tiny.write_faces(folder, each=6)
+    images = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("[ahs]*/*.png"))]
+    labels = [image.split("/")[0] for image in images]
+    rng = np.random.default_rng(shift)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        images.append(f"{number}.png")
+        labels.append("")
+    table = pd.DataFrame({"image": images, "label": labels})
+    table.to_csv(folder / "manifest.csv", index=False)
+    return folder / "manifest.csv"
+
+
+def test_other_pictures_without_a_label_are_another_training_where_they_take_part(tmp_path: Path) -> None:
+    common = {
+        "recipe": tiny.tiny_recipe(),
+        "out": tmp_path / "out",
+        "folds": 2,
+        "first_folds": 1,
+        "machine": CPU,
+    }
+    axes = [Axis("stage1.unlabelled", ("true",))]
+    for shift, trained in ((0, 3), (0, 0), (1, 1)):
+        ears = Ears()
+        data = labelled_and_not(tmp_path / "faces", shift=shift)
+        ablate(data, axes, resume=bool((tmp_path / "out").exists()), reporter=ears, **common)  # type: ignore[arg-type]
+        assert len(ears.trained) == trained
+    folders = {path.name for path in (tmp_path / "out" / "trainings").iterdir()}
+    assert f"fn2en-{key('fn2en', tiny.tiny_recipe())}" in folders  # as in ablations of before
+    assert len([name for name in folders if name.startswith("fn2en-")]) == 3
+
+
+def test_a_manifest_in_a_folder_of_classes_is_pointed_at(tmp_path: Path) -> None:
+    faces, ears = tiny.write_faces(tmp_path / "faces", each=2), Ears()
+    gather_pictures(faces, tiny.tiny_recipe(), ears)
+    assert not ears.notes
+    (faces / "manifest.csv").write_text("image,label\n")
+    gather_pictures(faces, tiny.tiny_recipe(), ears)
+    assert "not its manifest.csv" in ears.notes[0]
+
+
+def test_what_a_comparison_tells_first_an_ablation_tells_too(faces: Path, tmp_path: Path) -> None:
+    pictures = tmp_path / "faces"
+    shutil.copytree(faces, pictures)
+    (pictures / "anger" / "broken.png").write_bytes(b"no picture")
+    recipe = recipes.override(tiny.tiny_recipe(), ["calibration_share=0.2"])
+    out = tmp_path / "out"
+    ablate(
+        pictures, [Axis("scratch.lr", ("0.01",))], recipe=recipe, out=out, methods=("scratch",), folds=3,
+        first_folds=1, machine=CPU,
+    )  # fmt: skip
+    skipped = pd.read_csv(out / "skipped.csv")
+    assert [Path(image).name for image in skipped["image"]] == ["broken.png"]
+    log = (out / "log.txt").read_text()
+    assert "1 picture was left out" in log
+    assert "Only the first 1 of 3 folds were done." in log
+    assert "kept out of the training, to fit the temperature" in log
+    page = (out / "report.html").read_text()
+    assert "Only the first 1 of 3 folds were done." in page
+    assert "1 picture was left out" in page
+
+
+def test_one_process_at_a_time_works_in_a_folder(faces: Path, tmp_path: Path) -> None:
+    common = {"recipe": tiny.tiny_recipe(), "methods": ("scratch",), "folds": 2, "machine": CPU}
+    axes = [Axis("scratch.lr", ("0.01",))]
+    ablation, run = tmp_path / "ablation", tmp_path / "run"
+    with (
+        begun_elsewhere(ablation / ".ablation.json.lock"),
+        pytest.raises(UserError, match="another process is at"),
+    ):
+        ablate(faces, axes, out=ablation, **common)  # type: ignore[arg-type]
+    with (
+        begun_elsewhere(run / ".run.json.lock"),
+        pytest.raises(UserError, match="another process is at work"),
+    ):
+        compare(faces, out=run, **common)  # type: ignore[arg-type]
+    assert len([*ablation.iterdir(), *run.iterdir()]) <= 2  # the locks
+    ablate(faces, axes, out=ablation, **common)  # type: ignore[arg-type]
+    assert not list(ablation.glob(".*"))
+
+
+@contextmanager
+def begun_elsewhere(lock: Path) -> Iterator[None]:
+    """Another process is at work in the lock's folder."""
+    lock.parent.mkdir()
+    with FileLock(lock):
+        yield
+
+
+def test_a_folder_that_can_not_be_made_is_told(faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "small.csv").write_text("a file")
+    with pytest.raises(UserError, match=r"small.csv/x: can't be made: Not a directory"):
+        ablate(
+            faces, [Axis("scratch.lr", ("0.01",))], recipe=tiny.tiny_recipe(), out=tmp_path / "small.csv" / "x",
+            methods=("scratch",), folds=2, machine=CPU,
+        )  # fmt: skip
+
+
 def test_the_same_steps_for_every_number_of_pictures(faces: Path, tmp_path: Path) -> None:
     ears = Ears()
     axes = [Axis("pictures", ("3..",))]
@@ -317,6 +442,39 @@ def test_a_variant_that_is_stopped_does_not_stop_the_others(
     # those that had ended, and their face net; what was stopped is not tried again
     assert [training.method for training in ears.begun] == ["fine-tune", "fn2en", "fn2en", "fn2en"]
     assert not ears.trained
+
+
+def test_a_variant_that_does_not_fit_in_memory_is_stopped(faces: Path, tmp_path: Path) -> None:
+    ablate(
+        faces, [Axis("expnet.hidden", ("99999999999",))], recipe=tiny.tiny_recipe(), out=tmp_path / "out",
+        methods=("scratch",), folds=2, machine=CPU,
+    )  # fmt: skip
+    stopped = pd.read_csv(tmp_path / "out" / "table.csv", dtype={"stopped": str})["stopped"].fillna("")
+    assert ["does not fit in memory" in why for why in stopped] == [False, True]
+
+
+def test_what_is_stopped_once_trains_no_other_fold_or_seed(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = stages.Classification.loss
+    monkeypatch.setattr(
+        stages.Classification,
+        "loss",
+        lambda self, e: loss(self, e) * (math.nan if self.recipe.lr == 0.5 else 1),
+    )
+    ears = Ears()
+    axes = [Axis("scratch.lr", ("0.5",)), Axis("fine_tune.lr", ("0.5",))]
+    ablate(
+        faces, axes, recipe=tiny.tiny_recipe(), out=tmp_path / "out", methods=("scratch", "fn2en"), folds=2,
+        seeds=(0, 1), machine=CPU, reporter=ears,
+    )  # fmt: skip
+    table = pd.read_csv(tmp_path / "out" / "table.csv").fillna({"stopped": ""})
+    stopped = {(row["number"], row["method"]) for _, row in table.iterrows() if row["stopped"]}
+    assert stopped == {(1, "scratch"), (2, "fn2en")}  # FN2EN without its face net has no result, either
+    methods = [training.method for training in ears.begun]
+    assert methods.count("scratch") == 4 + 1
+    assert methods.count("fine-tune") == 4 + 1
+    assert methods.count("fn2en") == 4
 
 
 def test_early_stopping_anywhere_is_another_fine_tuned_face_net() -> None:

@@ -216,9 +216,26 @@ def test_subjects_weigh_the_same_whatever_their_number_of_pictures():
     assert metrics.paired_test(table, "x", "y").difference == pytest.approx(0.5)
 
 
-def test_a_missing_subject_falls_back_to_pictures():
-    table = predictions_table({"x": [True] * 4, "y": [False] * 4}, ["s1", "s1", "s2", ""])
-    assert metrics.paired_test(table, "x", "y").unit == "picture"
+@pytest.mark.parametrize("blank", ["", None])
+def test_a_picture_without_a_subject_is_a_unit_of_its_own(blank: str | None):
+    # s1 1/2, s2 1, and of the two pictures without a subject one is better; they are not one person.
+    table = predictions_table(
+        {"x": [True] * 5, "y": [True, False, False, False, True]}, ["s1", "s1", "s2", blank, blank]
+    )
+    test = metrics.paired_test(table, "x", "y")
+    assert (test.test, test.unit, test.units) == ("sign-flip permutation test", "subject or picture", 4)
+    assert test.difference == pytest.approx((0.5 + 1 + 1 + 0) / 4)
+    assert test.p_value == pytest.approx(2 / 8)
+
+
+def test_a_subject_called_as_a_picture_is_not_that_picture():
+    table = predictions_table({"x": [True] * 3, "y": [False] * 3}, ["1.png", "", ""])
+    assert metrics.paired_test(table, "x", "y").units == 3
+
+
+def test_blank_subjects_only_are_none():
+    table = predictions_table({"x": [True] * 4, "y": [False] * 4}, [""] * 4)
+    assert metrics.paired_test(table, "x", "y").test == "exact McNemar test"
 
 
 def test_several_seeds_are_one_unit_a_picture():

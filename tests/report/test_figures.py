@@ -109,6 +109,20 @@ def test_folds_show_mean_and_the_papers_number():
     assert {0.2, 0.5, 0.6, 0.7, 0.968} <= {round(float(x), 6) for x in points}
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.571, 0.576), (0.56, 0.58), (0.55, 0.60), (0.0, 1.0)])
+def test_ticks_of_a_percent_axis_say_where_they_are(low: float, high: float):
+    figure = figures.new_figure(4, 3)
+    axes = figure.add_subplot()
+    axes.plot([low, high], [low, high])
+    figures.percent_axis(axes, "y")
+    figure.canvas.draw()
+    places = [place for place in axes.get_yticks() if low <= place <= high]
+    said = [axes.yaxis.get_major_formatter()(place) for place in places]
+    assert len(places) >= 3
+    assert [float(label) for label in said] == pytest.approx([100 * place for place in places])
+    assert max(map(len, said)) <= 5
+
+
 def test_methods_look_the_same_whatever_else_is_drawn():
     alone, together = figures.marks(["fn2en"]), figures.marks(["other", "scratch", "fn2en"])
     assert alone["fn2en"] == together["fn2en"]

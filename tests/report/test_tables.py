@@ -77,6 +77,11 @@ def test_paired_tests_as_text(metrics: dict[str, Any]):
     assert text["units"].tolist() == ["8 subjects"] * 3
 
 
+def test_units_of_a_paired_test_in_words():
+    assert tables.units_text(1200, "picture") == "1,200 pictures"
+    assert tables.units_text(12, "subject or picture") == "12 subjects or pictures"
+
+
 def test_classes_subjects_and_folds(metrics: dict[str, Any]):
     by_class, by_subject, by_fold = (
         f(metrics) for f in (tables.per_class, tables.per_subject, tables.per_fold)

@@ -197,17 +197,25 @@ def compare_and_print(
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="The folder of a run or an ablation.")],
     analyses: Annotated[
         bool, typer.Option("--analyses", help="Compute the paper's analyses first and show them, too.")
     ] = False,
 ) -> None:
-    """Write the report of a run again.
+    """Write the report of a run or an ablation again.
 
     Example: fn2en report runs/mine
     """
+    from facenet2expnet.errors import UserError
     from facenet2expnet.report.html import write_report
 
+    if (run / "ablation.json").is_file():
+        from facenet2expnet.report.ablation import write_ablation
+
+        if analyses:
+            raise UserError(f"{run} holds an ablation, expected a run for --analyses; leave the option out")
+        print(write_ablation(run))
+        return
     if analyses:
         from facenet2expnet.analysis.case import all_findings, has_captum
         from facenet2expnet.analysis.saliency import WITHOUT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -28,7 +29,8 @@ def write_whole(path: Path, content: bytes, *, sync: bool = True) -> None:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as fault:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be a file
+            temporary.unlink(missing_ok=True)
         raise UserError(
             f"{path} could not be written: {fault.strerror or fault}; nothing was left behind, "
             "free some space or give another folder"

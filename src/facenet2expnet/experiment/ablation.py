@@ -27,10 +27,9 @@ from facenet2expnet.experiment.crossval import (
     Job,
     check_parts,
     epochs_of,
-    run_job,
     with_calibration,
 )
-from facenet2expnet.experiment.material import Material, gather
+from facenet2expnet.experiment.material import Material
 from facenet2expnet.experiment.metrics import paired_test, scores_of_method
 from facenet2expnet.experiment.provenance import (
     command_line,
@@ -40,8 +39,17 @@ from facenet2expnet.experiment.provenance import (
     versions,
     write_json,
 )
-from facenet2expnet.experiment.reporter import LogFile, Reporter, Training
-from facenet2expnet.experiment.run import Machine, check_fold_names, open_device, quick_audit
+from facenet2expnet.experiment.reporter import Reporter, Training
+from facenet2expnet.experiment.run import (
+    Machine,
+    alone_in,
+    check_fold_names,
+    gather_pictures,
+    only_first,
+    open_device,
+    train_one,
+    write_beginning,
+)
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.learning import stages
 from facenet2expnet.learning.objectives import REGISTRY, terms_of
@@ -132,7 +140,8 @@ def ablate(
         recipe: what the variants differ from; a recipe, a preset's name or a TOML file.
         settings: dotted numbers to change in it, and in every recipe of the axis "recipe".
         out: the folder of the ablation; new, or with `resume` one that was begun with the same data and folds. It may
-            be resumed with other axes: what is trained is not trained again.
+            be resumed with other axes: what is trained is not trained again, but the table, the figures and the page
+            show the axes of the last call only.
         cross: every value of an axis with every value of all others, instead of one axis at a time.
         methods: of METHODS.
         steps_of: train every variant for as many steps as the recipe's epochs take over so many pictures, so that the
@@ -158,9 +167,8 @@ def ablate(
     variants = vary(recipes.override(base, settings), axes, cross=cross, settings=settings)
     face_nets = [stages.check(variant.recipe, fine_tunes="fine-tune" in methods) for variant in variants]
     fabric = open_device(machine.device, variants[0].recipe.precision)
-    material = _gather(data, variants[0].recipe, reporter)
-    drawn = protocols.choose(material.manifest, protocol, folds)
-    drawn = replace(drawn, folds=drawn.folds[:first_folds])
+    material = gather_pictures(data, variants[0].recipe, reporter)
+    drawn = only_first(protocols.choose(material.manifest, protocol, folds), first_folds)
     check_fold_names([fold.name for fold in drawn.folds])
     cuts = [Cut(fold.name, fold.train, fold.test) for fold in drawn.folds]
     smallest = min(len(cut.train) for cut in cuts)
@@ -176,16 +184,20 @@ def ablate(
         "seeds": list(seeds),
         "steps_of": steps_of,
     }
-    jobs = _jobs(variants, methods, cuts, seeds, material.manifest, out)
-    for item in (item for items in jobs.values() for item in items):
-        check_parts(item.variant.recipe, [item.job.training.method], [item.job.cut], material.manifest)
     if before and any(before[name] != about[name] for name in ("manifest", "split")):
         raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
-    reporter = _open(out, about, variants[0].recipe, material, drawn, reporter)
-    for note in dict.fromkeys(note for face_net in face_nets for note in face_net.notes):
-        reporter.note(note)
-    _train(jobs, data, material, machine.device, reporter, about)
-    _conclude(out, jobs, variants, about, fabric)
+    unlabelled = _unlabelled(data, variants, material, reporter)
+    jobs = _jobs(variants, methods, cuts, seeds, material.manifest, out, unlabelled)
+    for item in (item for items in jobs.values() for item in items):
+        check_parts(item.variant.recipe, [item.job.training.method], [item.job.cut], material.manifest)
+    with alone_in(out / RECORD, begins=before is None):
+        reporter = write_beginning(
+            out / RECORD, about, variants[0].recipe, material, drawn,
+            [item.job.cut for items in jobs.values() for item in items],
+            earlier=before, face_nets=face_nets, reporter=reporter,
+        )  # fmt: skip
+        _train(jobs, data, material, machine.device, reporter, about)
+        _conclude(out, jobs, variants, about, fabric)
     return out
 
 
@@ -208,28 +220,53 @@ def _about(
         "recipe": recipes.to_dict(recipe),
         "axes": {axis.name: list(axis.values) for axis in axes},
         "manifest": {"name": material.manifest.name, "sha256": material.manifest.sha256()},
+        "skipped": len(material.skipped),
         "classes": list(material.manifest.classes),
         "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(drawn.folds)},
         "split": hashlib.sha256(rows).hexdigest(),
     }
 
 
-def _open(
-    out: Path,
-    about: Mapping[str, Any],
-    recipe: Recipe,
-    material: Material,
-    drawn: protocols.Protocol,
-    reporter: Reporter,
-) -> Reporter:
-    """Write what is known before the first training; a reporter that keeps a log as well."""
-    write_json(out / RECORD, about)
-    recipes.save(recipe, out / "recipe.toml")
-    protocols.write_split(drawn.folds, material.manifest, out / "folds.json")
-    material.manifest.save(out / "manifest.csv")
-    reporter = LogFile(out / "log.txt", reporter)
-    quick_audit(out, material, drawn, reporter)
-    return reporter
+def _unlabelled(
+    data: str | Path | Manifest, variants: Sequence[Variant], material: Material, reporter: Reporter
+) -> dict[tuple[Any, ...], str]:
+    """Read the pictures in every way that a variant needs, so that none of them fails after hours of training.
+
+    Only one further reading is in memory at a time; `_train` reads again.
+
+    Args:
+        material: what the recipe as it is reads.
+    Returns:
+        What `_needs` gives -> a hash of the pictures without a label; empty where there are none.
+    Raises:
+        UserError: If a variant's pictures can't be read, or are others than the recipe's.
+    """
+    found = {_needs(variants[0].recipe): _hash_of_unlabelled(material)}
+    for variant in variants:
+        if _needs(variant.recipe) in found:
+            continue
+        name = ", ".join(f"{axis}={value}" for axis, value in variant.values.items())
+        try:
+            read = gather_pictures(data, variant.recipe, reporter)
+        except UserError as error:
+            raise UserError(f"{name}: {error}; or leave this value out") from error
+        if read.manifest.sha256() != material.manifest.sha256():
+            raise UserError(
+                f"{name}: {len(read.manifest)} pictures can be read, expected the {len(material.manifest)} that can "
+                "be read as the recipe says, since all variants are trained and tested on the same; leave this value "
+                "out"
+            )
+        found[_needs(variant.recipe)] = _hash_of_unlabelled(read)
+    return found
+
+
+def _hash_of_unlabelled(material: Material) -> str:
+    """Of the faces without a label and what is known of them, which decides where they may take part."""
+    if not len(material.unlabelled_pixels):
+        return ""
+    hashed = hashlib.sha256(material.unlabelled_pixels.tobytes())
+    hashed.update(material.unlabelled.sha256().encode())
+    return hashed.hexdigest()
 
 
 def vary(
@@ -242,6 +279,8 @@ def vary(
         axes: what to change.
         cross: all combinations, instead of one axis at a time.
         settings: applied to the recipes of the axis "recipe".
+    Returns:
+        One variant for values of an axis that say the same, such as 0.01 and 0.010.
     Raises:
         UserError: If an axis has no such name, no value, or a value that the recipe can't take.
     """
@@ -253,6 +292,7 @@ def vary(
             )
     if not axes or not all(axis.values for axis in axes):
         raise UserError("an ablation needs one axis or more with one value or more")
+    axes = [_distinct(base, axis, settings) for axis in axes]
     if cross:
         changes = [dict(zip(names, values, strict=True)) for values in product(*(a.values for a in axes))]
     else:
@@ -260,6 +300,16 @@ def vary(
     variants = [Variant({}, base, None)]
     variants += [_variant(base, change, settings) for change in changes]
     return variants
+
+
+def _distinct(base: Recipe, axis: Axis, settings: Sequence[str]) -> Axis:
+    """The axis without values that say what an earlier one says."""
+    said: dict[str, tuple[Recipe, int | None]] = {}
+    for value in axis.values:
+        variant = _variant(base, {axis.name: value}, settings)
+        if (variant.recipe, variant.pictures) not in said.values():
+            said[value] = (variant.recipe, variant.pictures)
+    return replace(axis, values=tuple(said))
 
 
 def _doubled(axis: Axis, most: int) -> Axis:
@@ -358,8 +408,9 @@ def _jobs(
     seeds: Sequence[int],
     manifest: Manifest,
     out: Path,
+    unlabelled: Mapping[tuple[Any, ...], str],
 ) -> dict[tuple[int, str], list[_Planned]]:
-    """(number of the variant, method) -> its trainings over seeds and folds."""
+    """(number of the variant, method) -> its trainings over seeds and folds; `unlabelled` is of `_unlabelled`."""
     found: dict[tuple[int, str], list[_Planned]] = {}
     for number, variant in enumerate(variants):
         recipe = variant.recipe
@@ -375,10 +426,10 @@ def _jobs(
                 folder = out / "trainings"
                 place = Path(f"{len(rows)}-pictures", f"seed-{seed}", cut.name)
                 training = Training(method, cut.name, seed, 0, 0, len(kept.train), epochs_of(method, recipe))
-                own = folder / f"{method}-{key(method, recipe)}" / place
+                own = folder / f"{method}-{key(method, recipe, unlabelled[_needs(recipe)])}" / place
                 teacher = folder / f"fine-tune-{key('fine-tune', recipe)}" / place
                 job = Job(kept, training, own, teacher, folder / "views")
-                shared = (recipe.crop, recipe.stage1.unlabelled, len(rows), seed, cut.name)
+                shared = (_needs(recipe), len(rows), seed, cut.name)
                 planned.append(_Planned(job, variant, shared))
     return found
 
@@ -393,8 +444,12 @@ def _teachers(item: _Planned) -> list[_Planned]:
     return [replace(item, job=replace(item.job, training=training, folder=item.job.teacher_folder))]
 
 
-def key(method: str, recipe: Recipe) -> str:
-    """Of all that a method's training depends on in a recipe; numbers at their default don't count."""
+def key(method: str, recipe: Recipe, unlabelled: str = "") -> str:
+    """Of all that a method's training depends on in a recipe; numbers at their default don't count.
+
+    The labelled pictures are the same throughout an ablation; `unlabelled` is a hash of the others, where FN2EN's
+    first stage sees some.
+    """
     values = recipes.to_dict(recipe)
     usual = recipes.to_dict(Recipe())
     for section in _UNSEEN[method]:
@@ -407,6 +462,8 @@ def key(method: str, recipe: Recipe) -> str:
             values["fine_tune"]["inner_rows"] = watching[0].inner_share
     if method == "scratch" and recipe.face_net.tap == stages.AUTO:
         values["teacher"] = key("fine-tune", recipe)  # its layer is chosen on that face net
+    if method == "fn2en" and unlabelled:
+        values["unlabelled"] = unlabelled
     own = {
         name: {k: v for k, v in value.items() if v != usual[name].get(k)}
         if isinstance(value, dict)
@@ -425,36 +482,45 @@ def _train(
     reporter: Reporter,
     about: Mapping[str, Any],
 ) -> None:
-    """Every training once, those that share pictures and views one after the other; not again what was stopped."""
+    """Every training once, those that share pictures and views one after the other.
+
+    Once one training of a variant's method has stopped, its others are left out: the row has no number without all.
+    """
     once: dict[Path, _Planned] = {}
-    for item in (item for items in planned.values() for item in items):
-        for needed in (*_teachers(item), item):
-            if not _stopped([needed]):
+    users: dict[Path, set[tuple[int, str]]] = {}
+    stopped = {place for place, items in planned.items() if _stopped(items)}
+    for place, items in planned.items():
+        for needed in (needed for item in items for needed in (*_teachers(item), item)):
+            if place not in stopped:
                 once.setdefault(needed.job.folder, needed)
+                users.setdefault(needed.job.folder, set()).add(place)
     groups: dict[tuple[Any, ...], list[_Planned]] = {}
     for item in once.values():
         groups.setdefault(item.shared, []).append(item)
+    needs = list(dict.fromkeys(shared[0] for shared in groups))
     manifest = {"name": material.manifest.name, "sha256": material.manifest.sha256()}
     facts = {name: about[name] for name in ("command", "versions", "device")}
     read, number = planned[min(planned)][0].variant.recipe, 0
-    for group in groups.values():
+    for shared in sorted(groups, key=lambda shared: needs.index(shared[0])):
+        group = groups[shared]
         for item in sorted(group, key=lambda item: METHODS.index(item.job.training.method)):
             number += 1
+            if users[item.job.folder] <= stopped:
+                continue
             recipe, training = item.variant.recipe, item.job.training
             if _needs(recipe) != _needs(read):
-                material, read = _gather(data, recipe, reporter), recipe
+                material, read = gather_pictures(data, recipe, reporter), recipe
                 if material.manifest.sha256() != manifest["sha256"]:
-                    raise UserError(
-                        f"{manifest['name']}: other pictures can be read at {recipe.crop.crop_px} pixels"
-                    )
+                    raise UserError(f"{manifest['name']}: its pictures changed while the ablation ran")
             job = replace(item.job, training=replace(training, number=number, total=len(once)))
             own = {"recipe": recipes.to_dict(recipe), "trained_on": manifest, "created": now(), **facts}
             fabric = open_device(device, recipe.precision)
             try:
-                run_job(
+                train_one(
                     job, material, recipe, fabric, reporter, {**own, "protocol": about["protocol"]["name"]}
                 )
             except StageStopped as error:  # is a result, too: the others go on
+                stopped |= users[job.folder]
                 write_whole(job.folder / STOPPED, str(error).encode())
                 reporter.note(str(error))
         for folder in {item.job.views_folder for item in group if item.job.views_folder}:
@@ -464,10 +530,6 @@ def _train(
 def _needs(recipe: Recipe) -> tuple[Any, ...]:
     """What of a recipe decides which pictures are read, and how."""
     return recipe.crop, recipe.stage1.unlabelled
-
-
-def _gather(data: str | Path | Manifest, recipe: Recipe, reporter: Reporter) -> Material:
-    return gather(data, recipe.crop, unlabelled=recipe.stage1.unlabelled, progress=reporter.faces)
 
 
 def _conclude(
@@ -501,8 +563,8 @@ def _conclude(
 
 
 def _stopped(items: Sequence[_Planned]) -> str:
-    """Why one of the trainings was stopped; empty where none was."""
-    told = [item.job.folder / STOPPED for item in items]
+    """Why one of the trainings, or of the face nets that they read, was stopped; empty where none was."""
+    told = [needed.job.folder / STOPPED for item in items for needed in (*_teachers(item), item)]
     return next((path.read_text(encoding="utf-8") for path in told if path.is_file()), "")
 
 
@@ -542,5 +604,6 @@ def _scores(
         "r2": float(last["r2"].mean()) if len(last) else math.nan,
         "training_seconds": float(history["seconds"].sum()) / len(items),
         **{k: size[k] for k in ("parameters", "multiply_adds", "ms_per_picture")},
-        **{k: test.get(k, math.nan) for k in ("difference", "low", "high", "p_value")},
+        **{k: test.get(k, math.nan) for k in ("difference", "low", "high", "p_value", "units")},
+        "unit": test.get("unit", ""),
     }

@@ -184,9 +184,10 @@ def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 1
 class PairedTest:
     """Whether two methods differ on the same pictures.
 
-    `difference` is first minus second, the mean over the units (subjects, or pictures where subjects are
-    unknown), in -1..1; `low` and `high` are its 95 % bootstrap interval over the same units (NaN with fewer
-    than two units). `unpaired` counts the predictions that only one of the two has; they are left out.
+    `difference` is first minus second, the mean over the units, in -1..1; `low` and `high` are its 95 % bootstrap
+    interval over the same units (NaN with fewer than two units). `unit` is "subject", "picture" where no subject is
+    known, or "subject or picture" where some are: a picture whose subject is not known is then a unit of its own.
+    `unpaired` counts the predictions that only one of the two has; they are left out.
     """
 
     first: str
@@ -241,19 +242,32 @@ def bootstrap_interval(values: Floats, seed: int = 0) -> tuple[float, float]:
 
 
 def _subjects_known(predictions: pd.DataFrame) -> bool:
-    if "subject" not in predictions or not len(predictions):
-        return False
+    return "subject" in predictions and len(predictions) > 0 and not _without_subject(predictions).any()
+
+
+def _without_subject(predictions: pd.DataFrame) -> pd.Series:
+    """Which rows of a table with the column subject name none."""
     subject = predictions["subject"]
-    return not bool((subject.isna() | (subject.astype(str) == "")).any())
+    return subject.isna() | (subject.astype(str) == "")
+
+
+def _units(predictions: pd.DataFrame) -> tuple[str, pd.Series]:
+    """What `PairedTest` calls the unit, and every row's own."""
+    images = "picture " + predictions["image"].astype(str)
+    if "subject" not in predictions:
+        return "picture", images
+    blank = _without_subject(predictions)
+    unit = "picture" if blank.all() else "subject or picture" if blank.any() else "subject"
+    return unit, images.where(blank, "subject " + predictions["subject"].astype(str))
 
 
 def paired_test(predictions: pd.DataFrame, first: str, second: str, seed: int = 0) -> PairedTest:
     """Test whether two methods differ, on the pictures that both have seen.
 
-    Where every subject is known: a sign-flip permutation test over the differences of per-subject accuracy,
-    since pictures of one subject are not independent of each other. Else, with one prediction a picture and
-    method: the exact McNemar test over pictures. Else (several seeds): the sign-flip test over pictures,
-    which McNemar's is a case of.
+    Where subjects are known: a sign-flip permutation test over the differences of per-subject accuracy, since
+    pictures of one subject are not independent of each other; a picture without a subject counts as one of its
+    own. Where none is known, with one prediction a picture and method: the exact McNemar test over pictures. Else
+    (several seeds): the sign-flip test over pictures, which McNemar's is a case of.
 
     Args:
         predictions: columns image, fold, seed, method, truth, predicted, and subject where known.
@@ -278,10 +292,10 @@ def paired_test(predictions: pd.DataFrame, first: str, second: str, seed: int = 
     if both.empty:
         raise ValueError(f"paired test: '{first}' and '{second}' have no picture in common")
     both["difference"] = both["correct_first"] - both["correct_second"]
-    unit = "subject" if _subjects_known(both) else "image"
-    groups = both.groupby(both[unit].astype(str), sort=True)["difference"]
+    unit, owners = _units(both)
+    groups = both.groupby(owners, sort=True)["difference"]
     differences = groups.mean().to_numpy(dtype=np.float64)
-    if unit == "image" and int(groups.size().max()) == 1:
+    if unit == "picture" and int(groups.size().max()) == 1:
         test = "exact McNemar test"
         better, worse = int((differences > 0).sum()), int((differences < 0).sum())
         p_value = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
@@ -293,7 +307,7 @@ def paired_test(predictions: pd.DataFrame, first: str, second: str, seed: int = 
         first=first,
         second=second,
         test=test,
-        unit="subject" if unit == "subject" else "picture",
+        unit=unit,
         units=len(differences),
         difference=float(differences.mean()),
         low=low,

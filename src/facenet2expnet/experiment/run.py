@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import torch
 from lightning_fabric import Fabric
@@ -19,7 +20,7 @@ from facenet2expnet import recipe as recipes
 from facenet2expnet.data import audit, protocols
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
-from facenet2expnet.errors import UserError
+from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.experiment.crossval import (
     METHODS,
     VIEWS,
@@ -44,7 +45,9 @@ from facenet2expnet.experiment.provenance import (
 )
 from facenet2expnet.experiment.reporter import LogFile, Reporter
 from facenet2expnet.experiment.speed import measure
+from facenet2expnet.faces.store import is_store
 from facenet2expnet.learning import stages
+from facenet2expnet.nets.face import FaceNetInfo
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.recognize.model_folder import load_model, save_model
 
@@ -110,13 +113,9 @@ def compare(
         "compare", Path(out), chosen, machine or Machine(), resume, reporter or Reporter(), methods
     )
     material = begun.gather(data)
-    drawn = protocols.choose(material.manifest, protocol, folds)
-    chosen_folds = drawn.folds[:first_folds]
-    if len(chosen_folds) < len(drawn.folds):
-        note = f"Only the first {len(chosen_folds)} of {len(drawn.folds)} folds were done."
-        drawn = replace(drawn, note=f"{drawn.note} {note}".strip())
-    cuts = [Cut(fold.name, fold.train, fold.test) for fold in chosen_folds]
-    return begun.finish(material, replace(drawn, folds=chosen_folds), cuts, methods, seeds)
+    drawn = only_first(protocols.choose(material.manifest, protocol, folds), first_folds)
+    cuts = [Cut(fold.name, fold.train, fold.test) for fold in drawn.folds]
+    return begun.finish(material, drawn, cuts, methods, seeds)
 
 
 def train(
@@ -197,8 +196,7 @@ class _Begun:
 
     def gather(self, data: str | Path | Manifest) -> Material:
         """Read the pictures as the recipe says."""
-        unlabelled = self.recipe.stage1.unlabelled
-        return gather(data, self.recipe.crop, unlabelled=unlabelled, progress=self.reporter.faces)
+        return gather_pictures(data, self.recipe, self.reporter)
 
     def finish(
         self,
@@ -218,34 +216,20 @@ class _Begun:
                 "with what it began with, or choose another --out"
             )
         self._check_folds(material, drawn)
-        self._open(about, material, drawn)
-        reporter = LogFile(self.out / "log.txt", self.reporter)
-        for name in ("device", "versions"):
-            if self.earlier and self.earlier.get(name) != about[name]:
-                reporter.note(
-                    f"The run was begun with another {name}, so its weights may differ in the last bits."
-                )
-        for note in self.face_net.notes:
-            reporter.note(note)
-        if material.skipped:
-            reporter.note(f"{len(material.skipped)} pictures were left out, see {self.out / 'skipped.csv'}")
-        if drawn.note:
-            reporter.note(drawn.note)
-        if self.recipe.calibration_share:
-            reporter.note(
-                f"{_span([len(cut.calibration) for cut in cuts])} pictures of a training part are kept out of the "
-                "training, to fit the temperature."
-            )
-        quick_audit(self.out, material, drawn, reporter)
-        facts = _facts(about)
         jobs = plan(cuts, methods, seeds, self.recipe, self.out)
-        for job in jobs:
-            run_job(job, material, self.recipe, self.fabric, reporter, facts)
-            write_json(self.out / "run.json", {**about, "seconds": self._seconds()})
-        drop_views(self.out / VIEWS)
-        with contextlib.suppress(OSError):  # is not there, or a fold has this name
-            (self.out / VIEWS).rmdir()
-        self._conclude(about, material, jobs, methods)
+        with alone_in(self.out / "run.json", begins=self.earlier is None):
+            reporter = write_beginning(
+                self.out / "run.json", about, self.recipe, material, drawn, cuts, earlier=self.earlier,
+                face_nets=[self.face_net], reporter=self.reporter,
+            )  # fmt: skip
+            facts = _facts(about)
+            for job in jobs:
+                train_one(job, material, self.recipe, self.fabric, reporter, facts)
+                write_json(self.out / "run.json", {**about, "seconds": self._seconds()})
+            drop_views(self.out / VIEWS)
+            with contextlib.suppress(OSError):  # is not there, or a fold has this name
+                (self.out / VIEWS).rmdir()
+            self._conclude(about, material, jobs, methods)
         return self.out
 
     def _about(
@@ -310,18 +294,6 @@ class _Begun:
                     "or choose another --out"
                 )
 
-    def _open(self, about: dict[str, Any], material: Material, drawn: protocols.Protocol) -> None:
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.out}: can't be made: {error.strerror}") from None
-        write_json(self.out / "run.json", about)
-        recipes.save(self.recipe, self.out / "recipe.toml")
-        material.manifest.save(self.out / "manifest.csv")
-        write_skipped(material.skipped, self.out / "skipped.csv")
-        if drawn.folds:
-            protocols.write_split(drawn.folds, material.manifest, self.out / "folds.json")
-
     def _conclude(
         self, about: dict[str, Any], material: Material, jobs: Sequence[Job], methods: Sequence[str]
     ) -> None:
@@ -349,6 +321,145 @@ class _Begun:
         """Of this run so far, with what it took before an interruption."""
         before = (self.earlier or {}).get("seconds") or 0.0
         return float(before + time.monotonic() - self.started)
+
+
+def gather_pictures(data: str | Path | Manifest, recipe: Recipe, reporter: Reporter) -> Material:
+    """Read the pictures as a recipe says.
+
+    Raises:
+        UserError: If they can't be read, are of too few classes, or don't fit in memory at this size.
+    """
+    folder = None if isinstance(data, Manifest) else Path(data)
+    if folder and (folder / "manifest.csv").is_file() and not is_store(folder):
+        reporter.note(
+            f"{data}: the folders in it are taken as the classes, not its manifest.csv; to follow that, name the file"
+        )
+    try:
+        return gather(data, recipe.crop, unlabelled=recipe.stage1.unlabelled, progress=reporter.faces)
+    except Exception as error:
+        if not _is_too_large(error):
+            raise
+        raise UserError(
+            f"crop.stored_px is {recipe.crop.stored_px}, and the pictures don't fit in memory at that size ({error}); "
+            "take a smaller input size"
+        ) from None
+
+
+def train_one(
+    job: Job, material: Material, recipe: Recipe, fabric: Fabric, reporter: Reporter, facts: dict[str, Any]
+) -> None:
+    """`crossval.run_job`, where what does not fit in memory has stopped, as what learns nothing has.
+
+    Raises:
+        StageStopped: If the training can't go on.
+    """
+    try:
+        run_job(job, material, recipe, fabric, reporter, facts)
+    except Exception as error:
+        if not _is_too_large(error):
+            raise
+        raise StageStopped(
+            f"{job.training.method}: the training does not fit in memory ({str(error).splitlines()[0]}); "
+            "take a smaller network, input size or batch_size"
+        ) from None
+
+
+def _is_too_large(error: Exception) -> bool:
+    """Whether it says that something does not fit in memory: PyTorch has no class of its own for that on a CPU."""
+    words = (
+        "allocate memory",
+        "out of memory",
+        "Storage size calculation overflowed",
+        "Overflow when unpacking",
+    )
+    return isinstance(error, MemoryError) or any(text in str(error) for text in words)
+
+
+def only_first(drawn: protocols.Protocol, count: int | None) -> protocols.Protocol:
+    """So many of the folds, with a note where some are left out; None keeps all."""
+    kept = drawn.folds[:count]
+    if len(kept) == len(drawn.folds):
+        return drawn
+    note = f"Only the first {len(kept)} of {len(drawn.folds)} folds were done."
+    return replace(drawn, folds=kept, note=f"{drawn.note} {note}".strip())
+
+
+@contextlib.contextmanager
+def alone_in(record: Path, *, begins: bool) -> Iterator[None]:
+    """While it lasts, no other process trains into a folder of results.
+
+    Args:
+        record: the file that the folder begins with.
+        begins: whether it is not there yet.
+    Raises:
+        UserError: If another process is at work there, or has been since, or the folder can't be made.
+    """
+    out = record.parent
+    lock = filelock.FileLock(out / f".{record.name}.lock")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(
+            f"{out}: another process is at work here; wait for it, stop it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{out}: can't be made: {error.strerror}; choose another --out") from None
+    try:
+        if begins and record.is_file():
+            raise UserError(f"{out}: another process has begun here; add --resume, or choose another --out")
+        yield
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def write_beginning(
+    record: Path,
+    about: Mapping[str, Any],
+    recipe: Recipe,
+    material: Material,
+    drawn: protocols.Protocol,
+    cuts: Sequence[Cut],
+    *,
+    earlier: Mapping[str, Any] | None,
+    face_nets: Sequence[FaceNetInfo],
+    reporter: Reporter,
+) -> Reporter:
+    """Write what is known before the first training, and tell what the reader of its results should know.
+
+    Args:
+        record: the file of what is known `about` it.
+        cuts: with what each keeps out to fit the temperature.
+        earlier: the record that an earlier call left.
+        face_nets: all that take part.
+    Returns:
+        A reporter that keeps log.txt as well.
+    """
+    out = record.parent
+    write_json(record, about)
+    recipes.save(recipe, out / "recipe.toml")
+    material.manifest.save(out / "manifest.csv")
+    write_skipped(material.skipped, out / "skipped.csv")
+    if drawn.folds:
+        protocols.write_split(drawn.folds, material.manifest, out / "folds.json")
+    reporter = LogFile(out / "log.txt", reporter)
+    for name in ("device", "versions"):
+        if earlier and earlier.get(name) != about[name]:
+            reporter.note(f"{out} was begun with another {name}, so its weights may differ in the last bits.")
+    for note in dict.fromkeys(note for face_net in face_nets for note in face_net.notes):
+        reporter.note(note)
+    if material.skipped:
+        were = "picture was" if len(material.skipped) == 1 else "pictures were"
+        reporter.note(f"{len(material.skipped)} {were} left out, see {out / 'skipped.csv'}")
+    if drawn.note:
+        reporter.note(drawn.note)
+    if kept_out := [len(cut.calibration) for cut in cuts if len(cut.calibration)]:
+        reporter.note(
+            f"{_span(kept_out)} pictures of a training part are kept out of the training, to fit the temperature."
+        )
+    quick_audit(out, material, drawn, reporter)
+    return reporter
 
 
 def check_fold_names(names: Sequence[str]) -> None:

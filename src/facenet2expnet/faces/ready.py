@@ -175,7 +175,7 @@ def check_any(kept: int, skipped: Iterable[Skipped]) -> None:
         raise UserError("the manifest has no pictures, expected one at least")
     commonest = max(sorted(set(reasons)), key=reasons.count)
     advice = (
-        "try another detector, or missing='centre-crop'"
+        "try another detector, or keep the middle of such pictures: fn2en data prepare --centre-crop"
         if commonest == NO_FACE
         else "check the manifest's root folder"
     )

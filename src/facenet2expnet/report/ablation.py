@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,9 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.report import figures, tables
 from facenet2expnet.report.html import inline_svg
 from facenet2expnet.report.tables import number, p_text, percent, percent_spread, shown
+
+AXIS_NAMES: Mapping[str, str] = {"input-size": "input size, px", "pictures": "training pictures"}
+"""Axes that a figure calls otherwise than the command."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +52,7 @@ def read_ablation(folder: Path) -> Ablation:
         about = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))
         texts = [*(f"axis {axis}" for axis in about["axes"]), "stopped"]
         table = pd.read_csv(folder / "table.csv", dtype=dict.fromkeys(texts, str))
+        table[texts]  # it may be of an earlier call with other axes
         predictions = pd.read_parquet(folder / "predictions.parquet")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{folder}: no finished ablation ({error}); make one with fn2en ablate") from None
@@ -54,8 +60,12 @@ def read_ablation(folder: Path) -> Ablation:
 
 
 def write_ablation(folder: Path) -> Path:
-    """Write table.md, a figure for every axis and report.html into an ablation's folder; returns the page."""
+    """Write table.md, a figure for every axis and report.html into an ablation's folder; returns the page.
+
+    Figures of axes that the table does not show, left by an earlier call with others, are removed.
+    """
     ablation = read_ablation(folder)
+    written: list[Path] = []
     write_whole(folder / "table.md", (tables.to_markdown(text(ablation)) + "\n").encode())
     parts: list[dict[str, Any]] = []
     for axis in ablation.about["axes"]:
@@ -63,9 +73,18 @@ def write_ablation(folder: Path) -> Path:
         if rows.empty:  # all its values were stopped
             continue
         figure = axis_figure(rows, axis)
-        figures.save_figure(figure, folder / f"axis-{axis}", rows)
-        label = f"Accuracy by {axis}, and against its cost"
-        parts.append({"axis": axis, "svg": inline_svg(figure, f"axis-{len(parts)}", label), "label": label})
+        written += figures.save_figure(figure, folder / f"axis-{axis}", rows)
+        label = f"Accuracy by {axis}" + (", and against its cost" if len(figure.axes) > 1 else "")
+        parts.append(
+            {
+                "axis": axis,
+                "svg": inline_svg(figure, f"axis-{len(parts)}", label),
+                "label": f"{label}. {_marks(ablation, rows)}",
+            }
+        )
+    for path in folder.glob("axis-*"):
+        if path not in written and path.suffix in (".svg", ".pdf", ".png", ".csv"):
+            path.unlink()
     environment = Environment(
         loader=PackageLoader("facenet2expnet.report", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -80,19 +99,55 @@ def write_ablation(folder: Path) -> Path:
         about=ablation.about,
         table=text(ablation),
         parts=parts,
-        subjects_known="subject" in ablation.predictions,
+        variants=ablation.table["number"].nunique() - 1,
+        units=_units(ablation.table),
         recipe=(folder / "recipe.toml").read_text("utf-8"),
     )
     write_whole(folder / "report.html", page.encode("utf-8", "replace"))
     return folder / "report.html"
 
 
+def _units(table: pd.DataFrame) -> str:
+    """What the paired tests were over; empty for a table that does not say, or without any test."""
+    if "units" not in table:
+        return ""
+    told = table[table["units"].notna()]
+    found = {tables.units_text(int(n), unit) for n, unit in zip(told["units"], told["unit"], strict=True)}
+    return " or ".join(sorted(found))
+
+
+def _marks(ablation: Ablation, rows: pd.DataFrame) -> str:
+    """What the marks and bars of an axis's figure are."""
+    mean = (
+        "their mean over all values of the other axes that were not stopped"
+        if _crossed(ablation.about)
+        else "their mean"
+    )
+    sentence = f"Small marks are folds and seeds, the large one is {mean}."
+    if rows["spread"].notna().any():
+        of = "of the mean over folds, over seeds" if _over(ablation.table) == "seeds" else "over folds"
+        sentence += f" The bar is one standard deviation {of}, to either side."
+    return sentence
+
+
+def _over(table: pd.DataFrame) -> str:
+    """What the spread goes over: seeds or folds."""
+    return str(table["spread_over"].dropna().iloc[0])
+
+
+def _crossed(about: Mapping[str, Any]) -> bool:
+    """Whether a value of an axis stands in several rows."""
+    return bool(about["crossed"]) and len(about["axes"]) > 1
+
+
 def text(ablation: Ablation) -> pd.DataFrame:
     """The table as text to print."""
     table, axes = ablation.table, list(ablation.about["axes"])
-    over = str(table["spread_over"].dropna().iloc[0])
+    over = _over(table)
     spread = table["spread"].notna().any()
-    columns: dict[str, list[str]] = {"changed": [_changed(row, axes) for _, row in table.iterrows()]}
+    columns: dict[str, list[str]] = {
+        "changed": [f"{_changed(row, axes)} [{row['number']}]" for _, row in table.iterrows()]
+    }
     if table["method"].nunique() > 1:
         columns["method"] = [shown(name) for name in table["method"]]
     if table["pictures"].nunique() > 1:
@@ -124,32 +179,35 @@ def _changed(row: pd.Series, axes: Sequence[str]) -> str:
 def axis_rows(ablation: Ablation, axis: str) -> pd.DataFrame:
     """The rows of one axis: the recipe as it is and every value of it, each accuracy by fold and seed in `runs`.
 
-    In a crossed ablation a value's row is the mean over the values of the other axes.
+    In a crossed ablation a value's row is the mean over the values of the other axes, and has no spread.
 
     Returns:
-        Columns value, method, accuracy, spread, runs (text, shares parted by spaces), pictures, parameters,
-        multiply_adds, training_seconds.
+        Columns value, tag (the row's number in the table, a letter where it stands for several), method, accuracy,
+        spread, runs (text, shares parted by spaces), pictures, parameters, multiply_adds, training_seconds.
     """
-    table, about = ablation.table, ablation.about
+    table, crossed = ablation.table, _crossed(ablation.about)
     predictions = ablation.predictions
     right = (predictions["truth"] == predictions["predicted"]).groupby(
         [predictions["method"], predictions["seed"], predictions["fold"]]
     )
     runs: Any = right.mean()
-    crossed = about["crossed"] and len(about["axes"]) > 1
     table = table[table["stopped"] == ""]
     kept = table[table[f"axis {axis}"] != ""]
     if not crossed:
-        kept = pd.concat([_base_row(ablation, axis), kept])
+        kept = pd.concat([_base_row(ablation, axis, kept), kept])
     rows = []
+    letters = dict(zip(pd.unique(kept[f"axis {axis}"]), ascii_lowercase, strict=False))
     for (value, method), part in kept.groupby([f"axis {axis}", "method"], sort=False):
         names = [f"{n} {method}" for n in part["number"]]
         each = [float(a) for name in names for a in runs[name]]
         rows.append(
             {
                 "value": value,
+                "tag": letters.get(value, "") if crossed else str(part["number"].iloc[0]),
                 "method": method,
-                **{c: part[c].mean() for c in ("accuracy", "spread", "pictures")},
+                "accuracy": part["accuracy"].mean(),
+                "spread": np.nan if crossed else part["spread"].iloc[0],
+                "pictures": part["pictures"].mean(),
                 **{c: part[c].mean() for c in ("parameters", "multiply_adds", "training_seconds")},
                 "runs": " ".join(f"{a:.5f}" for a in each),
             }
@@ -161,14 +219,15 @@ def axis_rows(ablation: Ablation, axis: str) -> pd.DataFrame:
     return found
 
 
-def _base_row(ablation: Ablation, axis: str) -> pd.DataFrame:
-    """The recipe as it is, under its own value of the axis; none where that value is varied anyway."""
+def _base_row(ablation: Ablation, axis: str, others: pd.DataFrame) -> pd.DataFrame:
+    """The recipe as it is, under its own value of the axis; none where another row of the axis is the same training."""
     base = ablation.table[(ablation.table["number"] == 0) & (ablation.table["stopped"] == "")]
+    base = base[~base["folder"].isin(others["folder"])]
     if base.empty:
         return base
     own = _own_value(ablation.about, axis, base)
-    if own in ablation.about["axes"][axis]:
-        return base.iloc[:0]
+    if own in set(others[f"axis {axis}"]):  # such as a file that is named as a preset
+        own = f"{own} (as given)"
     return base.assign(**{f"axis {axis}": own})
 
 
@@ -188,9 +247,10 @@ def _own_value(about: Mapping[str, Any], axis: str, base: pd.DataFrame) -> str:
 def axis_figure(rows: pd.DataFrame, axis: str) -> Figure:
     """Accuracy by value to the left, against its cost to the right.
 
-    Small marks are folds and seeds, the large one is their mean with one standard deviation to either side. The cost
-    is the multiply-adds of a picture where they differ, else the time of the method's own stages, without the
-    fine-tuned face net and the teacher's views, which variants share.
+    Small marks are folds and seeds, the large one is their mean, with the spread to either side where there is one.
+    The cost is the multiply-adds of a picture where they differ, else the time of the method's own stages, without
+    the fine-tuned face net and the teacher's views, which variants share. A cost that differs by less than a tenth
+    within every method is not drawn.
 
     Args:
         rows: what `axis_rows` gave.
@@ -202,15 +262,27 @@ def axis_figure(rows: pd.DataFrame, axis: str) -> Figure:
     numeric = bool(numbers.notna().all()) and rows["value"].nunique() > 1
     values = list(pd.unique(rows["value"]))
     height = 3.2 if numeric else 0.34 * len(values) * max(1, 0.7 * len(methods)) + 1.3
+    cost, cost_name = _cost(rows)
+    by_method = cost.groupby(rows["method"])
+    costs = bool((by_method.max() > 1.1 * by_method.min()).any())
     with figures.style():
-        figure = figures.new_figure(8.6, max(height, 2.6))
-        left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
-        (_draw_numbers if numeric else _draw_names)(left, rows, looks, axis)
-        _draw_cost(right, rows, looks, values, numbered=not numeric)
+        figure = figures.new_figure(8.6 if costs else 5.2, max(height, 2.6))
+        panels = figure.subplots(1, 2, width_ratios=(1.15, 1)) if costs else [figure.subplots()]
+        (_draw_numbers if numeric else _draw_names)(panels[0], rows, looks, AXIS_NAMES.get(axis, axis))
+        if costs:
+            _draw_cost(panels[1], rows.assign(cost=cost), looks, cost_name, joined=numeric)
         if len(methods) > 1:
             handles = figures.method_handles(looks, {name: shown(name) for name in methods}, line=numeric)
             figure.legend(handles=handles, loc="outside upper center", ncols=min(len(looks), 4))
     return figure
+
+
+def _cost(rows: pd.DataFrame) -> tuple[pd.Series, str]:
+    """What a row costs, and how that is called."""
+    adds = rows["multiply_adds"]
+    if rows["method"].nunique() == 1 and adds.max() > 1.02 * adds.min():
+        return adds / 1e6, "multiply-adds a picture, M"
+    return rows["training_seconds"] / 60, "its own stages, minutes"
 
 
 def _draw_numbers(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, figures.Mark], axis: str) -> None:
@@ -246,7 +318,10 @@ def _draw_names(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, figures.Mark
             axes.plot(
                 row["accuracy"], y, mark.marker, color=mark.colour, markersize=7.5, markeredgecolor="white"
             )
-    figures.name_ticks(axes, "y", [f"{value or 'none'}  [{n}]" for n, value in enumerate(values, 1)])
+    tags = rows.drop_duplicates("value")["tag"]
+    names = figures.short_names([value or "none" for value in values], 60)
+    labels = [fill(f"{name} [{tag}]", 32) for name, tag in zip(names, tags, strict=True)]
+    axes.set_yticks(range(len(values)), labels=labels)
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.set(xlabel="accuracy, %", title=figures.short(axis, 40))
     figures.percent_axis(axes, "x")
@@ -256,21 +331,20 @@ def _draw_names(axes: Axes, rows: pd.DataFrame, looks: Mapping[str, figures.Mark
 
 
 def _draw_cost(
-    axes: Axes,
-    rows: pd.DataFrame,
-    looks: Mapping[str, figures.Mark],
-    values: Sequence[str],
-    *,
-    numbered: bool,
+    axes: Axes, rows: pd.DataFrame, looks: Mapping[str, figures.Mark], name: str, *, joined: bool
 ) -> None:
-    adds = rows["multiply_adds"]
-    by_size = rows["method"].nunique() == 1 and adds.max() > 1.02 * adds.min()
-    cost = adds / 1e6 if by_size else rows["training_seconds"] / 60
-    for (_, row), x in zip(rows.iterrows(), cost, strict=True):
-        mark = looks[str(row["method"])]
-        axes.plot(x, row["accuracy"], mark.marker, color=mark.colour, markersize=6.5, markeredgecolor="white")
-        name = f"[{values.index(row['value']) + 1}]" if numbered else f"{float(row['value']):,g}"
-        axes.annotate(name, (x, row["accuracy"]), (4, 3), textcoords="offset points", fontsize=7.5)
+    """Accuracy against the column cost. `joined` values follow on each other; then only the ends are labelled."""
+    for method, part in rows.groupby("method", sort=False):
+        mark = looks[str(method)]
+        axes.plot(
+            part["cost"], part["accuracy"], color=mark.colour, marker=mark.marker, markersize=6.5,
+            markeredgecolor="white", linestyle=mark.line if joined else "none",
+        )  # fmt: skip
+        for _, row in (part.iloc[[0, -1]] if joined else part).iterrows():
+            label = f"{float(row['value']):,g}" if joined else f"[{row['tag']}]"
+            place = (row["cost"], row["accuracy"])
+            axes.annotate(label, place, (4, 3), textcoords="offset points", fontsize=7.5)
+    cost = rows["cost"]
     if cost.min() > 0 and cost.max() / cost.min() > 10:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -278,9 +352,7 @@ def _draw_cost(
         axes.minorticks_off()
     else:
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set(
-        xlabel="multiply-adds a picture, M" if by_size else "its own stages, minutes", ylabel="accuracy, %"
-    )
+    axes.set(xlabel=name, ylabel="accuracy, %")
     axes.margins(0.12)
     figures.percent_axis(axes, "y")
     axes.grid()

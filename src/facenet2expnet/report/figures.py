@@ -229,7 +229,8 @@ def save_figure(figure: Figure, path: Path, data: pd.DataFrame | None = None) ->
 
 def percent_axis(axes: Axes, which: str) -> None:
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(lambda value, _: f"{value * 100:.0f}")
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(lambda value, _: f"{value * 100:.4g}")
 
 
 def name_ticks(axes: Axes, which: str, names: Sequence[str], angle: float = 0) -> None:

@@ -125,6 +125,11 @@ def comparison_text(table: pd.DataFrame) -> pd.DataFrame:
     return text[[column for column in text if (text[column] != NONE).any() or column == "method"]]
 
 
+def units_text(units: int, unit: str) -> str:
+    """How many of what a paired test was over: 12 subjects."""
+    return f"{units:,} {unit.replace('subject or', 'subjects or')}s"
+
+
 def paired_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
     """The paired tests as text, one row a pair of methods."""
     rows = []
@@ -138,7 +143,7 @@ def paired_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
                 "95 % interval": interval,
                 "p": p_text(test["p_value"]),
                 "p (Holm)": p_text(test["p_holm"]),
-                "units": f"{test['units']:,} {test['unit']}s",
+                "units": units_text(test["units"], test["unit"]),
             }
         )
     return pd.DataFrame(rows)
