@@ -20,8 +20,9 @@ from facenet2expnet.analysis.probes import identity_probe
 from facenet2expnet.learning import loop, stages
 from facenet2expnet.learning.adversary import WithAdversary, reverse_gradient
 from facenet2expnet.learning.augment import Augment
+from facenet2expnet.learning.classification import Classification
 from facenet2expnet.learning.loop import EpochRecord
-from facenet2expnet.learning.stages import Classification, Setting
+from facenet2expnet.learning.stages import Setting
 from facenet2expnet.learning.teacher import TrainingPart
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet

@@ -17,10 +17,11 @@ from facenet2expnet import recipe as recipes
 from facenet2expnet.experiment.run import Machine, train
 from facenet2expnet.learning import stages
 from facenet2expnet.learning.augment import Augment
+from facenet2expnet.learning.classification import Classification
 from facenet2expnet.learning.comparison import Accompanied, Comparison, further_bridges
 from facenet2expnet.learning.loop import EpochRecord
 from facenet2expnet.learning.objectives import PNorm, build_sum, soft_label_loss
-from facenet2expnet.learning.stages import Classification, Setting
+from facenet2expnet.learning.stages import Setting
 from facenet2expnet.learning.teacher import TrainingPart, Views, compute_views
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 

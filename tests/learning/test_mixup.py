@@ -11,7 +11,7 @@ from torch.nn import functional
 import tiny
 from facenet2expnet import recipe as recipes
 from facenet2expnet.learning.augment import Augment
-from facenet2expnet.learning.stages import Classification
+from facenet2expnet.learning.classification import Classification
 from facenet2expnet.learning.teacher import TrainingPart
 
 

@@ -15,10 +15,12 @@ from facenet2expnet import recipe as recipes
 from facenet2expnet.errors import UserError
 from facenet2expnet.learning import stages
 from facenet2expnet.learning.augment import Augment, centre_crop
+from facenet2expnet.learning.classification import Classification, Shown
 from facenet2expnet.learning.comparison import Comparison
 from facenet2expnet.learning.loop import EpochRecord
 from facenet2expnet.learning.objectives import PNorm, soft_label_loss
-from facenet2expnet.learning.stages import Classification, Regression, Setting
+from facenet2expnet.learning.regression import Regression
+from facenet2expnet.learning.stages import Setting
 from facenet2expnet.learning.teacher import TrainingPart, compute_views
 from facenet2expnet.nets.classifier import FaceClassifier
 
@@ -211,9 +213,7 @@ def test_weights_and_unlabelled_partners_by_hand() -> None:
     )
     scores = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.5, 0.5], [3.0, 1.0]])
     share = torch.tensor([0.75, 1.0, 0.5, 0.9])
-    shown = stages.Shown(
-        torch.zeros(4, 3, 36, 36), torch.arange(4), torch.tensor([2, 1, 0, 1]), share, None, []
-    )
+    shown = Shown(torch.zeros(4, 3, 36, 36), torch.arange(4), torch.tensor([2, 1, 0, 1]), share, None, [])
     weight = {0: 3 / (2 * 2), 1: 3 / (2 * 1)}
     log_p = scores.log_softmax(1)
     counted = [(0, 0, 0.75), (0, 1, 0.25), (1, 0, 1.0), (2, 1, 0.5), (2, 0, 0.5)]  # row, class, share

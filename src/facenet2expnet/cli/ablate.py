@@ -22,7 +22,7 @@ from facenet2expnet.cli.run import (
 )
 
 if TYPE_CHECKING:
-    from facenet2expnet.experiment.ablation import Axis
+    from facenet2expnet.experiment.variants import Axis
     from facenet2expnet.recipe import Recipe
 
 ON_THE_PAGE = ("balanced, %", "log loss", "weights, M", "multiply-adds, M")
@@ -141,7 +141,7 @@ def ablate(
 
 def _axes(wanted: dict[str, list[str] | None], others: list[str]) -> list[Axis]:
     from facenet2expnet.errors import UserError
-    from facenet2expnet.experiment.ablation import Axis
+    from facenet2expnet.experiment.variants import Axis
 
     named = {name: list(values) for name, values in wanted.items() if values}
     for setting in others:
@@ -154,7 +154,7 @@ def _axes(wanted: dict[str, list[str] | None], others: list[str]) -> list[Axis]:
 
 def _usual_axes(base: Recipe) -> list[Axis]:
     """Every objective on features, and every layer with maps."""
-    from facenet2expnet.experiment.ablation import Axis
+    from facenet2expnet.experiment.variants import Axis
     from facenet2expnet.learning.objectives import REGISTRY
     from facenet2expnet.nets import face
 

@@ -232,7 +232,7 @@ def _base_row(ablation: Ablation, axis: str, others: pd.DataFrame) -> pd.DataFra
 
 
 def _own_value(about: Mapping[str, Any], axis: str, base: pd.DataFrame) -> str:
-    from facenet2expnet.experiment.ablation import FIELDS, PICTURES, RECIPE
+    from facenet2expnet.experiment.variants import FIELDS, PICTURES, RECIPE
 
     if axis == PICTURES:
         return str(int(base["pictures"].iloc[0]))
