@@ -19,7 +19,7 @@ import torch
 
 from facenet2expnet.analysis.layers import responses
 from facenet2expnet.analysis.neurons import label_entropy
-from facenet2expnet.analysis.top_pictures import TopPictures
+from facenet2expnet.analysis.top_activations import TopPictures
 from facenet2expnet.nets import face
 
 PICTURES, CLASSES, TOP, BATCH = 1308, 8, 100, 64

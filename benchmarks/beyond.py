@@ -29,15 +29,15 @@ from facenet2expnet.analysis.layers import all_responses, hidden_layer
 from facenet2expnet.analysis.probes import expression_probe, identity_probe
 from facenet2expnet.cli import console
 from facenet2expnet.data.bundled import sample_folder
+from facenet2expnet.data.dataset import Dataset, load_dataset
 from facenet2expnet.data.manifest import read_manifest
-from facenet2expnet.data.protocols import read_split
-from facenet2expnet.experiment.crossval import Cut, plan, run_job, with_calibration
-from facenet2expnet.experiment.material import Material, gather
+from facenet2expnet.data.splits import read_splits
+from facenet2expnet.experiment.job import Cut, plan, run_job, with_calibration
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.run import Machine, compare, open_device
 from facenet2expnet.nets import face
+from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.recipe import Recipe
-from facenet2expnet.recognize.model_folder import load_model
 from facenet2expnet.report import tables
 
 SHARE = 0.15
@@ -46,36 +46,34 @@ SHARE = 0.15
 NAMES = {"scratch": "from scratch", "fine-tune": "fine-tuned face net", "fn2en": "FN2EN"}
 
 
-def cuts_of(run: Path, material: Material, recipe: Recipe) -> list[Cut]:
+def cuts_of(run: Path, dataset: Dataset, recipe: Recipe) -> list[Cut]:
     """The run's folds, the inner part taken out as the run did."""
-    folds = read_split(run / "folds.json", material.manifest)
+    folds = read_splits(run / "folds.json", dataset.manifest)
     cuts = [Cut(fold.name, fold.train, fold.test) for fold in folds]
-    return [with_calibration(cut, material.manifest, recipe.calibration_share) for cut in cuts]
+    return [with_calibration(cut, dataset.manifest, recipe.calibration_share) for cut in cuts]
 
 
-def train_opposed(run: Path, weight: float, seed: int, material: Material, recipe: Recipe) -> Path:
+def train_opposed(run: Path, weight: float, seed: int, dataset: Dataset, recipe: Recipe) -> Path:
     """Stage 2 with an adversary of this weight, from the run's own stage 1; gives the folder of its folds."""
     out = run.with_name(f"{run.name}-adversarial-{weight:g}")
     opposed = recipes.override(recipe, [f"stage2.adversarial={weight}"])
     fabric = open_device("cpu", recipe.precision)
     with console.progress() as reporter:
-        for job in plan(cuts_of(run, material, recipe), ["fn2en"], [seed], opposed, out):
+        for job in plan(cuts_of(run, dataset, recipe), ["fn2en"], [seed], opposed, out):
             if job.training.method != "fn2en":
                 continue
             base = run / job.cut.name
             job = dataclasses.replace(job, teacher_folder=base / "fine-tune")
             job.folder.mkdir(parents=True, exist_ok=True)
             shutil.copy(base / "fn2en" / "stage1.safetensors", job.folder)
-            run_job(job, material, opposed, fabric, reporter, {"trained_on": {}})
+            run_job(job, dataset, opposed, fabric, reporter, {"trained_on": {}})
     return out
 
 
-def probe(
-    name: str, net: nn.Module, predictions: Path | None, cut: Cut, material: Material
-) -> dict[str, Any]:
+def probe(name: str, net: nn.Module, predictions: Path | None, cut: Cut, dataset: Dataset) -> dict[str, Any]:
     """One row: what the net's top hidden layer tells of expression and of person on the test part."""
-    rows, manifest = cut.test, material.manifest
-    features = all_responses(net, material.pixels[rows], hidden_layer(net), material.contract.crop_px)
+    rows, manifest = cut.test, dataset.manifest
+    features = all_responses(net, dataset.pixels[rows], hidden_layer(net), dataset.contract.crop_px)
     subjects, sequences = manifest.subjects, manifest.sequences
     assert subjects is not None
     assert sequences is not None
@@ -93,18 +91,18 @@ def probe(
     }
 
 
-def probes(run: Path, opposed: dict[float, Path], material: Material, recipe: Recipe) -> pd.DataFrame:
+def probes(run: Path, opposed: dict[float, Path], dataset: Dataset, recipe: Recipe) -> pd.DataFrame:
     """Every network of one seed, fold by fold."""
     rows = []
-    for cut in cuts_of(run, material, recipe):
-        rows.append(probe("face net as it came", face.load(recipe.face_net.name), None, cut, material))
+    for cut in cuts_of(run, dataset, recipe):
+        rows.append(probe("face net as it came", face.load(recipe.face_net.name), None, cut, dataset))
         folders = {name: run / cut.name / method for method, name in NAMES.items()}
         folders |= {
             f"FN2EN, adversary {weight:g}": out / cut.name / "fn2en" for weight, out in opposed.items()
         }
         for name, folder in folders.items():
             net = load_model(folder / "model").module
-            rows.append(probe(name, net, folder / "predictions.parquet", cut, material))
+            rows.append(probe(name, net, folder / "predictions.parquet", cut, dataset))
     return pd.DataFrame(rows)
 
 
@@ -144,7 +142,7 @@ def main() -> None:
     recipe = recipes.override(recipes.preset("quick"), [f"calibration_share={SHARE}", *given.settings])
     torch.set_num_threads(1)
     manifest = read_manifest(sample_folder() / "manifest.csv")
-    material = gather(manifest, recipe.crop)
+    dataset = load_dataset(manifest, recipe.crop)
     found, predictions = [], []
     for seed in given.seeds:
         run = given.out / f"seed-{seed}"
@@ -155,9 +153,9 @@ def main() -> None:
                     machine=Machine("cpu", 1), resume=(run / "run.json").is_file(), reporter=reporter,
                 )  # fmt: skip
             for weight in given.weights:
-                train_opposed(run, weight, seed, material, recipe)
+                train_opposed(run, weight, seed, dataset, recipe)
         opposed = {weight: run.with_name(f"{run.name}-adversarial-{weight:g}") for weight in given.weights}
-        found.append(probes(run, opposed, material, recipe).assign(seed=seed))
+        found.append(probes(run, opposed, dataset, recipe).assign(seed=seed))
         predictions.append(pd.read_parquet(run / "predictions.parquet"))
     table = pd.concat(found, ignore_index=True)
     table.to_csv(given.out / "probes.csv", index=False)

@@ -27,11 +27,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from facenet2expnet.crop import DETECTORS, CropContract
 from facenet2expnet.data.bundled import read_sample, sample_folder
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import read_pictures
-from facenet2expnet.faces.contract import DETECTORS, CropContract
-from facenet2expnet.faces.ready import worker_count
+from facenet2expnet.faces.prepare import worker_count
 from facenet2expnet.faces.store import FaceStore, prepare
 
 FRAME_WH, FACE_PX, BATCH = (640, 490), 400, 64

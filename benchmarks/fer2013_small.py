@@ -27,13 +27,13 @@ import pandas as pd
 
 from facenet2expnet import recipe as recipes
 from facenet2expnet.cli import console
+from facenet2expnet.crop import CropContract
 from facenet2expnet.data import sources
 from facenet2expnet.data.audit import identical_groups
+from facenet2expnet.data.dataset import read_faces
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.experiment.material import read_faces
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.run import Machine, compare
-from facenet2expnet.faces.contract import CropContract
 from facenet2expnet.report import tables
 from facenet2expnet.report.run_folder import read_run
 

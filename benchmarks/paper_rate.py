@@ -19,13 +19,13 @@ import torch
 
 from facenet2expnet import recipe as recipes
 from facenet2expnet.data.bundled import sample_folder
+from facenet2expnet.data.dataset import read_faces
 from facenet2expnet.data.manifest import read_manifest
-from facenet2expnet.experiment.material import read_faces
-from facenet2expnet.learning.augment import centre_crop
-from facenet2expnet.learning.objectives import p_norm_loss
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.training.augment import centre_crop
+from facenet2expnet.training.losses import p_norm_loss
 
 
 def rms(features: torch.Tensor) -> float:

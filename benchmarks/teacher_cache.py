@@ -32,15 +32,15 @@ from lightning_fabric import Fabric
 
 from facenet2expnet import recipe as recipes
 from facenet2expnet.data.bundled import sample_folder
+from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.manifest import read_manifest
-from facenet2expnet.experiment.material import gather
-from facenet2expnet.learning import stages
-from facenet2expnet.learning.augment import Augment
-from facenet2expnet.learning.loop import EpochRecord
-from facenet2expnet.learning.stages import Setting
-from facenet2expnet.learning.teacher import TrainingPart, Views, compute_views
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.training import stages
+from facenet2expnet.training.augment import Augment
+from facenet2expnet.training.loop import EpochRecord
+from facenet2expnet.training.stages import Setting
+from facenet2expnet.training.teacher import TrainingPart, Views, compute_views
 
 WAYS = ("cached", "live", "student alone")
 NETS = {
@@ -49,7 +49,7 @@ NETS = {
 }
 
 
-class Case:
+class AnalysisInput:
     """Pictures, teacher and recipe of one face net."""
 
     def __init__(self, given: argparse.Namespace) -> None:
@@ -62,10 +62,10 @@ class Case:
         )
         manifest = read_manifest(sample_folder() / "manifest.csv")
         rows = np.linspace(0, len(manifest) - 1, given.pictures).round().astype(int)
-        material = gather(manifest.rows(rows), self.recipe.crop)
-        classes = len(material.manifest.classes)
+        dataset = load_dataset(manifest.rows(rows), self.recipe.crop)
+        classes = len(dataset.manifest.classes)
         self.fabric = Fabric(accelerator="cpu", devices=1)
-        self.part = TrainingPart(material.pixels, material.manifest.labels, classes, self.fabric.device)
+        self.part = TrainingPart(dataset.pixels, dataset.manifest.labels, classes, self.fabric.device)
         self.teacher = stages.as_it_came(self.recipe, classes, self.fabric.device)
         self.tap = self.recipe.face_net.tap
         self.augment = Augment(self.recipe.augment, self.recipe.crop.crop_px)
@@ -107,7 +107,7 @@ class Case:
 
 def memory_mb(way: str, given: argparse.Namespace, folder: Path, told: Any) -> None:
     """In a process of its own: one epoch in one way, then the largest resident size."""
-    case = Case(given)
+    case = AnalysisInput(given)
     before = _largest_mb()
     case.seconds(case.views(way, folder))
     told.put((before, _largest_mb()))
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    case = Case(given)
+    case = AnalysisInput(given)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begun = time.perf_counter()

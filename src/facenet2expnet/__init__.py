@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from facenet2expnet.crop import CropContract
     from facenet2expnet.data.manifest import Manifest, read_manifest
     from facenet2expnet.errors import UserError
     from facenet2expnet.experiment.evaluate import evaluate
     from facenet2expnet.experiment.run import Machine, compare, train
-    from facenet2expnet.faces.contract import CropContract
+    from facenet2expnet.predict.recognizer import Predictions, Recognizer
     from facenet2expnet.recipe import Recipe, preset
-    from facenet2expnet.recognize.recognizer import Predictions, Recognizer
 
 _HOME = {
-    "CropContract": "faces.contract",
+    "CropContract": "crop",
     "Machine": "experiment.run",
     "Manifest": "data.manifest",
-    "Predictions": "recognize.recognizer",
+    "Predictions": "predict.recognizer",
     "Recipe": "recipe",
-    "Recognizer": "recognize.recognizer",
+    "Recognizer": "predict.recognizer",
     "UserError": "errors",
     "compare": "experiment.run",
     "evaluate": "experiment.evaluate",

@@ -20,8 +20,8 @@ import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces.contract import CropContract
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

@@ -14,20 +14,20 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 import tiny
-from facenet2expnet.analysis.case import (
+from facenet2expnet.analysis.inputs import (
     EXPRESSION,
     FINE_TUNED,
     PRE_TRAINED,
-    all_findings,
     default_layers,
-    open_case,
+    load_inputs,
+    run_all,
 )
 from facenet2expnet.cli.analyse import app
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.run import Machine, compare
 from facenet2expnet.nets import face
-from facenet2expnet.recognize.model_folder import WEIGHTS
+from facenet2expnet.predict.model_folder import WEIGHTS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,7 +101,7 @@ def test_saliency_takes_the_networks_whose_layers_can_be_hooked(run: Path, tmp_p
 
 
 def test_a_run_gives_its_networks_and_the_parts_of_its_fold(run: Path) -> None:
-    whole, test, train = (open_case(run, part=part) for part in ("all", "test", "train"))
+    whole, test, train = (load_inputs(run, part=part) for part in ("all", "test", "train"))
     assert list(whole.nets) == [PRE_TRAINED, FINE_TUNED, EXPRESSION]
     assert (len(whole.labels), len(test.labels) + len(train.labels)) == (36, 36)
     assert test.subjects is not None
@@ -123,10 +123,10 @@ def test_features_are_compared_with_the_network_from_scratch_too(run: Path, tmp_
 
 def test_any_networks_on_any_pictures(run: Path, data: Path, tmp_path: Path) -> None:
     model = run / "fold-1" / "fn2en" / "model"
-    case = open_case(data, ["tiny", str(model), str(model)], pictures=9)
+    case = load_inputs(data, ["tiny", str(model), str(model)], pictures=9)
     assert list(case.nets) == [PRE_TRAINED, EXPRESSION, f"{EXPRESSION} (2)"]
     assert np.bincount(case.labels).tolist() == [3, 3, 3]
-    alone = open_case(data, ["tiny"])
+    alone = load_inputs(data, ["tiny"])
     assert alone.crop_px == 32
     result = analyse("neurons", data, "--net", model, "--layer", "fc6", "--top", 4, "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -134,7 +134,7 @@ def test_any_networks_on_any_pictures(run: Path, data: Path, tmp_path: Path) -> 
 
 
 def test_all_of_a_run_comes_in_the_papers_order(run: Path) -> None:
-    names = [finding.name for finding in all_findings(run)]
+    names = [finding.name for finding in run_all(run)]
     assert [name for name in names if name != "saliency"] == [
         "neurons", "mean-faces", "deepdraw", "confusion", "features", "stage1",
     ]  # fmt: skip
@@ -144,11 +144,11 @@ def test_bad_input_is_one_sentence(run: Path, data: Path, tmp_path: Path) -> Non
     with pytest.raises(
         UserError, match="no run folder, so there is no network to look at; name one with --net"
     ):
-        open_case(data)
+        load_inputs(data)
     with pytest.raises(UserError, match=r"no fold 'fold-7' with a model; its folds are fold-1"):
-        open_case(run, fold="fold-7")
+        load_inputs(run, fold="fold-7")
     with pytest.raises(UserError, match="'nothere': no such folder, and as a face net"):
-        open_case(data, ["nothere"])
+        load_inputs(data, ["nothere"])
     result = analyse("deepdraw", run, "--layer", "fc6", "--out", tmp_path)
     assert "--layer fc6 needs --target" in str(result.exception)
     result = analyse("deepdraw", run, "--target", "boredom", "--out", tmp_path)
@@ -185,7 +185,7 @@ def test_a_few_pictures_without_labels_are_left_out_and_counted(data: Path, mode
     table = pd.read_csv(data)
     table.loc[:4, "label"] = ""
     table.to_csv(data.with_name("some.csv"), index=False)
-    case = open_case(data.with_name("some.csv"), [str(model)])
+    case = load_inputs(data.with_name("some.csv"), [str(model)])
     assert len(case.labels) == 31
     assert case.says == "31 pictures: all of the data; 5 left out (no label)."
 

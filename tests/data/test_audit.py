@@ -23,7 +23,7 @@ from facenet2expnet.data.audit import (
     without_leaks,
 )
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.protocols import Fold, choose
+from facenet2expnet.data.splits import Split, choose
 from facenet2expnet.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -211,7 +211,10 @@ def test_goes_to_json_and_csv(tmp_path: Path) -> None:
 
 def test_several_folds_are_told_apart() -> None:
     pixels = np.stack([picture() for _ in range(3)])[[0, 1, 2, 0]]
-    folds = [Fold("one", np.array([0, 1]), np.array([2, 3])), Fold("two", np.array([0, 3]), np.array([1, 2]))]
+    folds = [
+        Split("one", np.array([0, 1]), np.array([2, 3])),
+        Split("two", np.array([0, 3]), np.array([1, 2])),
+    ]
     found = audit(manifest_of(list("xyxx")), pixels, folds)
     assert list(found.leaks["fold"]) == ["one"]
     assert list(found.leaks["row"]) == [3]

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from facenet2expnet.crop import CropContract
 from facenet2expnet.data.extra import extra_rows, with_extra_training
 from facenet2expnet.data.manifest import Manifest, read_manifest
-from facenet2expnet.data.protocols import choose
+from facenet2expnet.data.splits import choose
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces.contract import CropContract
 
 
 def made(root: Path, name: str, labels: str, **columns: list[str]) -> Manifest:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import Manifest, from_folder, natural_key, read_manifest
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces.contract import CropContract
 
 
 def touch(*paths: Path) -> None:

@@ -17,13 +17,13 @@ from PIL import Image
 
 import tiny
 from facenet2expnet import recipe as recipes
-from facenet2expnet.data import protocols
+from facenet2expnet.data import splits
 from facenet2expnet.data.manifest import from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.ablation import Axis, ablate, key, vary
 from facenet2expnet.experiment.reporter import Reporter, Training
-from facenet2expnet.experiment.run import Machine, compare, gather_pictures
-from facenet2expnet.learning import stages
+from facenet2expnet.experiment.run import Machine, compare, load_pictures
+from facenet2expnet.training import stages
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
 CPU = Machine("cpu", 1)
@@ -325,10 +325,10 @@ def test_other_pictures_without_a_label_are_another_training_where_they_take_par
 
 def test_a_manifest_in_a_folder_of_classes_is_pointed_at(tmp_path: Path) -> None:
     faces, ears = tiny.write_faces(tmp_path / "faces", each=2), Ears()
-    gather_pictures(faces, tiny.tiny_recipe(), ears)
+    load_pictures(faces, tiny.tiny_recipe(), ears)
     assert not ears.notes
     (faces / "manifest.csv").write_text("image,label\n")
-    gather_pictures(faces, tiny.tiny_recipe(), ears)
+    load_pictures(faces, tiny.tiny_recipe(), ears)
     assert "not its manifest.csv" in ears.notes[0]
 
 
@@ -408,14 +408,14 @@ def test_fewer_pictures_are_nested_and_keep_the_classes_in_proportion(tmp_path: 
         tiny.write_faces(folder, each=4 * (number + 1), classes=(name,))
     manifest = from_folder(folder)
     rows = np.arange(len(manifest))
-    small, large = protocols.fewer(manifest, rows, 6), protocols.fewer(manifest, rows, 12)
+    small, large = splits.subsample(manifest, rows, 6), splits.subsample(manifest, rows, 12)
     assert set(small) <= set(large)
     assert np.bincount(manifest.labels[small]).tolist() == [1, 2, 3]
     assert np.bincount(manifest.labels[large]).tolist() == [2, 4, 6]
-    assert protocols.fewer(manifest, rows, 24).tolist() == rows.tolist()
+    assert splits.subsample(manifest, rows, 24).tolist() == rows.tolist()
     for count in (0, 25):
         with pytest.raises(UserError, match="expected 1 to 24"):
-            protocols.fewer(manifest, rows, count)
+            splits.subsample(manifest, rows, count)
 
 
 def test_a_variant_that_is_stopped_does_not_stop_the_others(

@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 import facenet2expnet
 import tiny
-from facenet2expnet.data import protocols
+from facenet2expnet.data import splits
+from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment import crossval
+from facenet2expnet.experiment import job
 from facenet2expnet.experiment.calibration import fit_temperature
-from facenet2expnet.experiment.crossval import (
+from facenet2expnet.experiment.job import (
     Cut,
     Job,
     _inner_rows,
@@ -27,14 +28,13 @@ from facenet2expnet.experiment.crossval import (
     check_parts,
     with_calibration,
 )
-from facenet2expnet.experiment.material import gather
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.reporter import Reporter, Training
 from facenet2expnet.experiment.run import Machine, compare, train
-from facenet2expnet.learning import stages
-from facenet2expnet.learning.loop import EpochRecord
-from facenet2expnet.recognize.model_folder import load_model
-from facenet2expnet.recognize.recognizer import class_scores
+from facenet2expnet.predict.model_folder import load_model
+from facenet2expnet.predict.recognizer import class_scores
+from facenet2expnet.training import stages
+from facenet2expnet.training.loop import EpochRecord
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
 CPU = Machine("cpu", 1)
@@ -197,7 +197,7 @@ def test_folds_of_a_file_have_names_of_their_own_and_stay_the_same(faces: Path, 
     split, out = tmp_path / "split.json", tmp_path / "run"
 
     def compare_on(*folds: dict[str, object], resume: bool = False) -> Path:
-        split.write_text(json.dumps({"format": protocols.FORMAT, "folds": folds}))
+        split.write_text(json.dumps({"format": splits.FORMAT, "folds": folds}))
         return compare(
             faces, recipe=tiny.tiny_recipe(), out=out, methods=["scratch"], protocol=str(split), machine=CPU,
             resume=resume,
@@ -277,12 +277,12 @@ def test_no_unlabelled_picture_of_what_is_tested_is_used(faces: Path, tmp_path: 
     table = pd.read_csv(with_subjects(faces, tmp_path)).rename(columns={"subject": column})
     table.loc[:3, "label"] = ""  # one picture of each subject
     table.to_csv(tmp_path / "faces.csv", index=False)
-    material = gather(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
-    held_out = (material.manifest.table[column] == "S2").to_numpy()
+    dataset = load_dataset(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
+    held_out = (dataset.manifest.table[column] == "S2").to_numpy()
     cut = Cut("fold", np.flatnonzero(~held_out), np.flatnonzero(held_out))
     job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
-    assert list(material.unlabelled.table[column]) == ["S0", "S1", "S2", "S3"]
-    assert _unlabelled(job, material, np.zeros(0, np.int64)).tolist() == [0, 1, 3]
+    assert list(dataset.unlabelled.table[column]) == ["S0", "S1", "S2", "S3"]
+    assert _unlabelled(job, dataset, np.zeros(0, np.int64)).tolist() == [0, 1, 3]
 
 
 def test_no_unlabelled_frame_of_a_tested_sequence_is_used_where_subjects_are_partly_known(
@@ -294,13 +294,13 @@ def test_no_unlabelled_frame_of_a_tested_sequence_is_used_where_subjects_are_par
     table.loc[[1, 3, 13, 15], "label"] = ""
     table.loc[1, "subject"] = ""  # a frame of v0, whose other frame is of a known subject
     table.to_csv(tmp_path / "faces.csv", index=False)
-    material = gather(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
-    assert list(material.unlabelled.table["sequence"]) == ["v0", "v1", "v6", "v7"]
-    sequences = material.manifest.table["sequence"]
+    dataset = load_dataset(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
+    assert list(dataset.unlabelled.table["sequence"]) == ["v0", "v1", "v6", "v7"]
+    sequences = dataset.manifest.table["sequence"]
     held_out = sequences.isin(["v0", "v6"]).to_numpy()
     cut = Cut("fold", np.flatnonzero(~held_out), np.flatnonzero(held_out))
     job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
-    assert _unlabelled(job, material, np.zeros(0, np.int64)).tolist() == [1, 3]
+    assert _unlabelled(job, dataset, np.zeros(0, np.int64)).tolist() == [1, 3]
 
 
 def watching_job(method: str, folder: Path) -> Job:
@@ -310,17 +310,17 @@ def watching_job(method: str, folder: Path) -> Job:
 
 
 def test_the_inner_part_is_of_the_training_part_and_of_other_subjects(faces: Path, tmp_path: Path) -> None:
-    material = gather(with_subjects(faces, tmp_path), tiny.tiny_recipe().crop)
-    subjects = material.manifest.table["subject"].to_numpy()
+    dataset = load_dataset(with_subjects(faces, tmp_path), tiny.tiny_recipe().crop)
+    subjects = dataset.manifest.table["subject"].to_numpy()
     for method, stage in (("scratch", "scratch"), ("fine-tune", "stage2"), ("fn2en", "fine_tune")):
         job = watching_job(method, tmp_path)
         recipe = tiny.tiny_recipe(f"{stage}.patience=1", f"{stage}.inner_share=0.3")
-        rows, inner = _inner_rows(job, material, recipe)
+        rows, inner = _inner_rows(job, dataset, recipe)
         assert len(inner) == 6
         assert sorted([*rows, *inner]) == list(job.cut.train)
         assert not set(subjects[rows]) & set(subjects[inner])
     rows, inner = _inner_rows(
-        watching_job("scratch", tmp_path), material, tiny.tiny_recipe("stage2.patience=1")
+        watching_job("scratch", tmp_path), dataset, tiny.tiny_recipe("stage2.patience=1")
     )
     assert (len(rows), len(inner)) == (18, 0)
 
@@ -329,11 +329,11 @@ def test_no_unlabelled_picture_of_a_watched_subject_is_used(faces: Path, tmp_pat
     table = pd.read_csv(with_subjects(faces, tmp_path))
     table.loc[:3, "label"] = ""  # one picture of each subject
     table.to_csv(tmp_path / "faces.csv", index=False)
-    material = gather(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
-    subjects = material.manifest.table["subject"].to_numpy()
+    dataset = load_dataset(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
+    subjects = dataset.manifest.table["subject"].to_numpy()
     cut = Cut("fold", np.flatnonzero(subjects != "S2"), np.flatnonzero(subjects == "S2"))
     job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
-    found = _unlabelled(job, material, np.flatnonzero(subjects == "S3"))
+    found = _unlabelled(job, dataset, np.flatnonzero(subjects == "S3"))
     assert found.tolist() == [0, 1]
 
 
@@ -342,9 +342,9 @@ def test_early_stopping_sees_no_picture_that_it_learns_from(
 ) -> None:
     parts = []
     for name in ("fine_tune", "fn2en"):
-        stage = getattr(crossval, name)
+        stage = getattr(job, name)
         monkeypatch.setattr(
-            crossval,
+            job,
             name,
             lambda part, *rest, do=stage, **named: (parts.append(part), do(part, *rest, **named))[1],
         )
@@ -380,12 +380,12 @@ def test_the_temperature_changes_probabilities_and_no_answer(faces: Path, tmp_pa
     run = compare(data, recipe=recipe, out=tmp_path / "run", folds=2, machine=CPU, reporter=ears)
     assert "6 pictures of a training part are kept out of the training, to fit the temperature." in ears.notes
     predictions = pd.read_parquet(run / "predictions.parquet")
-    material = gather(data, recipe.crop)
-    folds = protocols.read_split(run / "folds.json", material.manifest)
+    dataset = load_dataset(data, recipe.crop)
+    folds = splits.read_splits(run / "folds.json", dataset.manifest)
     for fold in folds:
-        cut = with_calibration(Cut(fold.name, fold.train, fold.test), material.manifest, 0.4)
+        cut = with_calibration(Cut(fold.name, fold.train, fold.test), dataset.manifest, 0.4)
         assert sorted([*cut.train, *cut.calibration]) == list(fold.train)
-        subjects = material.manifest.table["subject"]
+        subjects = dataset.manifest.table["subject"]
         assert not set(subjects[cut.calibration]) & set(subjects[cut.train])
         model = load_model(run / fold.name / "scratch" / "model")
         facts = model.facts["calibration"]
@@ -393,15 +393,15 @@ def test_the_temperature_changes_probabilities_and_no_answer(faces: Path, tmp_pa
         assert model.facts["trained_on"]["pictures"] == len(cut.train) == 6
         rows = predictions[(predictions["fold"] == fold.name) & (predictions["method"] == "scratch")]
         assert set(rows["temperature"]) == {facts["temperature"]}
-        crop_px = material.contract.crop_px
-        scaled = class_scores(model.module, material.pixels[fold.test], crop_px)
+        crop_px = dataset.contract.crop_px
+        scaled = class_scores(model.module, dataset.pixels[fold.test], crop_px)
         plain = model.module
         plain.load_state_dict(load_file(run / fold.name / "scratch" / "scratch.safetensors"))
-        scores = class_scores(plain, material.pixels[fold.test], crop_px)
+        scores = class_scores(plain, dataset.pixels[fold.test], crop_px)
         assert np.allclose(scaled * facts["temperature"], scores, atol=1e-4)
         assert list(rows["predicted"]) == [tiny.CLASSES[number] for number in scores.argmax(1)]
-        inner = class_scores(plain, material.pixels[cut.calibration], crop_px)
-        assert facts["temperature"] == fit_temperature(inner, material.manifest.labels[cut.calibration])
+        inner = class_scores(plain, dataset.pixels[cut.calibration], crop_px)
+        assert facts["temperature"] == fit_temperature(inner, dataset.manifest.labels[cut.calibration])
     found = json.loads((run / "metrics.json").read_text())["methods"]
     for method, scores in found.items():
         rows = predictions[predictions["method"] == method].copy()
@@ -425,11 +425,11 @@ def test_the_temperature_changes_probabilities_and_no_answer(faces: Path, tmp_pa
 def test_no_stage_sees_the_pictures_that_the_temperature_is_fitted_on(faces: Path, tmp_path: Path) -> None:
     data = with_subjects(faces, tmp_path)
     recipe = tiny.tiny_recipe("calibration_share=0.4")
-    material = gather(data, recipe.crop)
+    dataset = load_dataset(data, recipe.crop)
     arguments = {"recipe": recipe, "folds": 2, "first_folds": 1, "methods": ["fn2en"], "machine": CPU}
     first = compare(data, out=tmp_path / "first", **arguments)
-    fold = protocols.read_split(first / "folds.json", material.manifest)[0]
-    inner = with_calibration(Cut(fold.name, fold.train, fold.test), material.manifest, 0.4).calibration
+    fold = splits.read_splits(first / "folds.json", dataset.manifest)[0]
+    inner = with_calibration(Cut(fold.name, fold.train, fold.test), dataset.manifest, 0.4).calibration
     table = pd.read_csv(data)
     for row in inner:
         picture = tmp_path / f"{row}.png"
@@ -519,8 +519,8 @@ def test_no_unlabelled_picture_of_an_inner_subject_is_used(faces: Path, tmp_path
     table.loc[:3, "label"] = ""  # one picture of each subject
     table["fold"] = "1"
     table.to_csv(tmp_path / "faces.csv", index=False)
-    material = gather(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
-    inner = (material.manifest.table["subject"] == "S2").to_numpy()
+    dataset = load_dataset(tmp_path / "faces.csv", tiny.tiny_recipe().crop, unlabelled=True)
+    inner = (dataset.manifest.table["subject"] == "S2").to_numpy()
     cut = Cut("fold", np.flatnonzero(~inner), np.zeros(0, np.int64), np.flatnonzero(inner))
     job = Job(cut, Training("fn2en", "fold", 0, 1, 1, 15, 4), tmp_path, tmp_path)
-    assert _unlabelled(job, material, np.zeros(0, np.int64)).tolist() == [0, 1, 3]
+    assert _unlabelled(job, dataset, np.zeros(0, np.int64)).tolist() == [0, 1, 3]

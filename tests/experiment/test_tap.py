@@ -11,17 +11,17 @@ import pytest
 import torch
 
 import tiny
-from facenet2expnet.analysis.case import PRE_TRAINED, open_case
+from facenet2expnet.analysis.inputs import PRE_TRAINED, load_inputs
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import crossval
-from facenet2expnet.experiment.crossval import Cut, plan
+from facenet2expnet.experiment.job import Cut, plan
 from facenet2expnet.experiment.reporter import Reporter
 from facenet2expnet.experiment.run import Machine, compare, train
 from facenet2expnet.experiment.tap import kept_tap, recommended_tap
-from facenet2expnet.learning import teacher
-from facenet2expnet.learning.teacher import TrainingPart
 from facenet2expnet.nets.classifier import FaceClassifier
-from facenet2expnet.recognize.model_folder import load_model
+from facenet2expnet.predict.model_folder import load_model
+from facenet2expnet.training import teacher
+from facenet2expnet.training.teacher import TrainingPart
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
 CPU = Machine("cpu", 1)
@@ -135,7 +135,7 @@ def test_a_run_resolves_auto_before_the_baseline_from_scratch_and_says_so(
         assert model.facts["tap"] == facts["tap"]
         assert list(model.module.net.arguments["bridge_chw"]) == shape
     assert "tap" not in load_model(fold / "fine-tune" / "model").facts
-    assert open_case(run).tap == facts["tap"]
+    assert load_inputs(run).tap == facts["tap"]
     fixed = tiny.tiny_recipe(f"face_net.tap={facts['tap']}", *ROUGH)
     named = compare(faces, recipe=fixed, out=tmp_path / "named", folds=2, first_folds=1, machine=CPU)
     first, second = (pd.read_parquet(path / "predictions.parquet") for path in (run, named))
@@ -167,7 +167,7 @@ def test_a_face_net_as_it_came_teaches_all_folds_from_one_cache(
     assert not (run / "views").exists()
     assert not list(run.rglob("views-*"))
     assert not list(run.rglob("fine_tune.safetensors"))
-    case = open_case(run)
+    case = load_inputs(run)
     assert case.teacher == PRE_TRAINED
     assert case.net(case.teacher) is not None
 

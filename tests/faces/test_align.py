@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facenet2expnet.crop import CropContract
 from facenet2expnet.faces.align import TEMPLATE_POINTS, crop_face, crop_matrix, similarity, warp
-from facenet2expnet.faces.contract import CropContract
 from facenet2expnet.faces.detect import Face
 
 TRIANGLE = np.array([(0.0, 0.0), (4.0, 1.0), (1.0, 5.0)])

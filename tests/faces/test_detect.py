@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect, landmarks
-from facenet2expnet.faces.contract import CropContract
 from facenet2expnet.faces.detect import Face, find_faces
 
 DATA = pytest.importorskip("skimage.data")

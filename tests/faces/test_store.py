@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import Manifest, from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import ready, store
-from facenet2expnet.faces.contract import CropContract
-from facenet2expnet.faces.ready import load_faces
+from facenet2expnet.faces.prepare import load_crops
 from facenet2expnet.faces.store import FaceStore, prepare
 
 SMALL = CropContract(stored_px=16, crop_px=14)
@@ -34,7 +34,7 @@ def short_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_store_holds_what_is_loaded_in_memory(pictures: Manifest, tmp_path: Path) -> None:
     told: list[int] = []
     made = prepare(pictures, SMALL, tmp_path / "faces", progress=lambda done, of: told.append(done))
-    pixels, rows, skipped = load_faces(pictures, SMALL)
+    pixels, rows, skipped = load_crops(pictures, SMALL)
     assert isinstance(made.pixels, np.memmap)
     np.testing.assert_array_equal(made.pixels, pixels)
     assert made.skipped == skipped
@@ -66,7 +66,7 @@ def test_a_finished_store_is_not_made_again(
     pictures: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(pictures, SMALL, tmp_path / "faces")
-    monkeypatch.setattr(store, "make_ready_file", None)
+    monkeypatch.setattr(store, "crop_file", None)
     assert len(prepare(pictures, SMALL, tmp_path / "faces")) == 10
 
 
@@ -190,13 +190,13 @@ def test_a_stopped_preparation_goes_on_after_its_last_shard(
     with pytest.raises(UserError, match="was not finished; run the same command again"):
         FaceStore.open(tmp_path / "faces")
     seen: list[Path] = []
-    plain = store.make_ready_file
+    plain = store.crop_file
 
     def watched(path: Path, *args, **kwargs):  # type: ignore[no-untyped-def]
         seen.append(path)
         return plain(path, *args, **kwargs)
 
-    monkeypatch.setattr(store, "make_ready_file", watched)
+    monkeypatch.setattr(store, "crop_file", watched)
     again = prepare(pictures, SMALL, tmp_path / "faces")
     assert sorted(seen) == sorted(pictures.paths[6:])
     np.testing.assert_array_equal(again.pixels, whole.pixels)
@@ -257,7 +257,7 @@ import sys, time
 from pathlib import Path
 from facenet2expnet.data.manifest import from_folder
 from facenet2expnet.faces import store
-from facenet2expnet.faces.contract import CropContract
+from facenet2expnet.crop import CropContract
 store.SHARD_ROWS = 3
 store.prepare(from_folder(Path(sys.argv[1])), CropContract(stored_px=16, crop_px=14), Path(sys.argv[2]),
               progress=lambda done, of: time.sleep(0.2))
@@ -301,7 +301,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=5000)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(store, "make_ready_file", None)
+    monkeypatch.setattr(store, "crop_file", None)
     with pytest.raises(UserError, match=r"0 MB free, but 11 crops of 16 x 16 need 0 MB more"):
         prepare(pictures, SMALL, tmp_path / "faces")
 

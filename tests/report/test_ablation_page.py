@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from facenet2expnet import recipe as recipes
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.errors import UserError
-from facenet2expnet.report.ablation import axis_figure, axis_rows, read_ablation, text, write_ablation
+from facenet2expnet.report.ablation_page import axis_figure, axis_rows, read_ablation, text, write_ablation
 
 
 def ablation_folder(folder: Path, *, crossed: bool = False) -> Path:

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from facenet2expnet.analysis.finding import Finding
+from facenet2expnet.analysis.result import AnalysisResult
 from facenet2expnet.report import figures
 from facenet2expnet.report.analyses import FOLDER, read_analyses, readable_table
 
 
-def finding(name: str, title: str) -> Finding:
+def finding(name: str, title: str) -> AnalysisResult:
     table = pd.DataFrame({"layer": ["pool5"], "les_change": [1234], "share": [0.5], "maps": [True]})
     with figures.style():
         figure = figures.new_figure(2, 2)
         figure.add_subplot().plot([0, 1])
-    return Finding(name, title, "What was found.", table, figure, table)
+    return AnalysisResult(name, title, "What was found.", table, figure, table)
 
 
 def test_analyses_come_in_the_papers_order_with_picture_and_table(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-from facenet2expnet.analysis.finding import Finding
 from facenet2expnet.analysis.layers import all_responses, check_labels, hidden_layer, layer_shapes
 from facenet2expnet.analysis.probes import expression_probe, identity_probe, reduced, silhouette
+from facenet2expnet.analysis.result import AnalysisResult
 from facenet2expnet.analysis.similarity import channel_r2, cka_table
 from facenet2expnet.errors import UserError
 from facenet2expnet.report.figures import INK, QUIET, SHADES, ink_on, new_figure, short, style
@@ -51,7 +51,7 @@ def features_compared(
     layers: Mapping[str, str] | None = None,
     projection: Projection = "tsne",
     seed: int = 0,
-) -> Finding:
+) -> AnalysisResult:
     """The features of networks side by side, coloured by expression and by subject, with silhouettes and probes.
 
     Args:
@@ -106,7 +106,7 @@ def features_compared(
     ]
     says = f"Features of {len(pixels):,} pictures. " + " ".join(notes)
     figure = _map_figure(points, groups, classes, table, projection)
-    return Finding(
+    return AnalysisResult(
         "features", "From identity to expression", says, table, figure, pd.concat(parts, ignore_index=True)
     )
 
@@ -119,7 +119,7 @@ def stage_one_made_visible(
     crop_px: int,
     teacher_layer: str,
     names: tuple[str, str] = ("expression net", "fine-tuned face net"),
-) -> Finding:
+) -> AnalysisResult:
     """Per-channel R² between the expression net's bridge and the face net's layer, and CKA between all layers.
 
     Args:
@@ -165,7 +165,7 @@ def stage_one_made_visible(
         f"In its own scale R² is {row['r2_as_is']:.2f}. Stage 2 trains on, so this is what is left of stage 1."
     )
     figure = _similarity_figure(channels, cka, names, teacher_layer)
-    return Finding(
+    return AnalysisResult(
         "stage1",
         "What the expression net has of the face net",
         says,

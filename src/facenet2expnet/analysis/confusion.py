@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facenet2expnet.analysis.finding import Finding
+from facenet2expnet.analysis.result import AnalysisResult
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import in_canonical_order
 from facenet2expnet.report.figures import confusion_panels
@@ -22,7 +22,7 @@ def confusion(
     *,
     methods: Sequence[str] | None = None,
     names: Mapping[str, str] | None = None,
-) -> Finding:
+) -> AnalysisResult:
     """One row-normalised matrix a method, darker is higher, with counts; pooled over folds and seeds.
 
     Args:
@@ -64,7 +64,7 @@ def confusion(
     says = "Rows are the truth, each row sums to 100 %; the small numbers are pictures, over all folds and seeds."
     if empty:
         says += f" No picture is {', '.join(empty)}: the row is hatched."
-    return Finding(
+    return AnalysisResult(
         "confusion", "What is taken for what", says, summary, confusion_panels(shown, classes), data
     )
 

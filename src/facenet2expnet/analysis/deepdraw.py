@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facenet2expnet.analysis.finding import Finding
 from facenet2expnet.analysis.layers import (
     SCORES,
     check_layers,
@@ -25,6 +24,7 @@ from facenet2expnet.analysis.layers import (
     responses,
     title,
 )
+from facenet2expnet.analysis.result import AnalysisResult
 from facenet2expnet.errors import UserError
 from facenet2expnet.report.figures import QUIET, new_figure, short, style
 
@@ -226,7 +226,7 @@ def deepdraw(
     layer: str = SCORES,
     recipe: DrawRecipe | None = None,
     from_mean_face: bool = True,
-) -> Finding:
+) -> AnalysisResult:
     """The pictures of several networks side by side: one row a network, one column a target.
 
     Args:
@@ -263,7 +263,7 @@ def deepdraw(
         f"{len(pixels):,} pictures. Below each stand its score and the highest score of a picture."
     )
     figure = _figure(drawn, target_names, table)
-    return Finding("deepdraw", "What the networks want to see", says, table, figure, table)
+    return AnalysisResult("deepdraw", "What the networks want to see", says, table, figure, table)
 
 
 def _figure(drawn: Mapping[str, Drawn], names: Sequence[str], table: pd.DataFrame) -> Figure:

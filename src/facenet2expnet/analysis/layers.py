@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.learning.augment import centre_crop
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNet
+from facenet2expnet.training.augment import centre_crop
 
 BATCH = 64
 SCORES = "scores"

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from facenet2expnet.analysis.finding import Finding
 from facenet2expnet.analysis.layers import hidden_layer
 from facenet2expnet.analysis.neurons import label_entropy
-from facenet2expnet.analysis.top_pictures import top_pictures
+from facenet2expnet.analysis.result import AnalysisResult
+from facenet2expnet.analysis.top_activations import top_pictures
 from facenet2expnet.errors import UserError
 from facenet2expnet.report.figures import QUIET, new_figure, short, style
 
@@ -39,7 +39,7 @@ def mean_faces(
     units: Sequence[int] | None = None,
     per_class: int = 2,
     top: int | None = None,
-) -> Finding:
+) -> AnalysisResult:
     """The mean of the aligned faces with the highest response, for chosen or the most expression-specific neurons.
 
     Where none are chosen, each class gets the `per_class` neurons of lowest label entropy whose first class it is.
@@ -101,7 +101,9 @@ def mean_faces(
     if units is None and without:
         says += f" No neuron has {', '.join(without)} as its first class."
     figure = _figure(faces, table, by_class=units is None)
-    return Finding("mean-faces", "What excites the neurons", says, table, figure, table, {"pictures": listed})
+    return AnalysisResult(
+        "mean-faces", "What excites the neurons", says, table, figure, table, {"pictures": listed}
+    )
 
 
 def _most_specific(

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-from facenet2expnet.analysis.finding import Finding
 from facenet2expnet.analysis.layers import layer_shapes
-from facenet2expnet.analysis.top_pictures import top_pictures
+from facenet2expnet.analysis.result import AnalysisResult
+from facenet2expnet.analysis.top_activations import top_pictures
 from facenet2expnet.errors import UserError
 from facenet2expnet.report.figures import INK, RULE, new_figure, short, style
 
@@ -297,7 +297,7 @@ def neurons(
     top: int | None = None,
     threshold_of: ThresholdOf = "both",
     names: tuple[str, str] = ("pre-trained", "fine-tuned"),
-) -> Finding:
+) -> AnalysisResult:
     """Table I, Fig. 3 and the layer to transfer, for a network before and after fine-tuning, or for one network.
 
     Args:
@@ -334,7 +334,7 @@ def neurons(
         f"low-entropy (LES) below {cut} nats, the lowest mean of a layer; a uniform histogram has "
         f"{np.log(len(classes)):.3f}. {'Layer to transfer: ' if layer else ''}{reason}"
     )
-    return Finding(
+    return AnalysisResult(
         "neurons",
         "Which neurons speak of the classes",
         says,

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facenet2expnet.analysis.finding import Finding
 from facenet2expnet.analysis.layers import (
     check_labels,
     check_pixels,
@@ -26,6 +25,7 @@ from facenet2expnet.analysis.layers import (
     probed,
     title,
 )
+from facenet2expnet.analysis.result import AnalysisResult
 from facenet2expnet.errors import UserError
 from facenet2expnet.report.figures import QUIET, new_figure, short, style
 
@@ -116,7 +116,7 @@ def saliency(
     shown: int = 1,
     steps: int = STEPS,
     seed: int = 0,
-) -> Finding:
+) -> AnalysisResult:
     """Where a network looks for each class: maps averaged over aligned faces, and single pictures.
 
     Each map is of the score of the picture's true class and is divided by its sum before the average, so that every
@@ -170,7 +170,7 @@ def saliency(
     cut = slice(edge, edge + crop_px)
     figure = _figure({n: face[cut, cut] for n, face in faces.items()}, averaged, classes)
     singles = _singles(pixels[rows][:, cut, cut], labels[rows], maps, classes, shown)
-    return Finding(
+    return AnalysisResult(
         "saliency",
         "Where the network looks",
         says,

@@ -117,7 +117,7 @@ def ablate(
     from facenet2expnet.experiment.ablation import ablate as run_ablation
     from facenet2expnet.experiment.run import Machine
     from facenet2expnet.report import tables
-    from facenet2expnet.report.ablation import read_ablation, text
+    from facenet2expnet.report.ablation_page import read_ablation, text
 
     base = known.override(known.load(recipe), settings or [])
     wanted = {
@@ -155,8 +155,8 @@ def _axes(wanted: dict[str, list[str] | None], others: list[str]) -> list[Axis]:
 def _usual_axes(base: Recipe) -> list[Axis]:
     """Every objective on features, and every layer with maps."""
     from facenet2expnet.experiment.variants import Axis
-    from facenet2expnet.learning.objectives import REGISTRY
     from facenet2expnet.nets import face
+    from facenet2expnet.training.losses import REGISTRY
 
     net = face.load(base.face_net.name, base.face_net.weights or None)
     maps = tuple(name for name, shape in net.info.taps.items() if len(shape) == 3)

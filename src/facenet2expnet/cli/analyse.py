@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from torch import nn
 
-    from facenet2expnet.analysis.case import Case
-    from facenet2expnet.analysis.finding import Finding
+    from facenet2expnet.analysis.inputs import AnalysisInput
+    from facenet2expnet.analysis.result import AnalysisResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,7 +107,7 @@ def neurons(
 
     Example: fn2en analyse neurons runs/mine
     """
-    from facenet2expnet.analysis.case import PRE_TRAINED, default_layers
+    from facenet2expnet.analysis.inputs import PRE_TRAINED, default_layers
     from facenet2expnet.analysis.neurons import neurons as analyse
     from facenet2expnet.errors import UserError
 
@@ -150,7 +150,7 @@ def mean_faces(
 
     Example: fn2en analyse mean-faces runs/mine --per-class 3
     """
-    from facenet2expnet.analysis.case import EXPRESSION
+    from facenet2expnet.analysis.inputs import EXPRESSION
     from facenet2expnet.analysis.mean_faces import mean_faces as analyse
 
     case = _case(data, nets, part, fold, pictures, seed, device, quiet)
@@ -188,9 +188,9 @@ def deepdraw(
 
     Example: fn2en analyse deepdraw runs/mine --target anger --target fear
     """
-    from facenet2expnet.analysis.case import PRE_TRAINED
     from facenet2expnet.analysis.deepdraw import DrawRecipe
     from facenet2expnet.analysis.deepdraw import deepdraw as analyse
+    from facenet2expnet.analysis.inputs import PRE_TRAINED
 
     case = _case(data, nets, part, fold, pictures, seed, device, quiet)
     chosen = {name: net for name, net in case.nets.items() if nets or name != PRE_TRAINED}
@@ -274,8 +274,8 @@ def compare_features(
 
     Example: fn2en analyse compare-features runs/mine --part test
     """
-    from facenet2expnet.analysis.case import EXPRESSION
     from facenet2expnet.analysis.compare_features import features_compared, stage_one_made_visible
+    from facenet2expnet.analysis.inputs import EXPRESSION
 
     case = _case(data, nets, part, fold, pictures, seed, device, quiet, scratch=True)
     findings = [
@@ -312,10 +312,10 @@ def everything(
 
     Example: fn2en analyse all runs/mine
     """
-    from facenet2expnet.analysis.case import all_findings, has_captum
+    from facenet2expnet.analysis.inputs import has_captum, run_all
     from facenet2expnet.analysis.saliency import WITHOUT
 
-    for finding in all_findings(data, fold=fold, device=device, seed=seed):
+    for finding in run_all(data, fold=fold, device=device, seed=seed):
         _save([finding], data, out, None)
     if not has_captum():
         print(WITHOUT)
@@ -331,23 +331,23 @@ def _case(
     device: str,
     quiet: bool,
     scratch: bool = False,
-) -> Case:
-    from facenet2expnet.analysis.case import open_case
+) -> AnalysisInput:
+    from facenet2expnet.analysis.inputs import load_inputs
     from facenet2expnet.cli import console
 
     with console.progress(quiet) as reporter:
-        return open_case(
+        return load_inputs(
             data, nets or [], fold=fold, part=part.value, pictures=pictures, seed=seed, device=device,
             scratch=scratch, progress=reporter.faces,
         )  # fmt: skip
 
 
-def _of(case: Case, name: str) -> dict[str, nn.Module]:
+def _of(case: AnalysisInput, name: str) -> dict[str, nn.Module]:
     """The network of this name, or the last one where there is none of it."""
     return {name: case.nets[name]} if name in case.nets else dict(list(case.nets.items())[-1:])
 
 
-def _targets(targets: list[str] | None, case: Case, layer: str) -> tuple[list[int], list[str]]:
+def _targets(targets: list[str] | None, case: AnalysisInput, layer: str) -> tuple[list[int], list[str]]:
     """Target numbers and what they are called."""
     from facenet2expnet.errors import UserError
 
@@ -367,7 +367,7 @@ def _targets(targets: list[str] | None, case: Case, layer: str) -> tuple[list[in
     return numbers, targets
 
 
-def _named(findings: list[Finding], names: list[str]) -> list[Finding]:
+def _named(findings: list[AnalysisResult], names: list[str]) -> list[AnalysisResult]:
     """Findings of several networks told apart by their file names and titles."""
     from dataclasses import replace
 
@@ -379,9 +379,9 @@ def _named(findings: list[Finding], names: list[str]) -> list[Finding]:
     ]
 
 
-def _save(findings: list[Finding], data: Path, out: Path | None, case: Case | None) -> None:
+def _save(findings: list[AnalysisResult], data: Path, out: Path | None, case: AnalysisInput | None) -> None:
     """Print what was found and write the files."""
-    from facenet2expnet.analysis.case import is_run
+    from facenet2expnet.analysis.inputs import is_run
     from facenet2expnet.cli import console
     from facenet2expnet.report.analyses import FOLDER, readable_table
     from facenet2expnet.report.tables import to_rich

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 from facenet2expnet.experiment.reporter import Reporter, Training, describe
-from facenet2expnet.learning.loop import EpochRecord
+from facenet2expnet.training.loop import EpochRecord
 
 PLAIN_WIDTH = 140
 

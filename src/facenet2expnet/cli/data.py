@@ -85,8 +85,8 @@ def prepare(
     Example: fn2en data prepare ckplus CK+/ --detector viola-jones --template eyes-mouth --out faces/ckplus
     """
     from facenet2expnet.cli import console
+    from facenet2expnet.crop import CropContract
     from facenet2expnet.data import sources
-    from facenet2expnet.faces.contract import CropContract
     from facenet2expnet.faces.store import prepare as prepare_faces
 
     contract = CropContract(detector=detector, template=template, stored_px=size, crop_px=size * 7 // 8)
@@ -127,14 +127,14 @@ def split(
 
     Example: fn2en data split faces/ckplus --out ckplus-folds.json
     """
-    from facenet2expnet.data import protocols
+    from facenet2expnet.data import splits
     from facenet2expnet.errors import UserError
 
     if out.suffix != ".json":
         raise UserError(f"{out}: expected a name that ends in .json")
     manifest = _manifest(data)
-    drawn = protocols.choose(manifest, protocol, folds, seed)
-    protocols.write_split(drawn.folds, manifest, out)
+    drawn = splits.choose(manifest, protocol, folds, seed)
+    splits.write_splits(drawn.folds, manifest, out)
     print(f"{len(drawn.folds)} folds by {drawn.name} written to {out}")
     if drawn.note:
         print(drawn.note)
@@ -155,16 +155,16 @@ def audit(
     Example: fn2en data audit faces/fer2013 --out audit
     """
     from facenet2expnet.cli import console
-    from facenet2expnet.data import protocols
+    from facenet2expnet.crop import CropContract
+    from facenet2expnet.data import splits
     from facenet2expnet.data.audit import audit as look
-    from facenet2expnet.experiment.material import read_faces
-    from facenet2expnet.faces.contract import CropContract
+    from facenet2expnet.data.dataset import read_faces
 
     with console.progress(quiet) as reporter:
         manifest, pixels, _ = read_faces(
             data, CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX), progress=reporter.faces
         )
-    sides = None if protocol == "own" else protocols.choose(manifest, protocol, folds).folds
+    sides = None if protocol == "own" else splits.choose(manifest, protocol, folds).folds
     embeddings = None
     if persons and manifest.subjects is not None:
         from facenet2expnet.experiment.embeddings import face_embeddings

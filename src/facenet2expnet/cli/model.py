@@ -56,7 +56,7 @@ def predict(
     """
     from facenet2expnet.cli import console
     from facenet2expnet.errors import UserError
-    from facenet2expnet.recognize.recognizer import Recognizer
+    from facenet2expnet.predict.recognizer import Recognizer
 
     if out:
         check_table_name(out)
@@ -219,7 +219,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table as its file name says."""
     import io
 
-    from facenet2expnet.data.writing import write_whole
+    from facenet2expnet.files import write_atomic
 
     kind = path.suffix.lower()
     if kind == ".csv":
@@ -230,7 +230,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
         buffer = io.BytesIO()
         table.to_parquet(buffer, index=False)
         content = buffer.getvalue()
-    write_whole(path, content)
+    write_atomic(path, content)
 
 
 def _write_skipped(skipped: Sequence[Skipped], table: Path) -> None:

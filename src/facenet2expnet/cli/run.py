@@ -86,7 +86,7 @@ def quickstart(
 
     from facenet2expnet.data.bundled import sample_folder
     from facenet2expnet.data.manifest import read_manifest
-    from facenet2expnet.recognize.model_folder import CARD
+    from facenet2expnet.predict.model_folder import CARD
 
     sample = replace(read_manifest(sample_folder() / "manifest.csv"), name="the bundled sample")
     run = compare_and_print(
@@ -207,21 +207,21 @@ def report(
     Example: fn2en report runs/mine
     """
     from facenet2expnet.errors import UserError
-    from facenet2expnet.report.html import write_report
+    from facenet2expnet.report.page import write_report
 
     if (run / "ablation.json").is_file():
-        from facenet2expnet.report.ablation import write_ablation
+        from facenet2expnet.report.ablation_page import write_ablation
 
         if analyses:
             raise UserError(f"{run} holds an ablation, expected a run for --analyses; leave the option out")
         print(write_ablation(run))
         return
     if analyses:
-        from facenet2expnet.analysis.case import all_findings, has_captum
+        from facenet2expnet.analysis.inputs import has_captum, run_all
         from facenet2expnet.analysis.saliency import WITHOUT
         from facenet2expnet.report.analyses import FOLDER
 
-        for finding in all_findings(run):
+        for finding in run_all(run):
             finding.save(run / FOLDER)
         if not has_captum():
             print(WITHOUT)

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.protocols import (
-    Fold,
+from facenet2expnet.data.splits import (
+    Split,
     from_fold_column,
     from_official_folds,
     official_columns,
 )
-from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import write_atomic
 
 HASH_BITS = 255
 NEAR_BITS = 24
@@ -151,7 +151,7 @@ class Audit:
             table: pd.DataFrame = getattr(self, name)
             if len(table):
                 path = Path(folder) / f"{name}.csv"
-                write_whole(path, table.to_csv(index=False).encode("utf-8", "surrogateescape"))
+                write_atomic(path, table.to_csv(index=False).encode("utf-8", "surrogateescape"))
                 written.append(path)
         return written
 
@@ -159,7 +159,7 @@ class Audit:
 def audit(
     manifest: Manifest,
     pixels: np.ndarray | None = None,
-    folds: Sequence[Fold] | None = None,
+    folds: Sequence[Split] | None = None,
     embeddings: np.ndarray | None = None,
     *,
     cheap: bool = False,
@@ -210,13 +210,13 @@ def audit(
     return Audit(len(manifest), tuple(checked), **found)
 
 
-def without_leaks(folds: Sequence[Fold], found: Audit) -> list[Fold]:
+def without_leaks(folds: Sequence[Split], found: Audit) -> list[Split]:
     """The folds with every training picture taken out that stands in the same fold's test or valid part too."""
     cleaned = []
     for fold in folds:
         twins = found.leaks.loc[found.leaks["fold"] == fold.name, "train_row"].to_numpy(dtype=np.int64)
         twins = np.union1d(twins, _twins_in_train(found.exact, fold))
-        cleaned.append(Fold(fold.name, np.setdiff1d(fold.train, twins), fold.test, fold.valid))
+        cleaned.append(Split(fold.name, np.setdiff1d(fold.train, twins), fold.test, fold.valid))
     return cleaned
 
 
@@ -275,7 +275,7 @@ def near_pairs(pixels: np.ndarray, most_bits: int, group: np.ndarray | None = No
     return np.concatenate(found) if found else np.empty((0, 3), np.int64)
 
 
-def _own_folds(manifest: Manifest) -> list[Fold]:
+def _own_folds(manifest: Manifest) -> list[Split]:
     """The folds that the manifest's columns fix; none where they fix none or can't be used."""
     columns = manifest.table.columns
     try:
@@ -290,18 +290,18 @@ def _own_folds(manifest: Manifest) -> list[Fold]:
     return []
 
 
-def _whole_split(manifest: Manifest) -> Fold:
+def _whole_split(manifest: Manifest) -> Split:
     """The column `split` as a fold, pictures without a label included: their twins leak as well."""
     split = manifest.table["split"].to_numpy(dtype=object)
     train, valid, test = (np.flatnonzero(split == part) for part in ("train", "valid", "test"))
     return (
-        Fold("split", train, test, valid if len(valid) else None)
+        Split("split", train, test, valid if len(valid) else None)
         if len(test)
-        else Fold("split", train, valid)
+        else Split("split", train, valid)
     )
 
 
-def _parts(fold: Fold, count: int) -> np.ndarray:
+def _parts(fold: Split, count: int) -> np.ndarray:
     """The part of each row (N,) as text, "" for rows that the fold leaves out."""
     parts = np.full(count, "", dtype=object)
     for name, rows in fold.parts().items():
@@ -309,7 +309,7 @@ def _parts(fold: Fold, count: int) -> np.ndarray:
     return parts
 
 
-def _exact(manifest: Manifest, group: np.ndarray, folds: Sequence[Fold]) -> pd.DataFrame:
+def _exact(manifest: Manifest, group: np.ndarray, folds: Sequence[Split]) -> pd.DataFrame:
     counts = np.bincount(group) if len(group) else np.empty(0, np.int64)
     rows = np.flatnonzero(counts[group] > 1) if len(group) else np.empty(0, np.int64)
     rows = rows[np.argsort(group[rows], kind="stable")]
@@ -326,7 +326,7 @@ def _exact(manifest: Manifest, group: np.ndarray, folds: Sequence[Fold]) -> pd.D
     )
 
 
-def _exact_leaks(manifest: Manifest, group: np.ndarray, folds: Sequence[Fold]) -> pd.DataFrame:
+def _exact_leaks(manifest: Manifest, group: np.ndarray, folds: Sequence[Split]) -> pd.DataFrame:
     rows = []
     for fold in folds:
         first_in_train = {int(group[row]): int(row) for row in fold.train[::-1]}
@@ -340,7 +340,7 @@ def _exact_leaks(manifest: Manifest, group: np.ndarray, folds: Sequence[Fold]) -
     return _leak_table(manifest, rows)
 
 
-def _near_leaks(manifest: Manifest, pairs: np.ndarray, folds: Sequence[Fold]) -> pd.DataFrame:
+def _near_leaks(manifest: Manifest, pairs: np.ndarray, folds: Sequence[Split]) -> pd.DataFrame:
     rows = []
     for fold in folds:
         parts = _parts(fold, len(manifest))
@@ -359,7 +359,7 @@ def _leak_table(manifest: Manifest, rows: list[tuple[str, str, int, int, str]]) 
     )
 
 
-def _near(manifest: Manifest, pairs: np.ndarray, folds: Sequence[Fold]) -> pd.DataFrame:
+def _near(manifest: Manifest, pairs: np.ndarray, folds: Sequence[Split]) -> pd.DataFrame:
     images = manifest.table["image"].to_numpy(dtype=object)
     first, second, bits = pairs.T
     crossing = _first_crossing(first, second, folds, len(manifest))
@@ -368,7 +368,7 @@ def _near(manifest: Manifest, pairs: np.ndarray, folds: Sequence[Fold]) -> pd.Da
     return table.sort_values("bits", kind="stable", ignore_index=True)
 
 
-def _first_crossing(first: np.ndarray, second: np.ndarray, folds: Sequence[Fold], count: int) -> np.ndarray:
+def _first_crossing(first: np.ndarray, second: np.ndarray, folds: Sequence[Split], count: int) -> np.ndarray:
     """For each pair of rows the name of the first fold that has them on two sides, "" if none."""
     names = np.full(len(first), "", dtype=object)
     for fold in reversed(folds):
@@ -378,7 +378,7 @@ def _first_crossing(first: np.ndarray, second: np.ndarray, folds: Sequence[Fold]
     return names
 
 
-def _torn(manifest: Manifest, folds: Sequence[Fold]) -> pd.DataFrame:
+def _torn(manifest: Manifest, folds: Sequence[Split]) -> pd.DataFrame:
     subjects, sequences = manifest.subjects, manifest.sequences
     if sequences is not None and subjects is not None:
         sequences = np.array(
@@ -401,7 +401,7 @@ def _torn(manifest: Manifest, folds: Sequence[Fold]) -> pd.DataFrame:
 
 
 def _persons(
-    manifest: Manifest, embeddings: np.ndarray, folds: Sequence[Fold], within: float
+    manifest: Manifest, embeddings: np.ndarray, folds: Sequence[Split], within: float
 ) -> pd.DataFrame:
     """Pairs of subjects by the root mean square distance between all pictures of one and all of the other."""
     subjects = manifest.subjects
@@ -448,7 +448,7 @@ def _joined(name: str, tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else _empty(name)
 
 
-def _twins_in_train(exact: pd.DataFrame, fold: Fold) -> np.ndarray:
+def _twins_in_train(exact: pd.DataFrame, fold: Split) -> np.ndarray:
     """All training rows that are identical to a tested or selecting row, not only the first of each."""
     held = np.concatenate([rows for name, rows in fold.parts().items() if name != "train"])
     groups = set(exact.loc[exact["row"].isin(held), "group"])

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from facenet2expnet.data.writing import write_whole
+from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces.contract import CropContract
+from facenet2expnet.files import write_atomic
 from facenet2expnet.labels import in_canonical_order, nearest
 
 COLUMNS = ("image", "label", "subject", "sequence", "frame", "split", "fold")
@@ -154,8 +154,8 @@ class Manifest:
             "notes": list(self.notes),
             "sha256": self.sha256(),
         }
-        write_whole(path, content)
-        write_whole(
+        write_atomic(path, content)
+        write_atomic(
             path.with_suffix(".json"), (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
         )
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from facenet2expnet.data.manifest import PICTURE_ENDINGS
-from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import write_atomic
 
 PIXELS_MOST = 89_478_485
 """Pillow's own bound against decompression bombs: a quarter of a gigabyte at three bytes a pixel."""
@@ -142,7 +142,7 @@ def write_skipped(skipped: Sequence[Skipped], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "reason"])
     writer.writerows([item.image, item.reason] for item in skipped)
-    write_whole(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
+    write_atomic(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

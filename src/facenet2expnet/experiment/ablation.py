@@ -17,11 +17,11 @@ import torch
 from lightning_fabric import Fabric
 
 from facenet2expnet import recipe as recipes
-from facenet2expnet.data import protocols
+from facenet2expnet.data import splits
+from facenet2expnet.data.dataset import Dataset
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import StageStopped, UserError
-from facenet2expnet.experiment.crossval import (
+from facenet2expnet.experiment.job import (
     METHODS,
     Cut,
     Job,
@@ -29,7 +29,6 @@ from facenet2expnet.experiment.crossval import (
     epochs_of,
     with_calibration,
 )
-from facenet2expnet.experiment.material import Material
 from facenet2expnet.experiment.metrics import paired_test, scores_of_method
 from facenet2expnet.experiment.provenance import (
     command_line,
@@ -44,7 +43,7 @@ from facenet2expnet.experiment.run import (
     Machine,
     alone_in,
     check_fold_names,
-    gather_pictures,
+    load_pictures,
     only_first,
     open_device,
     train_one,
@@ -52,9 +51,10 @@ from facenet2expnet.experiment.run import (
 )
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.experiment.variants import Axis, Variant, doubled, vary, with_steps
-from facenet2expnet.learning import stages
+from facenet2expnet.files import write_atomic
+from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.recipe import Recipe
-from facenet2expnet.recognize.model_folder import load_model
+from facenet2expnet.training import stages
 
 FORMAT = "facenet2expnet-ablation-1"
 RECORD = "ablation.json"
@@ -126,8 +126,8 @@ def ablate(
     variants = vary(recipes.override(base, settings), axes, cross=cross, settings=settings)
     face_nets = [stages.check(variant.recipe, fine_tunes="fine-tune" in methods) for variant in variants]
     fabric = open_device(machine.device, variants[0].recipe.precision)
-    material = gather_pictures(data, variants[0].recipe, reporter)
-    drawn = only_first(protocols.choose(material.manifest, protocol, folds), first_folds)
+    dataset = load_pictures(data, variants[0].recipe, reporter)
+    drawn = only_first(splits.choose(dataset.manifest, protocol, folds), first_folds)
     check_fold_names([fold.name for fold in drawn.folds])
     cuts = [Cut(fold.name, fold.train, fold.test) for fold in drawn.folds]
     smallest = min(len(cut.train) for cut in cuts)
@@ -136,7 +136,7 @@ def ablate(
     if steps_of:
         variants = [with_steps(v, steps_of, v.pictures or smallest) for v in variants]
     about = {
-        **_about(variants[0].recipe, axes, material, drawn, fabric),
+        **_about(variants[0].recipe, axes, dataset, drawn, fabric),
         "created": before["created"] if before else now(),
         "crossed": cross,
         "methods": list(methods),
@@ -145,17 +145,17 @@ def ablate(
     }
     if before and any(before[name] != about[name] for name in ("manifest", "split")):
         raise UserError(f"{out}: was begun with other pictures or folds; choose another --out")
-    unlabelled = _unlabelled(data, variants, material, reporter)
-    jobs = _jobs(variants, methods, cuts, seeds, material.manifest, out, unlabelled)
+    unlabelled = _unlabelled(data, variants, dataset, reporter)
+    jobs = _jobs(variants, methods, cuts, seeds, dataset.manifest, out, unlabelled)
     for item in (item for items in jobs.values() for item in items):
-        check_parts(item.variant.recipe, [item.job.training.method], [item.job.cut], material.manifest)
+        check_parts(item.variant.recipe, [item.job.training.method], [item.job.cut], dataset.manifest)
     with alone_in(out / RECORD, begins=before is None):
         reporter = write_beginning(
-            out / RECORD, about, variants[0].recipe, material, drawn,
+            out / RECORD, about, variants[0].recipe, dataset, drawn,
             [item.job.cut for items in jobs.values() for item in items],
             earlier=before, face_nets=face_nets, reporter=reporter,
         )  # fmt: skip
-        _train(jobs, data, material, machine.device, reporter, about)
+        _train(jobs, data, dataset, machine.device, reporter, about)
         _conclude(out, jobs, variants, about, fabric)
     return out
 
@@ -163,8 +163,8 @@ def ablate(
 def _about(
     recipe: Recipe,
     axes: Sequence[Axis],
-    material: Material,
-    drawn: protocols.Protocol,
+    dataset: Dataset,
+    drawn: splits.Protocol,
     fabric: Fabric,
 ) -> dict[str, Any]:
     """What ablation.json says of an ablation that begins."""
@@ -178,40 +178,40 @@ def _about(
         "threads": torch.get_num_threads(),
         "recipe": recipes.to_dict(recipe),
         "axes": {axis.name: list(axis.values) for axis in axes},
-        "manifest": {"name": material.manifest.name, "sha256": material.manifest.sha256()},
-        "skipped": len(material.skipped),
-        "classes": list(material.manifest.classes),
+        "manifest": {"name": dataset.manifest.name, "sha256": dataset.manifest.sha256()},
+        "skipped": len(dataset.skipped),
+        "classes": list(dataset.manifest.classes),
         "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(drawn.folds)},
         "split": hashlib.sha256(rows).hexdigest(),
     }
 
 
 def _unlabelled(
-    data: str | Path | Manifest, variants: Sequence[Variant], material: Material, reporter: Reporter
+    data: str | Path | Manifest, variants: Sequence[Variant], dataset: Dataset, reporter: Reporter
 ) -> dict[tuple[Any, ...], str]:
     """Read the pictures in every way that a variant needs, so that none of them fails after hours of training.
 
     Only one further reading is in memory at a time; `_train` reads again.
 
     Args:
-        material: what the recipe as it is reads.
+        dataset: what the recipe as it is reads.
     Returns:
         What `_needs` gives -> a hash of the pictures without a label; empty where there are none.
     Raises:
         UserError: If a variant's pictures can't be read, or are others than the recipe's.
     """
-    found = {_needs(variants[0].recipe): _hash_of_unlabelled(material)}
+    found = {_needs(variants[0].recipe): _hash_of_unlabelled(dataset)}
     for variant in variants:
         if _needs(variant.recipe) in found:
             continue
         name = ", ".join(f"{axis}={value}" for axis, value in variant.values.items())
         try:
-            read = gather_pictures(data, variant.recipe, reporter)
+            read = load_pictures(data, variant.recipe, reporter)
         except UserError as error:
             raise UserError(f"{name}: {error}; or leave this value out") from error
-        if read.manifest.sha256() != material.manifest.sha256():
+        if read.manifest.sha256() != dataset.manifest.sha256():
             raise UserError(
-                f"{name}: {len(read.manifest)} pictures can be read, expected the {len(material.manifest)} that can "
+                f"{name}: {len(read.manifest)} pictures can be read, expected the {len(dataset.manifest)} that can "
                 "be read as the recipe says, since all variants are trained and tested on the same; leave this value "
                 "out"
             )
@@ -219,12 +219,12 @@ def _unlabelled(
     return found
 
 
-def _hash_of_unlabelled(material: Material) -> str:
+def _hash_of_unlabelled(dataset: Dataset) -> str:
     """Of the faces without a label and what is known of them, which decides where they may take part."""
-    if not len(material.unlabelled_pixels):
+    if not len(dataset.unlabelled_pixels):
         return ""
-    hashed = hashlib.sha256(material.unlabelled_pixels.tobytes())
-    hashed.update(material.unlabelled.sha256().encode())
+    hashed = hashlib.sha256(dataset.unlabelled_pixels.tobytes())
+    hashed.update(dataset.unlabelled.sha256().encode())
     return hashed.hexdigest()
 
 
@@ -256,7 +256,7 @@ def _jobs(
                 rows = (
                     cut.train
                     if variant.pictures is None
-                    else protocols.fewer(manifest, cut.train, variant.pictures)
+                    else splits.subsample(manifest, cut.train, variant.pictures)
                 )
                 kept = with_calibration(Cut(cut.name, rows, cut.test), manifest, recipe.calibration_share)
                 folder = out / "trainings"
@@ -313,7 +313,7 @@ def key(method: str, recipe: Recipe, unlabelled: str = "") -> str:
 def _train(
     planned: Mapping[tuple[int, str], Sequence[_Planned]],
     data: str | Path | Manifest,
-    material: Material,
+    dataset: Dataset,
     device: str,
     reporter: Reporter,
     about: Mapping[str, Any],
@@ -334,7 +334,7 @@ def _train(
     for item in once.values():
         groups.setdefault(item.shared, []).append(item)
     needs = list(dict.fromkeys(shared[0] for shared in groups))
-    manifest = {"name": material.manifest.name, "sha256": material.manifest.sha256()}
+    manifest = {"name": dataset.manifest.name, "sha256": dataset.manifest.sha256()}
     facts = {name: about[name] for name in ("command", "versions", "device")}
     read, number = planned[min(planned)][0].variant.recipe, 0
     for shared in sorted(groups, key=lambda shared: needs.index(shared[0])):
@@ -345,19 +345,19 @@ def _train(
                 continue
             recipe, training = item.variant.recipe, item.job.training
             if _needs(recipe) != _needs(read):
-                material, read = gather_pictures(data, recipe, reporter), recipe
-                if material.manifest.sha256() != manifest["sha256"]:
+                dataset, read = load_pictures(data, recipe, reporter), recipe
+                if dataset.manifest.sha256() != manifest["sha256"]:
                     raise UserError(f"{manifest['name']}: its pictures changed while the ablation ran")
             job = replace(item.job, training=replace(training, number=number, total=len(once)))
             own = {"recipe": recipes.to_dict(recipe), "trained_on": manifest, "created": now(), **facts}
             fabric = open_device(device, recipe.precision)
             try:
                 train_one(
-                    job, material, recipe, fabric, reporter, {**own, "protocol": about["protocol"]["name"]}
+                    job, dataset, recipe, fabric, reporter, {**own, "protocol": about["protocol"]["name"]}
                 )
             except StageStopped as error:  # is a result, too: the others go on
                 stopped |= users[job.folder]
-                write_whole(job.folder / STOPPED, str(error).encode())
+                write_atomic(job.folder / STOPPED, str(error).encode())
                 reporter.note(str(error))
         for folder in {item.job.views_folder for item in group if item.job.views_folder}:
             shutil.rmtree(folder, ignore_errors=True)
@@ -375,7 +375,7 @@ def _conclude(
     about: dict[str, Any],
     fabric: Fabric,
 ) -> None:
-    from facenet2expnet.report.ablation import write_ablation
+    from facenet2expnet.report.ablation_page import write_ablation
 
     predictions, rows = [], []
     ended = {place: items for place, items in planned.items() if not _stopped(items)}

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from facenet2expnet.data.audit import audit
+from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.manifest import Manifest, read_manifest
 from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.material import gather
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
-from facenet2expnet.recognize.recognizer import Recognizer, class_probabilities
+from facenet2expnet.predict.recognizer import Recognizer, class_probabilities
 
 SHOWN = 5
 """Pictures left out that the notes name."""
@@ -62,8 +62,8 @@ def evaluate(
     recognizer = Recognizer.load(model, device)
     if not isinstance(data, Manifest) and Path(data).suffix.lower() in (".csv", ".parquet"):
         data = read_manifest(Path(data), classes=recognizer.classes)
-    material = gather(data, recognizer.contract, least_classes=1, progress=progress)
-    manifest = material.manifest
+    dataset = load_dataset(data, recognizer.contract, least_classes=1, progress=progress)
+    manifest = dataset.manifest
     unknown = [name for name, count in manifest.counts.items() if count and name not in recognizer.classes]
     if unknown:
         close = nearest(unknown[0], recognizer.classes)
@@ -72,7 +72,7 @@ def evaluate(
             f"{manifest.name}: class '{unknown[0]}' is not one of the model's: {', '.join(recognizer.classes)}{guess}"
         )
     probabilities = class_probabilities(
-        recognizer.model, material.pixels, recognizer.contract.crop_px, recognizer.device
+        recognizer.model, dataset.pixels, recognizer.contract.crop_px, recognizer.device
     )
     columns: dict[str, Any] = {"image": manifest.table["image"].to_numpy()}
     if manifest.subjects is not None:
@@ -86,10 +86,10 @@ def evaluate(
     }
     columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(recognizer.classes)}
     predictions = pd.DataFrame(columns)
-    notes = [f"left out: {skipped.image}: {skipped.reason}" for skipped in material.skipped[:SHOWN]]
-    if len(material.skipped) > SHOWN:
-        notes.append(f"... and {len(material.skipped) - SHOWN} more were left out")
-    found = audit(manifest, material.pixels, cheap=True)
+    notes = [f"left out: {skipped.image}: {skipped.reason}" for skipped in dataset.skipped[:SHOWN]]
+    if len(dataset.skipped) > SHOWN:
+        notes.append(f"... and {len(dataset.skipped) - SHOWN} more were left out")
+    found = audit(manifest, dataset.pixels, cheap=True)
     notes += [f"Audit: {line}" for line in found.lines()] if found.counts["exact_groups"] else []
     trained_on = recognizer.facts.get("trained_on", {})
     if trained_on.get("sha256") == manifest.sha256():
@@ -97,4 +97,4 @@ def evaluate(
             "These are the pictures that the model's run was made from: those of its training part are among them, "
             "so the accuracy is too high for new people."
         )
-    return Evaluation(predictions, summarise(predictions, recognizer.classes), notes, material.skipped)
+    return Evaluation(predictions, summarise(predictions, recognizer.classes), notes, dataset.skipped)

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import write_atomic
 
 PACKAGES = ("facenet2expnet", "torch", "kornia", "numpy", "opencv-python-headless", "scikit-learn", "pandas")
 
@@ -47,7 +47,7 @@ def now() -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """A JSON file that is either whole or not there."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
 
 
 def read_record(path: Path) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from facenet2expnet.learning.loop import EpochRecord
+from facenet2expnet.training.loop import EpochRecord
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ import torch
 from lightning_fabric import Fabric
 
 from facenet2expnet import recipe as recipes
-from facenet2expnet.data import audit, protocols
+from facenet2expnet.data import audit, splits
+from facenet2expnet.data.dataset import Dataset, load_dataset
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.errors import StageStopped, UserError
-from facenet2expnet.experiment.crossval import (
+from facenet2expnet.experiment.job import (
     METHODS,
     VIEWS,
     Cut,
@@ -33,7 +34,6 @@ from facenet2expnet.experiment.crossval import (
     run_job,
     with_calibration,
 )
-from facenet2expnet.experiment.material import Material, gather
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.provenance import (
     command_line,
@@ -46,10 +46,10 @@ from facenet2expnet.experiment.provenance import (
 from facenet2expnet.experiment.reporter import LogFile, Reporter
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.faces.store import is_store
-from facenet2expnet.learning import stages
 from facenet2expnet.nets.face import FaceNetInfo
+from facenet2expnet.predict.model_folder import load_model, save_model
 from facenet2expnet.recipe import Recipe
-from facenet2expnet.recognize.model_folder import load_model, save_model
+from facenet2expnet.training import stages
 
 FORMAT = "facenet2expnet-run-1"
 
@@ -90,7 +90,7 @@ def compare(
         recipe: a recipe, a preset's name or a TOML file.
         out: the run folder; new, or with `resume` one that the same call began.
         methods: of METHODS; "fn2en" brings "fine-tune" with it, unless the recipe says face_net.fine_tuned = false.
-        protocol: see `data.protocols.choose`.
+        protocol: see `data.splits.choose`.
         folds: groups, where the protocol leaves that open.
         first_folds: do only so many of them.
         seeds: of the trainings.
@@ -112,10 +112,10 @@ def compare(
     begun = _Begun(
         "compare", Path(out), chosen, machine or Machine(), resume, reporter or Reporter(), methods
     )
-    material = begun.gather(data)
-    drawn = only_first(protocols.choose(material.manifest, protocol, folds), first_folds)
+    dataset = begun.load(data)
+    drawn = only_first(splits.choose(dataset.manifest, protocol, folds), first_folds)
     cuts = [Cut(fold.name, fold.train, fold.test) for fold in drawn.folds]
-    return begun.finish(material, drawn, cuts, methods, seeds)
+    return begun.finish(dataset, drawn, cuts, methods, seeds)
 
 
 def train(
@@ -149,16 +149,16 @@ def train(
         raise UserError(f"method is '{method}', expected one of {', '.join(METHODS)}")
     chosen = recipes.load(recipe) if isinstance(recipe, str) else recipe
     begun = _Begun("train", Path(out), chosen, machine or Machine(), resume, reporter or Reporter(), [method])
-    material = begun.gather(data)
+    dataset = begun.load(data)
     if holdout:
-        drawn = protocols.choose(material.manifest, protocol, _affordable_folds(material.manifest))
+        drawn = splits.choose(dataset.manifest, protocol, _affordable_folds(dataset.manifest))
         drawn = replace(drawn, folds=drawn.folds[:1])
         cuts = [Cut(drawn.folds[0].name, drawn.folds[0].train, drawn.folds[0].test)]
     else:
         note = "Nothing was held out, so there is no honest accuracy of this model."
-        drawn = protocols.Protocol("none", [], material.manifest.subjects is not None, note)
-        cuts = [Cut("all", np.arange(len(material.manifest)), np.zeros(0, np.int64))]
-    return begun.finish(material, drawn, cuts, [method], [seed])
+        drawn = splits.Protocol("none", [], dataset.manifest.subjects is not None, note)
+        cuts = [Cut("all", np.arange(len(dataset.manifest)), np.zeros(0, np.int64))]
+    return begun.finish(dataset, drawn, cuts, [method], [seed])
 
 
 def _affordable_folds(manifest: Manifest, most: int = 10) -> int:
@@ -194,53 +194,53 @@ class _Begun:
         self.reporter = reporter
         self.face_net = stages.check(recipe, fine_tunes="fine-tune" in methods)
 
-    def gather(self, data: str | Path | Manifest) -> Material:
+    def load(self, data: str | Path | Manifest) -> Dataset:
         """Read the pictures as the recipe says."""
-        return gather_pictures(data, self.recipe, self.reporter)
+        return load_pictures(data, self.recipe, self.reporter)
 
     def finish(
         self,
-        material: Material,
-        drawn: protocols.Protocol,
+        dataset: Dataset,
+        drawn: splits.Protocol,
         cuts: Sequence[Cut],
         methods: Sequence[str],
         seeds: Sequence[int],
     ) -> Path:
         """Do all trainings, then metrics, sizes and the report."""
-        cuts = [with_calibration(cut, material.manifest, self.recipe.calibration_share) for cut in cuts]
-        check_parts(self.recipe, methods, cuts, material.manifest)
-        about = self._about(material, drawn, cuts, methods, seeds)
+        cuts = [with_calibration(cut, dataset.manifest, self.recipe.calibration_share) for cut in cuts]
+        check_parts(self.recipe, methods, cuts, dataset.manifest)
+        about = self._about(dataset, drawn, cuts, methods, seeds)
         if self.earlier and self.earlier["identity"] != about["identity"]:
             raise UserError(
                 f"{self.out}: was begun with {_difference(self.earlier['identity'], about['identity'])}; resume it "
                 "with what it began with, or choose another --out"
             )
-        self._check_folds(material, drawn)
+        self._check_folds(dataset, drawn)
         jobs = plan(cuts, methods, seeds, self.recipe, self.out)
         with alone_in(self.out / "run.json", begins=self.earlier is None):
             reporter = write_beginning(
-                self.out / "run.json", about, self.recipe, material, drawn, cuts, earlier=self.earlier,
+                self.out / "run.json", about, self.recipe, dataset, drawn, cuts, earlier=self.earlier,
                 face_nets=[self.face_net], reporter=self.reporter,
             )  # fmt: skip
             facts = _facts(about)
             for job in jobs:
-                train_one(job, material, self.recipe, self.fabric, reporter, facts)
+                train_one(job, dataset, self.recipe, self.fabric, reporter, facts)
                 write_json(self.out / "run.json", {**about, "seconds": self._seconds()})
             drop_views(self.out / VIEWS)
             with contextlib.suppress(OSError):  # is not there, or a fold has this name
                 (self.out / VIEWS).rmdir()
-            self._conclude(about, material, jobs, methods)
+            self._conclude(about, dataset, jobs, methods)
         return self.out
 
     def _about(
         self,
-        material: Material,
-        drawn: protocols.Protocol,
+        dataset: Dataset,
+        drawn: splits.Protocol,
         cuts: Sequence[Cut],
         methods: Sequence[str],
         seeds: Sequence[int],
     ) -> dict[str, Any]:
-        manifest = material.manifest
+        manifest = dataset.manifest
         subjects = manifest.subjects
         identity = {
             "kind": self.kind,
@@ -250,7 +250,7 @@ class _Begun:
             "protocol": drawn.name,
             "methods": list(methods),
             "seeds": list(seeds),
-            "unlabelled": sha256(material.unlabelled_pixels.tobytes()).hexdigest()[:16],
+            "unlabelled": sha256(dataset.unlabelled_pixels.tobytes()).hexdigest()[:16],
         }
         return {
             "format": FORMAT,
@@ -269,10 +269,10 @@ class _Begun:
                 "classes": list(manifest.classes),
                 "counts": manifest.counts,
                 "subjects": None if subjects is None else len(set(subjects) - {""}),
-                "skipped": len(material.skipped),
-                "unlabelled": len(material.unlabelled_pixels),
+                "skipped": len(dataset.skipped),
+                "unlabelled": len(dataset.unlabelled_pixels),
             },
-            "contract": material.contract.to_dict(),
+            "contract": dataset.contract.to_dict(),
             "protocol": {"name": drawn.name, "note": drawn.note, "folds": len(cuts)},
             "methods": list(methods),
             "seeds": list(seeds),
@@ -280,13 +280,13 @@ class _Begun:
             "identity": json.loads(json.dumps(identity)),
         }
 
-    def _check_folds(self, material: Material, drawn: protocols.Protocol) -> None:
+    def _check_folds(self, dataset: Dataset, drawn: splits.Protocol) -> None:
         """Refuse folds that would share a folder or leave the run's, and other folds than the run began with."""
         check_fold_names([fold.name for fold in drawn.folds])
         saved = self.out / "folds.json"
         if not self.earlier or not drawn.folds or not saved.is_file():
             return
-        before = protocols.read_split(saved, material.manifest)
+        before = splits.read_splits(saved, dataset.manifest)
         for old, new in zip(before, drawn.folds, strict=True):
             if not (np.array_equal(old.train, new.train) and np.array_equal(old.test, new.test)):
                 raise UserError(
@@ -295,19 +295,19 @@ class _Begun:
                 )
 
     def _conclude(
-        self, about: dict[str, Any], material: Material, jobs: Sequence[Job], methods: Sequence[str]
+        self, about: dict[str, Any], dataset: Dataset, jobs: Sequence[Job], methods: Sequence[str]
     ) -> None:
-        from facenet2expnet.report.html import write_report
+        from facenet2expnet.report.page import write_report
 
         predictions, history = collect(jobs)
         history.to_csv(self.out / "history.csv", index=False)
         if len(predictions):
             predictions.to_parquet(self.out / "predictions.parquet", index=False)
-            write_json(self.out / "metrics.json", summarise(predictions, material.manifest.classes))
+            write_json(self.out / "metrics.json", summarise(predictions, dataset.manifest.classes))
         first = {job.training.method: job.folder for job in reversed(jobs)}
         models = {method: load_model(first[method] / "model") for method in dict.fromkeys(first)}
         sizes = [
-            asdict(measure(name, models[name].module, material.contract.crop_px, self.fabric.device))
+            asdict(measure(name, models[name].module, dataset.contract.crop_px, self.fabric.device))
             for name in METHODS
             if name in models
         ]
@@ -323,7 +323,7 @@ class _Begun:
         return float(before + time.monotonic() - self.started)
 
 
-def gather_pictures(data: str | Path | Manifest, recipe: Recipe, reporter: Reporter) -> Material:
+def load_pictures(data: str | Path | Manifest, recipe: Recipe, reporter: Reporter) -> Dataset:
     """Read the pictures as a recipe says.
 
     Raises:
@@ -335,7 +335,7 @@ def gather_pictures(data: str | Path | Manifest, recipe: Recipe, reporter: Repor
             f"{data}: the folders in it are taken as the classes, not its manifest.csv; to follow that, name the file"
         )
     try:
-        return gather(data, recipe.crop, unlabelled=recipe.stage1.unlabelled, progress=reporter.faces)
+        return load_dataset(data, recipe.crop, unlabelled=recipe.stage1.unlabelled, progress=reporter.faces)
     except Exception as error:
         if not _is_too_large(error):
             raise
@@ -346,7 +346,7 @@ def gather_pictures(data: str | Path | Manifest, recipe: Recipe, reporter: Repor
 
 
 def train_one(
-    job: Job, material: Material, recipe: Recipe, fabric: Fabric, reporter: Reporter, facts: dict[str, Any]
+    job: Job, dataset: Dataset, recipe: Recipe, fabric: Fabric, reporter: Reporter, facts: dict[str, Any]
 ) -> None:
     """`crossval.run_job`, where what does not fit in memory has stopped, as what learns nothing has.
 
@@ -354,7 +354,7 @@ def train_one(
         StageStopped: If the training can't go on.
     """
     try:
-        run_job(job, material, recipe, fabric, reporter, facts)
+        run_job(job, dataset, recipe, fabric, reporter, facts)
     except Exception as error:
         if not _is_too_large(error):
             raise
@@ -375,7 +375,7 @@ def _is_too_large(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(text in str(error) for text in words)
 
 
-def only_first(drawn: protocols.Protocol, count: int | None) -> protocols.Protocol:
+def only_first(drawn: splits.Protocol, count: int | None) -> splits.Protocol:
     """So many of the folds, with a note where some are left out; None keeps all."""
     kept = drawn.folds[:count]
     if len(kept) == len(drawn.folds):
@@ -418,8 +418,8 @@ def write_beginning(
     record: Path,
     about: Mapping[str, Any],
     recipe: Recipe,
-    material: Material,
-    drawn: protocols.Protocol,
+    dataset: Dataset,
+    drawn: splits.Protocol,
     cuts: Sequence[Cut],
     *,
     earlier: Mapping[str, Any] | None,
@@ -439,26 +439,26 @@ def write_beginning(
     out = record.parent
     write_json(record, about)
     recipes.save(recipe, out / "recipe.toml")
-    material.manifest.save(out / "manifest.csv")
-    write_skipped(material.skipped, out / "skipped.csv")
+    dataset.manifest.save(out / "manifest.csv")
+    write_skipped(dataset.skipped, out / "skipped.csv")
     if drawn.folds:
-        protocols.write_split(drawn.folds, material.manifest, out / "folds.json")
+        splits.write_splits(drawn.folds, dataset.manifest, out / "folds.json")
     reporter = LogFile(out / "log.txt", reporter)
     for name in ("device", "versions"):
         if earlier and earlier.get(name) != about[name]:
             reporter.note(f"{out} was begun with another {name}, so its weights may differ in the last bits.")
     for note in dict.fromkeys(note for face_net in face_nets for note in face_net.notes):
         reporter.note(note)
-    if material.skipped:
-        were = "picture was" if len(material.skipped) == 1 else "pictures were"
-        reporter.note(f"{len(material.skipped)} {were} left out, see {out / 'skipped.csv'}")
+    if dataset.skipped:
+        were = "picture was" if len(dataset.skipped) == 1 else "pictures were"
+        reporter.note(f"{len(dataset.skipped)} {were} left out, see {out / 'skipped.csv'}")
     if drawn.note:
         reporter.note(drawn.note)
     if kept_out := [len(cut.calibration) for cut in cuts if len(cut.calibration)]:
         reporter.note(
             f"{_span(kept_out)} pictures of a training part are kept out of the training, to fit the temperature."
         )
-    quick_audit(out, material, drawn, reporter)
+    quick_audit(out, dataset, drawn, reporter)
     return reporter
 
 
@@ -475,9 +475,9 @@ def check_fold_names(names: Sequence[str]) -> None:
             raise UserError(f"fold name '{name}' names no folder inside the run, expected e.g. fold-1")
 
 
-def quick_audit(out: Path, material: Material, drawn: protocols.Protocol, reporter: Reporter) -> None:
+def quick_audit(out: Path, dataset: Dataset, drawn: splits.Protocol, reporter: Reporter) -> None:
     """Write audit.json, and tell of what was found: pictures on both sides of a fold, two labels of one picture."""
-    found = audit.audit(material.manifest, material.pixels, drawn.folds, cheap=True)
+    found = audit.audit(dataset.manifest, dataset.pixels, drawn.folds, cheap=True)
     write_json(out / "audit.json", found.to_dict())
     for line in [] if found.clean and not found.counts["doubly_labelled"] else found.lines():
         reporter.note(f"Audit: {line}")

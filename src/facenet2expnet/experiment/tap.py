@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
-from facenet2expnet.learning.stages import AUTO
-from facenet2expnet.learning.teacher import Note, TrainingPart
+from facenet2expnet.files import write_atomic
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import FaceClassifier
 from facenet2expnet.recipe import Recipe
+from facenet2expnet.training.stages import AUTO
+from facenet2expnet.training.teacher import Note, TrainingPart
 
 RECORD = "tap.json"
 
@@ -58,7 +58,7 @@ def recommended_tap(
         UserError: If there are too few pictures to choose a layer by.
     Source: FN2EN, section III-C.
     """
-    from facenet2expnet.analysis.case import default_layers
+    from facenet2expnet.analysis.inputs import default_layers
     from facenet2expnet.analysis.neurons import default_top, layer_neurons, recommend, table_one
 
     check_enough(len(part))
@@ -86,6 +86,6 @@ def recommended_tap(
         "threshold_nats": thresholds["before"],
         "layers": json.loads(table.to_json(orient="records")),
     }
-    write_whole(folder / RECORD, json.dumps(facts, indent=2).encode())
+    write_atomic(folder / RECORD, json.dumps(facts, indent=2).encode())
     note(f"Layer to transfer, chosen on {len(part):,} pictures of the training part: {reason}")
     return tap

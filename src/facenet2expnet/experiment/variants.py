@@ -9,8 +9,8 @@ from itertools import product
 
 from facenet2expnet import recipe as recipes
 from facenet2expnet.errors import UserError
-from facenet2expnet.learning.objectives import REGISTRY, terms_of
 from facenet2expnet.recipe import Recipe
+from facenet2expnet.training.losses import REGISTRY, terms_of
 
 PICTURES, RECIPE = "pictures", "recipe"
 DOUBLING = ".."

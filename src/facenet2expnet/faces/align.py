@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from facenet2expnet.faces.contract import CropContract
+from facenet2expnet.crop import CropContract
 from facenet2expnet.faces.detect import Face
 
 TEMPLATE_POINTS: dict[str, dict[int, tuple[float, float]]] = {

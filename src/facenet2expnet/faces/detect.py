@@ -12,9 +12,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import landmarks
-from facenet2expnet.faces.contract import CropContract
 
 SEARCH_LONGEST_PX = 1024
 """A larger picture is shrunk for the search alone; the crop is still cut from the original."""

@@ -19,23 +19,23 @@ from typing import Any
 import filelock
 import numpy as np
 
+from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import Manifest, read_manifest
 from facenet2expnet.data.pictures import Skipped, write_skipped
-from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.contact_sheet import write_missing_sheet
-from facenet2expnet.faces.contract import CropContract
-from facenet2expnet.faces.ready import (
+from facenet2expnet.faces.prepare import (
+    CropResult,
     Progress,
-    Ready,
     check_any,
     check_missing,
+    crop_file,
     image_names,
-    make_ready_file,
     one_thread_each,
     worker_count,
 )
+from facenet2expnet.files import write_atomic
 
 FORMAT = 1
 SHARD_ROWS = 128
@@ -204,9 +204,9 @@ def _write_shards(
     if progress is not None and done:
         progress(done, total)
 
-    def submit(pool: ThreadPoolExecutor, start: int) -> list[Future[Ready]]:
+    def submit(pool: ThreadPoolExecutor, start: int) -> list[Future[CropResult]]:
         return [
-            pool.submit(make_ready_file, path, contract, missing=missing)
+            pool.submit(crop_file, path, contract, missing=missing)
             for path in paths[start : start + SHARD_ROWS]
         ]
 
@@ -227,11 +227,11 @@ def _write_shards(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write_shard(part: Path, start: int, results: list[Ready]) -> None:
+def _write_shard(part: Path, start: int, results: list[CropResult]) -> None:
     """Write a shard's crops, then its journal entry; the entry stands for the shard being there."""
     crops = [ready.crop for ready in results if ready.crop is not None]
     data = b"".join(np.ascontiguousarray(crop).tobytes() for crop in crops)
-    write_whole(_shard_path(part, start), data)
+    write_atomic(_shard_path(part, start), data)
     entry = {
         "start": start,
         "kept": [start + i for i, ready in enumerate(results) if ready.crop is not None],
@@ -243,7 +243,7 @@ def _write_shard(part: Path, start: int, results: list[Ready]) -> None:
         ],
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    write_whole(_entry_path(part, start), json.dumps(entry).encode())
+    write_atomic(_entry_path(part, start), json.dumps(entry).encode())
 
 
 def _shard_done(part: Path, start: int, contract: CropContract) -> bool:
@@ -292,7 +292,7 @@ def _finish(part: Path, manifest: Manifest, contract: CropContract, job: dict[st
         "shards": [(len(entry["kept"]), entry["sha256"]) for entry in entries],
         "job": job,
     }
-    write_whole(part / ABOUT, json.dumps(about, indent=1).encode())
+    write_atomic(part / ABOUT, json.dumps(about, indent=1).encode())
 
 
 def _join(part: Path, entries: list[dict[str, Any]], shape: tuple[int, int, int, int]) -> None:
@@ -346,7 +346,7 @@ def _start(part: Path, job: dict[str, Any]) -> None:
     if path.exists():
         _check_same_job(job, json.loads(path.read_text()), part)
     else:
-        write_whole(path, json.dumps(job, indent=1).encode())
+        write_atomic(path, json.dumps(job, indent=1).encode())
 
 
 def _check_same_job(job: dict[str, Any], other: dict[str, Any], folder: Path) -> None:

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from facenet2expnet.data.writing import write_whole
+from facenet2expnet.files import write_atomic
 
 INK = "#1a1a1a"
 QUIET = "#6b6b6b"
@@ -220,10 +220,10 @@ def save_figure(figure: Figure, path: Path, data: pd.DataFrame | None = None) ->
     written = []
     for ending in endings:
         written.append(path.with_name(stem + ending))
-        write_whole(written[-1], _WRITERS[ending](figure))
+        write_atomic(written[-1], _WRITERS[ending](figure))
     if data is not None:
         written.append(path.with_name(stem + ".csv"))
-        write_whole(written[-1], data.to_csv(index=False).encode("utf-8"))
+        write_atomic(written[-1], data.to_csv(index=False).encode("utf-8"))
     return written
 
 

@@ -15,8 +15,8 @@ from scipy.io import savemat
 from facenet2expnet.data import sources
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import read_picture
-from facenet2expnet.data.protocols import choose
 from facenet2expnet.data.sources import fer2013
+from facenet2expnet.data.splits import choose
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import FER2013_CODES, FERPLUS_VOTES
 

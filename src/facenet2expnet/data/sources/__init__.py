@@ -11,8 +11,8 @@ from typing import Any
 
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.sources.base import About, Source
-from facenet2expnet.data.writing import write_whole
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import write_atomic
 from facenet2expnet.labels import nearest
 
 GROUP = "facenet2expnet.sources"
@@ -105,7 +105,7 @@ def read_into(
         if image in wanted:
             target = folder / image
             if not target.is_file() or not target.stat().st_size:
-                write_whole(target, content, sync=False)
+                write_atomic(target, content, sync=False)
             wanted.discard(image)
             if progress is not None:
                 progress(1)

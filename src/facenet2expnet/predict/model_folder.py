@@ -1,0 +1,132 @@
+"""A finished model as a folder: safetensors weights, and a JSON file that says everything else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from facenet2expnet.crop import CropContract
+from facenet2expnet.errors import UserError
+from facenet2expnet.files import write_atomic
+from facenet2expnet.nets import face
+from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
+from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.nets.storage import read_tensors, write_tensors
+
+FORMAT = "facenet2expnet-model-1"
+WEIGHTS, CARD = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network and what has to be known to use it.
+
+    Attributes:
+        module: RGB crops (B, 3, H, W) in 0..255 -> class scores (B, K); in evaluation mode.
+        classes: class names in the order of the scores.
+        contract: how a picture becomes a crop.
+        facts: recipe, method, where it comes from, metrics: whatever was saved with it, for JSON.
+    """
+
+    module: nn.Module
+    classes: tuple[str, ...]
+    contract: CropContract
+    facts: dict[str, Any]
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write the weights and `model.json`; each is whole or not there.
+
+    Raises:
+        UserError: If the folder can't be written.
+    """
+    card = {
+        "format": FORMAT,
+        "architecture": describe(model.module),
+        "classes": list(model.classes),
+        "contract": model.contract.to_dict(),
+        **model.facts,
+    }
+    write_tensors(folder / WEIGHTS, model.module.state_dict(), {"format": FORMAT})
+    write_atomic(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False).encode())
+
+
+def load_model(folder: Path) -> Model:
+    """Read what `save_model` wrote.
+
+    Args:
+        folder: a model folder, or a run folder with one model in it.
+    Raises:
+        UserError: If there is no model, a file is cut short, or weights and description do not fit.
+    """
+    folder = find_model(folder)
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        architecture, classes = card.pop("architecture"), tuple(card.pop("classes"))
+        contract = CropContract.from_dict(card.pop("contract"))
+        if card.pop("format") != FORMAT:
+            raise UserError(f"{folder / CARD}: format is not {FORMAT}; a newer facenet2expnet may read it")
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / CARD}: can't be read ({error}); copy the model again") from None
+    except KeyError as error:
+        raise UserError(
+            f"{folder / CARD}: {error} is missing, expected a file that this tool wrote"
+        ) from None
+    weights, _ = read_tensors(folder / WEIGHTS)
+    module = _rebuild(architecture, len(classes), contract)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"{folder / WEIGHTS}: not the weights of this model: {first}") from None
+    return Model(module.eval(), classes, contract, card)
+
+
+def find_model(path: Path) -> Path:
+    """The model folder at a path: itself, its folder `model`, or the only one below it.
+
+    Raises:
+        UserError: If there is none, or more than one.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: there is no such model folder")
+    path = path.parent if path.is_file() else path
+    for folder in (path, path / "model"):
+        if (folder / CARD).is_file():
+            return folder
+    found = sorted(card.parent for card in path.rglob(CARD))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(f"{path}: no {CARD} in it, expected a model folder that a training wrote")
+    named = ", ".join(str(model) for model in found[:3])
+    raise UserError(f"{path}: {len(found)} models are below it, expected one; name one of them: {named}")
+
+
+def describe(module: nn.Module) -> dict[str, Any]:
+    """What has to be known to build the network again, for JSON."""
+    if isinstance(module, ExpressionClassifier):
+        return {"kind": "expression-net", **module.net.arguments}
+    if isinstance(module, FaceClassifier):
+        return {
+            "kind": "face-net",
+            "face_net": module.face_net.info.name,
+            "head_norm": isinstance(module.head.norm, nn.BatchNorm1d),
+        }
+    raise TypeError(f"expected an ExpressionClassifier or a FaceClassifier, got {type(module).__name__}")
+
+
+def _rebuild(architecture: dict[str, Any], classes: int, contract: CropContract) -> nn.Module:
+    arguments = dict(architecture)
+    kind = arguments.pop("kind", None)
+    if kind == "expression-net":
+        arguments["bridge_chw"] = tuple(arguments["bridge_chw"])
+        return ExpressionClassifier(ExpNet(classes, **arguments), contract.mean, contract.scale)
+    if kind == "face-net":
+        net = face.load(arguments["face_net"], face.GENERATED)
+        return FaceClassifier(net, classes, head_norm=arguments["head_norm"], head_dropout=0.0)
+    raise UserError(f"the model's architecture is '{kind}', expected expression-net or face-net")
