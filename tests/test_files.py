@@ -1,23 +1,86 @@
-"""Files that are either whole or not there."""
+"""Files that are whole or absent, and folder locks."""
 
 from __future__ import annotations
 
+import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import write_atomic
+from facenet2expnet.files import LOCK, atomic_path, folder_lock, read_json, write_atomic, write_json
 
 
-def test_a_file_is_written_with_its_folders_and_nothing_beside_it(tmp_path: Path):
-    write_atomic(tmp_path / "a" / "b.txt", b"first")
-    write_atomic(tmp_path / "a" / "b.txt", b"second")
-    assert (tmp_path / "a" / "b.txt").read_bytes() == b"second"
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]
+def test_a_file_is_written_and_nothing_else_is_left(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "new" / "a.txt", b"one")
+    write_atomic(tmp_path / "new" / "a.txt", b"two")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+    assert (tmp_path / "new" / "a.txt").read_bytes() == b"two"
 
 
-def test_a_folder_that_is_a_file_is_told(tmp_path: Path):
-    (tmp_path / "small.csv").write_bytes(b"a file")
-    with pytest.raises(UserError, match=r"small\.csv/x/y\.txt could not be written: Not a directory"):
-        write_atomic(tmp_path / "small.csv" / "x" / "y.txt", b"")
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a.csv", b"old")
+
+    def stop_in_the_middle() -> None:
+        with atomic_path(tmp_path / "a.csv") as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        stop_in_the_middle()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert (tmp_path / "a.csv").read_bytes() == b"old"
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="could not be written"):
+        write_atomic(tmp_path / "file" / "a.txt", b"one")
+
+
+def test_json_goes_there_and_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"name": "é", "values": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"name": "é", "values": [1, None]}
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json: can't be read"):
+        read_json(tmp_path / "a.json")
+
+
+def _hold_often(folder: Path, rounds: int, held: str, overlaps: str) -> None:
+    """Take the lock again and again; write down each moment at which another process held it too."""
+    mark = folder / held
+    for _ in range(rounds):
+        try:
+            with folder_lock(folder, "busy"):
+                try:
+                    mark.touch(exist_ok=False)
+                except FileExistsError:
+                    (folder / overlaps).touch()
+                time.sleep(0.0005)
+                mark.unlink(missing_ok=True)
+        except UserError:
+            time.sleep(0.0002)
+
+
+def test_two_processes_never_hold_one_lock(tmp_path: Path) -> None:
+    processes = [
+        multiprocessing.get_context("spawn").Process(
+            target=_hold_often, args=(tmp_path, 300, "held", "overlap")
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert all(process.exitcode == 0 for process in processes)
+    assert not (tmp_path / "overlap").exists()
+    assert (tmp_path / LOCK).exists()  # deleting it is what let two processes in
+
+
+def test_a_held_lock_is_refused(tmp_path: Path) -> None:
+    with folder_lock(tmp_path, "busy"), pytest.raises(UserError, match="busy"), folder_lock(tmp_path, "busy"):
+        pass
+    with folder_lock(tmp_path, "busy"):
+        pass

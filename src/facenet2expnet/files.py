@@ -1,37 +1,103 @@
-"""Files that are either whole or not there."""
+"""Files that are whole or absent, JSON records, and a folder that one process at a time may write to."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import filelock
 
 from facenet2expnet.errors import UserError
 
 
-def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
-    """Write a file under a temporary name beside it and rename it, so that nobody ever sees half of it.
+@contextlib.contextmanager
+def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Give a temporary name beside a path; what is written there is renamed to the path at the end.
+
+        with atomic_path(folder / "table.parquet") as temporary:
+            table.to_parquet(temporary)
+
+    The temporary name keeps the file's ending, since many writers choose the format by it. If the block raises, the
+    temporary file is deleted and the path stays as it was.
 
     Args:
-        sync: wait until the disk has it, so that a power cut leaves no empty file; slow for thousands of files.
+        sync: wait until the disk has the file, so that a power cut leaves no empty one; slow for thousands of files.
     Raises:
-        UserError: If it can't be written: a full disk, no permission.
+        UserError: If the file can't be written: a full disk, no permission.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(content)
-            if sync:
-                file.flush()
+        yield temporary
+        if sync:
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as fault:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # its folder may be a file
             temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{path} could not be written: {fault.strerror or fault}; nothing was left behind, "
-            "free some space or give another folder"
-        ) from fault
+        if isinstance(error, OSError):
+            raise UserError(
+                f"{path} could not be written: {error.strerror or error}; nothing was left behind, "
+                "free some space or give another folder"
+            ) from error
+        raise
+
+
+def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
+    """Write bytes to a file that is whole or absent; see `atomic_path`."""
+    with atomic_path(path, sync=sync) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that is whole or absent."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: If it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({error})") from None
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, busy: str) -> Iterator[None]:
+    """Hold the lock of a folder, made if it is not there.
+
+    The lock file `.lock` stays in the folder: deleting it would let two processes hold two different files of one
+    name. The operating system releases the lock of a process that dies.
+
+    Args:
+        busy: what to tell the user if another process holds the lock; the folder's name is put before it.
+    Raises:
+        UserError: If another process holds the lock, or the folder can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"{folder}: {busy}") from None
+    except OSError as error:
+        raise UserError(f"{folder}: can't be made: {error.strerror}; choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+LOCK = ".lock"
+"""Name of the lock file in a folder; not part of its content."""

@@ -43,7 +43,7 @@ def test_a_saved_model_gives_the_same_scores(saved: Path) -> None:
     crops = torch.rand(2, 3, 32, 32) * 255
     loaded = load_model(saved)
     assert torch.equal(loaded.module(crops), expression_model().module(crops))
-    assert (loaded.classes, loaded.contract, loaded.facts["method"]) == (tiny.CLASSES, CONTRACT, "fn2en")
+    assert (loaded.classes, loaded.contract, loaded.metadata["method"]) == (tiny.CLASSES, CONTRACT, "fn2en")
     assert sorted(path.name for path in saved.iterdir()) == ["model.json", "model.safetensors"]
 
 

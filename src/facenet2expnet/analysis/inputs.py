@@ -228,7 +228,7 @@ def _nets_of_run(run: Path, fold: str, scratch: bool) -> Iterator[tuple[str, Mod
             else "no model"
         )
         raise UserError(f"{run} has {named}; expected a run of `fn2en compare` or `fn2en train`")
-    recipe = next(iter(found.values())).facts.get("recipe", {}).get("face_net", {})
+    recipe = next(iter(found.values())).metadata.get("recipe", {}).get("face_net", {})
     if recipe:
         yield PRE_TRAINED, face.load(recipe["name"], recipe.get("weights") or None)
     for method in wanted:
@@ -240,7 +240,7 @@ def _load(reference: str) -> tuple[str, Model | FaceNet]:
     """A model folder, or a face net by name."""
     if Path(reference).exists():
         model = load_model(Path(reference))
-        method = str(model.facts.get("method", ""))
+        method = str(model.metadata.get("method", ""))
         return TITLES.get(method, method or Path(reference).name), model
     name, _, weights = reference.partition("@")
     try:
@@ -329,23 +329,23 @@ def _contract_of(loaded: Sequence[tuple[str, Model | FaceNet]], manifest: Path |
 
 def _fine_tuned(models: Sequence[Model]) -> bool:
     """Whether the recipe of the models has the face net fine-tuned before it teaches."""
-    recipes = [model.facts.get("recipe", {}).get("face_net", {}) for model in models]
+    recipes = [model.metadata.get("recipe", {}).get("face_net", {}) for model in models]
     return all(recipe.get("fine_tuned", True) for recipe in recipes)
 
 
 def _tap(models: Sequence[Model]) -> str:
     """The layer that stage 1 of an expression net regressed on, by its recipe."""
     for model in models:
-        if model.facts.get("tap"):  # what "auto" stood for
-            return str(model.facts["tap"])
+        if model.metadata.get("tap"):  # what "auto" stood for
+            return str(model.metadata["tap"])
     for model in models:
-        recipe = model.facts.get("recipe", {}).get("face_net", {})
+        recipe = model.metadata.get("recipe", {}).get("face_net", {})
         if recipe.get("tap", AUTO) not in ("", AUTO):
             return split_taps(recipe["tap"])[0]
         if recipe and isinstance(model.module, FaceClassifier):
             return model.module.face_net.info.default_tap
     for model in models:
-        recipe = model.facts.get("recipe", {}).get("face_net", {})
+        recipe = model.metadata.get("recipe", {}).get("face_net", {})
         if recipe and isinstance(model.module, ExpressionClassifier):
             return face.load(recipe["name"], recipe.get("weights") or None).info.default_tap
     return ""

@@ -79,8 +79,8 @@ def evaluate(
         columns["subject"] = manifest.table["subject"].to_numpy()
     columns |= {
         "fold": "all",
-        "method": recognizer.facts.get("method", "model"),
-        "seed": recognizer.facts.get("trained_on", {}).get("seed", 0),
+        "method": recognizer.metadata.get("method", "model"),
+        "seed": recognizer.metadata.get("trained_on", {}).get("seed", 0),
         "truth": manifest.table["label"].to_numpy(),
         "predicted": np.array(recognizer.classes, dtype=object)[probabilities.argmax(axis=1)],
     }
@@ -91,7 +91,7 @@ def evaluate(
         notes.append(f"... and {len(dataset.skipped) - SHOWN} more were left out")
     found = audit(manifest, dataset.pixels, cheap=True)
     notes += [f"Audit: {line}" for line in found.lines()] if found.counts["exact_groups"] else []
-    trained_on = recognizer.facts.get("trained_on", {})
+    trained_on = recognizer.metadata.get("trained_on", {})
     if trained_on.get("sha256") == manifest.sha256():
         notes.append(
             "These are the pictures that the model's run was made from: those of its training part are among them, "

@@ -29,13 +29,13 @@ class Model:
         module: RGB crops (B, 3, H, W) in 0..255 -> class scores (B, K); in evaluation mode.
         classes: class names in the order of the scores.
         contract: how a picture becomes a crop.
-        facts: recipe, method, where it comes from, metrics: whatever was saved with it, for JSON.
+        metadata: recipe, method, where it comes from, metrics: whatever was saved with it, for JSON.
     """
 
     module: nn.Module
     classes: tuple[str, ...]
     contract: CropContract
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -49,7 +49,7 @@ def save_model(model: Model, folder: Path) -> None:
         "architecture": describe(model.module),
         "classes": list(model.classes),
         "contract": model.contract.to_dict(),
-        **model.facts,
+        **model.metadata,
     }
     write_tensors(folder / WEIGHTS, model.module.state_dict(), {"format": FORMAT})
     write_atomic(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False).encode())

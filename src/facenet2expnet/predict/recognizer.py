@@ -72,7 +72,7 @@ class Recognizer:
         model: the module, RGB crops (B, 3, H, W) in 0..255 -> class scores (B, K).
         classes: class names in the order of the scores.
         contract: how a picture becomes a crop.
-        facts: recipe, method and origin of the model.
+        metadata: recipe, method and origin of the model.
     """
 
     def __init__(self, model: Model, device: str | torch.device = "cpu") -> None:
@@ -80,7 +80,7 @@ class Recognizer:
         self.model: nn.Module = model.module.to(self.device).eval()
         self.classes = model.classes
         self.contract: CropContract = model.contract
-        self.facts: dict[str, Any] = model.facts
+        self.metadata: dict[str, Any] = model.metadata
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Recognizer:
