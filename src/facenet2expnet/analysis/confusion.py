@@ -1,8 +1,8 @@
-"""Confusion matrices of several models side by side, Figs. 6 to 9 of the paper; from a predictions table."""
+"""Confusion matrices of several methods side by side, from a predictions table: Figs. 6 to 9 of the paper."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,122 +10,76 @@ import pandas as pd
 
 from facenet2expnet.analysis.result import AnalysisResult
 from facenet2expnet.errors import UserError
-from facenet2expnet.labels import in_canonical_order
+from facenet2expnet.experiment import metrics
+from facenet2expnet.report import tables
 from facenet2expnet.report.figures import confusion_panels
 
-COLUMNS = ("truth", "predicted")
 
-
-def confusion(
-    predictions: pd.DataFrame,
-    classes: Sequence[str],
-    *,
-    methods: Sequence[str] | None = None,
-    names: Mapping[str, str] | None = None,
-) -> AnalysisResult:
-    """One row-normalised matrix a method, darker is higher, with counts; pooled over folds and seeds.
+def confusion(predictions: pd.DataFrame, methods: Sequence[str] | None = None) -> AnalysisResult:
+    """One matrix a method with counts, each row a share of its truth; pooled over folds and seeds.
 
     Args:
-        predictions: columns truth and predicted (class names), and method where there is more than one.
-        classes: names in order.
-        methods: which, in this order; None for all in the order found.
-        names: method -> what a reader sees.
+        predictions: columns truth, predicted and p_CLASS, one for each class in order; and method if there are several.
+        methods: which, in this order; None for all.
     Raises:
-        UserError: If there is no row, a column or a method is missing, or a name is no class.
+        UserError: If there is no row, a column or a method is missing, or a name is not a class.
     Source: FN2EN, Figs. 6 to 9.
     """
-    missing = [column for column in COLUMNS if column not in predictions.columns]
-    if missing or not len(predictions):
-        found = ", ".join(map(str, predictions.columns)) if missing else "no rows"
+    classes = [str(column)[2:] for column in predictions.columns if str(column).startswith("p_")]
+    if not {"truth", "predicted"} < set(predictions.columns) or not classes or not len(predictions):
+        found = f"{len(predictions)} rows of {', '.join(map(str, predictions.columns))}"
+        raise UserError(f"predictions: expected rows of truth, predicted and p_CLASS, got {found}")
+    if wrong := {*predictions["truth"].fillna("").astype(str), *predictions["predicted"].astype(str)} - set(
+        classes
+    ):
         raise UserError(
-            f"predictions: expected the columns truth and predicted and one row at least, got {found}"
+            f"predictions: '{min(wrong)}' is not one of {', '.join(classes)}; each image needs a label"
         )
     table = predictions if "method" in predictions else predictions.assign(method="model")
-    _check_names(table, classes)
-    there = [str(name) for name in pd.unique(table["method"])]
-    chosen = list(methods) if methods else there
-    absent = [name for name in chosen if name not in there]
-    if absent:
-        raise UserError(f"predictions have no method '{absent[0]}'; they have {', '.join(there)}")
-    matrices = {name: counts_of(table[table["method"].astype(str) == name], classes) for name in chosen}
-    shown = {(names or {}).get(name, name): counts for name, counts in matrices.items()}
-    rows = []
-    for name, counts in matrices.items():
-        totals = counts.sum(axis=1)
-        for truth, predicted in np.ndindex(*counts.shape):
-            share = counts[truth, predicted] / totals[truth] if totals[truth] else float("nan")
-            rows.append((name, classes[truth], classes[predicted], int(counts[truth, predicted]), share))
+    known = [str(name) for name in pd.unique(table["method"])]
+    if absent := [name for name in methods or [] if name not in known]:
+        raise UserError(f"predictions have no method '{absent[0]}'; they have {', '.join(known)}")
+    matrices, rows, scores = {}, [], []
+    for name in methods or known:
+        part = table[table["method"].astype(str) == name]
+        truth, predicted = (
+            pd.Categorical(part[column], classes).codes.astype(np.int64) for column in ("truth", "predicted")
+        )
+        counts = metrics.confusion(truth, predicted, len(classes))
+        totals = counts.sum(axis=1, keepdims=True)
+        shares = counts / np.where(totals, totals, np.nan)
+        rows += [
+            (name, classes[t], classes[p], counts[t, p], shares[t, p]) for t, p in np.ndindex(*counts.shape)
+        ]
+        mistakes = np.nan_to_num(shares) * ~np.eye(len(classes), dtype=bool)
+        t, p = np.unravel_index(mistakes.argmax(), mistakes.shape)
+        commonest = f"{classes[t]} taken for {classes[p]}" if mistakes.any() else ""
+        most = counts[t, p] if mistakes.any() else 0
+        scores.append((name, len(part), counts.trace() / len(part), commonest, most, mistakes[t, p]))
+        matrices[tables.NAMES.get(name, name)] = counts
     data = pd.DataFrame(rows, columns=["method", "truth", "predicted", "count", "share"])
-    summary = pd.DataFrame(
-        [(name, int(c.sum()), c.trace() / c.sum(), *_worst(c, classes)) for name, c in matrices.items()],
-        columns=["method", "pictures", "accuracy", "commonest_mistake", "mistakes", "share_of_truth"],
+    columns = ["method", "pictures", "accuracy", "commonest_mistake", "mistakes", "share_of_truth"]
+    summary = (
+        "Rows are the truth, each row sums to 100 %. The small numbers are images, over all folds and seeds."
     )
-    empty = [name for number, name in enumerate(classes) if not next(iter(matrices.values()))[number].sum()]
-    says = "Rows are the truth, each row sums to 100 %; the small numbers are pictures, over all folds and seeds."
-    if empty:
-        says += f" No picture is {', '.join(empty)}: the row is hatched."
-    return AnalysisResult(
-        "confusion", "What is taken for what", says, summary, confusion_panels(shown, classes), data
-    )
+    if empty := [name for name in classes if name not in set(predictions["truth"])]:
+        summary += f" No image is {', '.join(empty)}: the row is hatched."
+    figure = confusion_panels(matrices, classes)
+    scores_table = pd.DataFrame(scores, columns=columns)
+    return AnalysisResult("confusion", "Confusion matrices", summary, scores_table, figure, data)
 
 
-def read_predictions(path: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """A predictions table and its classes, in the order of the probabilities' columns.
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read the predictions of a run folder, or a table (.parquet or .csv) that `fn2en evaluate` wrote.
 
-    Args:
-        path: a run folder, or a table (.parquet, .csv, .json) that `fn2en evaluate` wrote.
     Raises:
-        UserError: If there is none, or it can't be read.
+        UserError: If it is missing or can't be read.
     """
-    path = Path(path)
     file = path / "predictions.parquet" if path.is_dir() else path
-    if not file.is_file():
-        what = "no predictions.parquet; give a run that tested something" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}, or a table that `fn2en evaluate --out` wrote")
-    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
-        ".parquet": pd.read_parquet,
-        ".csv": pd.read_csv,
-        ".json": pd.read_json,
-    }
-    if file.suffix.lower() not in readers:
-        raise UserError(f"{file}: expected a table that ends in .parquet, .csv or .json")
     try:
-        table = readers[file.suffix.lower()](file)
+        return pd.read_csv(file) if file.suffix.lower() == ".csv" else pd.read_parquet(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: can't be read as a table ({str(error).splitlines()[0]})") from None
-    classes = tuple(str(column)[2:] for column in table.columns if str(column).startswith("p_"))
-    if not classes and {"truth", "predicted"} <= set(table.columns):
-        classes = in_canonical_order({*map(str, table["truth"]), *map(str, table["predicted"])})
-    return table, classes
-
-
-def counts_of(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
-    """(K, K) counts, rows truth, columns predicted."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    counts = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(counts, (rows["truth"].map(numbers).to_numpy(), rows["predicted"].map(numbers).to_numpy()), 1)
-    return counts
-
-
-def _check_names(table: pd.DataFrame, classes: Sequence[str]) -> None:
-    for column in COLUMNS:
-        unlabelled = table[column].isna() | (table[column].astype(str) == "")
-        if unlabelled.any():
-            raise UserError(
-                f"predictions: {int(unlabelled.sum())} of {len(table)} rows have no {column}, expected a class name: "
-                "a confusion matrix needs labelled pictures"
-            )
-        unknown = sorted(set(map(str, table[column])) - set(classes))
-        if unknown:
-            raise UserError(f"predictions: {column} '{unknown[0]}' is not one of {', '.join(classes)}")
-
-
-def _worst(counts: np.ndarray, classes: Sequence[str]) -> tuple[str, int, float]:
-    """The mistake that takes the largest share of its truth's pictures: its name, count and share."""
-    off = counts * ~np.eye(len(counts), dtype=bool)
-    if not off.any():
-        return "", 0, 0.0
-    shares = off / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    truth, predicted = np.unravel_index(shares.argmax(), shares.shape)
-    name = f"{classes[truth]} taken for {classes[predicted]}"
-    return name, int(counts[truth, predicted]), float(shares[truth, predicted])
+        raise UserError(
+            f"{file} can't be read as a table ({str(error).splitlines()[0]}); expected a run that tested something, or "
+            "a .parquet or .csv table that `fn2en evaluate --out` wrote"
+        ) from None

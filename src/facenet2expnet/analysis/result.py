@@ -1,4 +1,4 @@
-"""What an analysis hands over: a sentence, a table, a figure and the numbers that the figure shows."""
+"""The result of an analysis: a summary, a table, a figure, and the numbers that the figure shows."""
 
 from __future__ import annotations
 
@@ -11,38 +11,35 @@ from matplotlib.figure import Figure
 from facenet2expnet.files import write_atomic
 from facenet2expnet.report.figures import save_figure
 
-LARGE = 20_000
-"""A further table with more rows than this is written as Parquet."""
-
 
 @dataclass(frozen=True, eq=False)
 class AnalysisResult:
     """One analysis.
 
     Attributes:
-        name: of its files.
-        title: for a heading.
-        says: what was found, in plain sentences.
-        table: the result as a reader wants it.
-        figure: the picture.
-        data: the numbers that the picture shows.
-        more: further tables, name -> table.
-        more_figures: further pictures, name -> picture.
+        name: start of its file names.
+        title: a heading.
+        summary: the result in plain sentences.
+        table: the result as a table.
+        figure: the result as a picture.
+        data: the numbers that the figure shows.
+        more_tables: further tables, by name.
+        more_figures: further figures, by name.
     """
 
     name: str
     title: str
-    says: str
+    summary: str
     table: pd.DataFrame
     figure: Figure
     data: pd.DataFrame
-    more: dict[str, pd.DataFrame] = field(default_factory=dict)
+    more_tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     more_figures: dict[str, Figure] = field(default_factory=dict)
 
     def save(self, folder: Path) -> list[Path]:
-        """Write NAME.svg, NAME.png, NAME.csv (the numbers of the picture), NAME-table.csv, NAME.txt and further tables.
+        """Write NAME.svg, .pdf and .png, NAME.csv (the figure's numbers), NAME-table.csv, NAME.txt, and further files.
 
-        NAME.txt holds the title in its first line and the sentences below; the report reads both.
+        NAME.txt holds the title in its first line and the summary below; the report reads both.
 
         Raises:
             UserError: If a file can't be written.
@@ -50,15 +47,9 @@ class AnalysisResult:
         written = save_figure(self.figure, folder / self.name, self.data)
         for suffix, figure in self.more_figures.items():
             written += save_figure(figure, folder / f"{self.name}-{suffix}")
-        for suffix, table in {"table": self.table, **self.more}.items():
-            path = folder / f"{self.name}-{suffix}.csv"
-            if len(table) > LARGE:
-                path = path.with_suffix(".parquet")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                table.to_parquet(path, index=False)
-            else:
-                write_atomic(path, table.to_csv(index=False).encode("utf-8"))
-            written.append(path)
+        for suffix, table in {"table": self.table, **self.more_tables}.items():
+            written.append(folder / f"{self.name}-{suffix}.csv")
+            write_atomic(written[-1], table.to_csv(index=False).encode("utf-8"))
         written.append(folder / f"{self.name}.txt")
-        write_atomic(written[-1], f"{self.title}\n{self.says}\n".encode())
+        write_atomic(written[-1], f"{self.title}\n{self.summary}\n".encode())
         return written
