@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,58 +14,53 @@ from facenet2expnet.report import tables
 from facenet2expnet.report.figures import confusion_panels
 
 
-def confusion(predictions: pd.DataFrame, methods: Sequence[str] | None = None) -> AnalysisResult:
+def confusion(predictions: pd.DataFrame) -> AnalysisResult:
     """One matrix a method with counts, each row a share of its truth; pooled over folds and seeds.
 
     Args:
         predictions: columns truth, predicted and p_CLASS, one for each class in order; and method if there are several.
-        methods: which, in this order; None for all.
     Raises:
-        UserError: If there is no row, a column or a method is missing, or a name is not a class.
+        UserError: If there is no row, a column is missing, or a name is not a class.
     Source: FN2EN, Figs. 6 to 9.
     """
     classes = [str(column)[2:] for column in predictions.columns if str(column).startswith("p_")]
     if not {"truth", "predicted"} < set(predictions.columns) or not classes or not len(predictions):
         found = f"{len(predictions)} rows of {', '.join(map(str, predictions.columns))}"
         raise UserError(f"predictions: expected rows of truth, predicted and p_CLASS, got {found}")
-    if wrong := {*predictions["truth"].fillna("").astype(str), *predictions["predicted"].astype(str)} - set(
-        classes
-    ):
+    named = predictions[["truth", "predicted"]].fillna("").astype(str)
+    if wrong := sorted({*named["truth"], *named["predicted"]} - set(classes)):
         raise UserError(
-            f"predictions: '{min(wrong)}' is not one of {', '.join(classes)}; each image needs a label"
+            f"predictions: '{wrong[0]}' is not one of {', '.join(classes)}; each image needs a label"
         )
-    table = predictions if "method" in predictions else predictions.assign(method="model")
-    known = [str(name) for name in pd.unique(table["method"])]
-    if absent := [name for name in methods or [] if name not in known]:
-        raise UserError(f"predictions have no method '{absent[0]}'; they have {', '.join(known)}")
+    numbers = named.apply(lambda column: column.map(classes.index))
+    method = predictions["method"] if "method" in predictions else pd.Series("model", predictions.index)
     matrices, rows, scores = {}, [], []
-    for name in methods or known:
-        part = table[table["method"].astype(str) == name]
-        truth, predicted = (
-            pd.Categorical(part[column], classes).codes.astype(np.int64) for column in ("truth", "predicted")
-        )
-        counts = metrics.confusion(truth, predicted, len(classes))
+    for name, part in numbers.groupby(method, sort=False):
+        counts = metrics.confusion(part["truth"].to_numpy(), part["predicted"].to_numpy(), len(classes))
         totals = counts.sum(axis=1, keepdims=True)
         shares = counts / np.where(totals, totals, np.nan)
         rows += [
-            (name, classes[t], classes[p], counts[t, p], shares[t, p]) for t, p in np.ndindex(*counts.shape)
+            (name, classes[t], classes[p], counts[t, p], share) for (t, p), share in np.ndenumerate(shares)
         ]
         mistakes = np.nan_to_num(shares) * ~np.eye(len(classes), dtype=bool)
         t, p = np.unravel_index(mistakes.argmax(), mistakes.shape)
-        commonest = f"{classes[t]} taken for {classes[p]}" if mistakes.any() else ""
-        most = counts[t, p] if mistakes.any() else 0
-        scores.append((name, len(part), counts.trace() / len(part), commonest, most, mistakes[t, p]))
-        matrices[tables.NAMES.get(name, name)] = counts
-    data = pd.DataFrame(rows, columns=["method", "truth", "predicted", "count", "share"])
+        mistake = (f"{classes[t]} taken for {classes[p]}", counts[t, p]) if mistakes.any() else ("", 0)
+        scores.append((name, len(part), counts.trace() / len(part), *mistake, mistakes[t, p]))
+        matrices[tables.NAMES.get(str(name), str(name))] = counts
     columns = ["method", "pictures", "accuracy", "commonest_mistake", "mistakes", "share_of_truth"]
     summary = (
         "Rows are the truth, each row sums to 100 %. The small numbers are images, over all folds and seeds."
     )
-    if empty := [name for name in classes if name not in set(predictions["truth"])]:
+    if empty := [name for name in classes if name not in set(named["truth"])]:
         summary += f" No image is {', '.join(empty)}: the row is hatched."
-    figure = confusion_panels(matrices, classes)
-    scores_table = pd.DataFrame(scores, columns=columns)
-    return AnalysisResult("confusion", "Confusion matrices", summary, scores_table, figure, data)
+    return AnalysisResult(
+        "confusion",
+        "Confusion matrices",
+        summary,
+        pd.DataFrame(scores, columns=columns),
+        confusion_panels(matrices, classes),
+        pd.DataFrame(rows, columns=["method", "truth", "predicted", "count", "share"]),
+    )
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

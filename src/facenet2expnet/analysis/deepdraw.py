@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from kornia.filters import gaussian_blur2d
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet2expnet.analysis.inputs import AnalysisInput
 from facenet2expnet.analysis.layers import SCORES, layer_batches, layer_outputs, layer_shapes, mean_crop
-from facenet2expnet.analysis.result import AnalysisResult
+from facenet2expnet.analysis.result import AnalysisResult, image_grid
 from facenet2expnet.errors import UserError
-from facenet2expnet.report.figures import QUIET, new_figure, short, style
 
-OCTAVES = (0.25, 0.5, 0.75, 1.0)  # sides at which the image is drawn in turn: large shapes first, then detail
-STEP_PX = (
-    3.0,
-    0.8,
-)  # how far the average pixel moves in the first and in the last step of an octave, in 0..255
+# The settings of a drawing; the paper names none.
+OCTAVES = (0.25, 0.5, 0.75, 1.0)  # sides at which the image is drawn in turn: shapes first, then detail
+STEP_PX = (3.0, 0.8)  # move of the average pixel in the first and the last step of an octave, in 0..255
 JITTER = 0.08  # largest random shift of the image before a step, as a part of its side
-BLUR_PX = (
-    1.0  # standard deviation of the blur after the first step of an octave; it falls to 0 in the last one
-)
+BLUR_PX = 1.0  # standard deviation of the blur after the first step of an octave; 0 after the last
 DECAY = 0.03  # share of its distance to the starting image that each pixel moves back in a step
 NOISE = 8.0  # standard deviation of the starting noise, in 0..255
 
@@ -47,34 +41,35 @@ def deepdraw(
     Source: FN2EN, Fig. 1.
     """
     targets = targets or (inputs.classes if layer == SCORES else ())
-    rows, drawn = [], {}
+    rows, lines = [], []
     for name, model in inputs.nets.items():
         numbers = _target_numbers(model, layer, targets, inputs)
         batches = layer_batches(model, inputs.pixels, [layer], inputs.crop_px)
-        best = torch.stack([_per_target(outputs[layer])[:, numbers].amax(dim=0) for _, outputs in batches])
+        highest = torch.stack([_per_target(outputs[layer])[:, numbers].amax(dim=0) for _, outputs in batches])
+        best = highest.amax(dim=0).cpu().numpy()
         start = mean_crop(inputs.pixels, inputs.crop_px, model)
-        drawn[name], scores = draw(model, numbers, start, layer=layer, steps=steps, seed=inputs.seed)
-        rows += list(zip([name] * len(targets), targets, scores, best.amax(dim=0).cpu().numpy(), strict=True))
+        images, scores = draw(model, numbers, start, layer=layer, steps=steps, seed=inputs.seed)
+        rows += [(name, *row) for row in zip(targets, scores, best, strict=True)]
+        captions = [f"score {s:.1f}\nbest picture {b:.1f}" for s, b in zip(scores, best, strict=True)]
+        lines.append(list(zip(images, targets, captions, strict=True)))
     table = pd.DataFrame(rows, columns=["network", "target", "score", "best_picture_score"])
     above = int((table["score"] > table["best_picture_score"]).sum())
     summary = (
-        f"Images that maximise one target each (layer {layer}), drawn by gradient ascent from the mean face. {above} of "
-        f"{len(table)} score higher than any of the {len(inputs.pixels):,} images. Below each are its score and the "
+        f"Images that maximise one target each (layer {layer}), drawn by gradient ascent from the mean face. {above} "
+        f"of {len(table)} score higher than any of the {len(inputs.pixels):,} images. Below each are its score and the "
         "highest score of an image."
     )
-    figure = _figure(drawn, targets, table)
+    figure = image_grid(lines, list(inputs.nets))
     return AnalysisResult("deepdraw", "Images that maximise a response", summary, table, figure, table)
 
 
 def _target_numbers(model: nn.Module, layer: str, targets: Sequence[str], inputs: AnalysisInput) -> list[int]:
-    shape = layer_shapes(model, inputs.crop_px).get(layer, (0,))
-    known = {str(number): number for number in range(shape[0])}
-    if layer == SCORES:
-        known |= {name: number for number, name in enumerate(inputs.classes)}
-    if wrong := [target for target in targets or [""] if target not in known]:
-        names = ", ".join(inputs.classes) if layer == SCORES else f"a number below {shape[0]}"
-        raise UserError(f"target '{wrong[0]}' of layer '{layer}': expected {names}")
-    return [known[target] for target in targets]
+    known = [str(number) for number in range(layer_shapes(model, inputs.crop_px).get(layer, (0,))[0])]
+    names = list(inputs.classes) if layer == SCORES else known
+    if not targets or (wrong := [target for target in targets if target not in {*known, *names}]):
+        expected = ", ".join(names) if layer == SCORES else f"a number below {len(known)}"
+        raise UserError(f"target '{wrong[0] if targets else ''}' of layer '{layer}': expected {expected}")
+    return [names.index(target) if target in names else int(target) for target in targets]
 
 
 def draw(
@@ -103,8 +98,8 @@ def draw(
         (T, H, W, 3) uint8 RGB; (T,) each target's response to its image, rounded to 8 bits.
     Raises:
         UserError: If the network passes no gradient.
-    Source: FN2EN, Fig. 1, which names none of its settings; the regularisers are those of Yosinski et al., arXiv
-        1506.06579, and of Google's DeepDream (octaves, jitter).
+    Source: FN2EN, Fig. 1; the regularisers are those of Yosinski et al., arXiv 1506.06579, and of Google's DeepDream
+        (octaves, jitter).
     """
     generator = torch.Generator().manual_seed(seed)
     crop_px = start.shape[-1]
@@ -121,11 +116,11 @@ def draw(
     reach = round(JITTER * crop_px)
     for octave in OCTAVES:
         side = max(4, round(octave * crop_px))
-        images, ground = _shrink(images, side), _shrink(start, side)
+        images, ground = _resize(images, side), _resize(start, side)
         for step in range(steps):
             images = images.detach().requires_grad_(True)
             shift = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
-            response = responses(torch.roll(_enlarge(images, crop_px), shift, dims=(2, 3))).sum()
+            response = responses(torch.roll(_resize(images, crop_px), shift, dims=(2, 3))).sum()
             if not response.requires_grad:
                 raise UserError(
                     "the network passes no gradient, so nothing can be drawn; give another network"
@@ -134,11 +129,10 @@ def draw(
             with torch.no_grad():
                 images = _step(images, gradient, ground, step / max(1, steps - 1))
                 if octave == 1:
-                    rounded = images.round()
-                    found = responses(rounded)
-                    best = torch.where((found > best_responses)[:, None, None, None], rounded, best)
+                    found = responses(images.round())
+                    best = torch.where((found > best_responses)[:, None, None, None], images.round(), best)
                     best_responses = torch.maximum(found, best_responses)
-        images = _enlarge(images, crop_px)
+        images = _resize(images, crop_px)
     return best.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy(), best_responses.cpu().numpy()
 
 
@@ -154,36 +148,15 @@ def _step(images: Tensor, gradient: Tensor, ground: Tensor, done: float) -> Tens
     return moved.clamp(0, 255)
 
 
-def _shrink(images: Tensor, side: int) -> Tensor:
-    size = (side, side)
-    return functional.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def _enlarge(images: Tensor, side: int) -> Tensor:
-    if images.shape[-1] == side:
-        return images
-    enlarged = functional.interpolate(images, size=(side, side), mode="bicubic", align_corners=False)
-    return enlarged.clamp(0, 255)
+def _resize(images: Tensor, side: int) -> Tensor:
+    if images.shape[-1] < side:
+        resized = functional.interpolate(images, size=(side, side), mode="bicubic", align_corners=False)
+        return resized.clamp(0, 255)
+    return functional.interpolate(
+        images, size=(side, side), mode="bilinear", align_corners=False, antialias=True
+    )
 
 
 def _per_target(values: Tensor) -> Tensor:
     """(B, C, H, W) -> the mean of each channel (B, C); (B, U) is unchanged."""
     return values.mean(dim=(2, 3)) if values.ndim == 4 else values
-
-
-def _figure(drawn: Mapping[str, np.ndarray], names: Sequence[str], table: pd.DataFrame) -> Figure:
-    scores = zip(table["score"], table["best_picture_score"], strict=True)
-    with style():
-        figure = new_figure(1.3 * len(names) + 0.5, 1.7 * len(drawn) + 0.25)
-        grid = figure.subplots(len(drawn), len(names), squeeze=False)
-        for line, (network, images) in zip(grid, drawn.items(), strict=True):
-            for axes, image in zip(line, images, strict=True):
-                score, best = next(scores)
-                axes.imshow(image, interpolation="bilinear")
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
-                axes.set_xlabel(f"score {score:.1f}\nbest picture {best:.1f}", fontsize=7.5, color=QUIET)
-            line[0].set_ylabel(short(network, 22), fontsize=9)
-        for axes, name in zip(grid[0], names, strict=True):
-            axes.set_title(short(name, 14), fontsize=9, loc="center")
-    return figure

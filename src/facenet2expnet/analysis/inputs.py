@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from facenet2expnet.crop import CropContract
 from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.manifest import Manifest, natural_key, read_manifest
 from facenet2expnet.data.splits import read_splits, subsample
@@ -36,12 +35,12 @@ class AnalysisInput:
         crop_px: side of the networks' crop, at most S.
         subjects: (N,) names, or None.
         sequences: (N,) names within the subject, or None.
-        tap: the face net's layer that stage 1 distilled; empty if unknown.
+        tap: the face net's layer that stage 1 distilled; empty for the face net's default.
         teacher: name of the face net that the expression net learned from.
         seed: of everything that an analysis draws at random.
         summary: which images these are, a sentence.
     Raises:
-        UserError: If an image has no label, or a class no image.
+        UserError: If an image has no label, a class no image, or a network is not there.
     """
 
     nets: dict[str, nn.Module]
@@ -68,22 +67,14 @@ class AnalysisInput:
 
     @property
     def net(self) -> nn.Module:
-        """The only network.
-
-        Raises:
-            UserError: If there are several.
-        """
+        """The network of an analysis of one network."""
         if len(self.nets) != 1:
             raise UserError(f"expected one network, got {len(self.nets)}: {', '.join(self.nets)}")
         return next(iter(self.nets.values()))
 
     def only(self, *names: str) -> AnalysisInput:
-        """The same images with those of the named networks that are there.
-
-        Raises:
-            UserError: If none is there.
-        """
-        nets = {name: net for name, net in self.nets.items() if name in names}
+        """The same images with those of the named networks that are there, one or more; with all if none is named."""
+        nets = {name: net for name, net in self.nets.items() if name in (names or self.nets)}
         if not nets:
             raise UserError(f"the run has no {' and no '.join(names)}; name a network with --net")
         return replace(self, nets=nets)
@@ -108,7 +99,8 @@ def load_inputs(
 
     Args:
         data: a run folder, or labelled images: a folder of class folders, a manifest file, a face store.
-        nets: model folders, or names of face nets, with a weights file as NAME@FILE; by default those of the run.
+        nets: model folders, one or more, and names of face nets, with a weights file as NAME@FILE; by default those of
+            the run.
         fold: of the run; empty for its first.
         part: of the run's fold: test or train; or all.
         images: at most this many, drawn at random with the classes in proportion; 0 for all.
@@ -117,34 +109,30 @@ def load_inputs(
     Raises:
         UserError: If something named does not exist, networks do not fit together, or no image has a label.
     """
-    data, run = Path(data), is_run(Path(data))
+    run = is_run(data)
     if not run and not nets:
         raise UserError(f"{data} is not a run folder, so there is no network to look at; name one with --net")
     loaded = _named_nets(nets) if nets else _nets_of_run(data, fold)
     models = [net for net in loaded.values() if isinstance(net, Model)]
-    _check_alike(models)
-    classes = models[0].classes if models else None
-    if models:
-        contract = models[0].contract
-    else:
-        side = next(net.info.input_px for net in loaded.values() if isinstance(net, FaceNet))
-        contract = CropContract(stored_px=side, crop_px=side)
+    if not models or len({(m.classes, m.contract.stored_px, m.contract.crop_px) for m in models}) > 1:
+        raise UserError("expected one model folder or more, all with the same classes and the same crop")
+    contract, classes = models[0].contract, models[0].classes
     if is_store(data):
         dataset = load_dataset(data, contract)
-        rows, summary = _rows(data, dataset.manifest, fold, part, images, seed)
+        rows, summary = _rows(dataset.manifest, data, fold, part, images, seed)
         manifest, pixels = dataset.manifest.rows(rows), dataset.pixels[rows]
     else:
         manifest = read_manifest(data / "manifest.csv" if run else data, classes=classes)
         if run:  # its images are the original files, even if the run read prepared faces
             manifest = replace(manifest, contract=None)
-        rows, summary = _rows(data, manifest, fold, part, images, seed)
+        rows, summary = _rows(manifest, data, fold, part, images, seed)
         dataset = load_dataset(manifest.rows(rows), contract)
         manifest, pixels = dataset.manifest, dataset.pixels
     if dataset.skipped:
         reasons = ", ".join(dict.fromkeys(skipped.reason for skipped in dataset.skipped))
         summary += f"; {len(dataset.skipped):,} skipped ({reasons})"
-    manifest = replace(manifest, classes=classes or manifest.classes)
-    recipe = models[0].metadata.get("recipe", {}).get("face_net", {}) if models else {}
+    manifest = replace(manifest, classes=classes)
+    recipe = models[0].metadata.get("recipe", {}).get("face_net", {})
     return AnalysisInput(
         {name: (net.module if isinstance(net, Model) else net).to(device) for name, net in loaded.items()},
         pixels,
@@ -153,8 +141,7 @@ def load_inputs(
         contract.crop_px,
         manifest.subjects,
         manifest.sequences,
-        tap=recipe.get("tap")
-        or (face.load(recipe["name"], recipe["weights"] or None).info.default_tap if recipe else ""),
+        tap=recipe.get("tap", ""),
         teacher=FINE_TUNED if recipe.get("fine_tuned", True) else PRE_TRAINED,
         seed=seed,
         summary=f"{len(pixels):,} images: {summary}.",
@@ -169,53 +156,42 @@ def _nets_of_run(run: Path, fold: str) -> dict[str, Model | FaceNet]:
     if not folds or fold not in ("", *folds):
         has = f"no fold '{fold}' with a model; its folds are {', '.join(folds)}" if folds else "no model"
         raise UserError(f"{run} has {has}; expected a run of `fn2en compare` or `fn2en train`")
-    found: dict[str, Model] = {}
-    for method, name in NAMES.items():
-        of_method = [folder for folder in folders if folder.parts[-2:] == (fold or folds[0], method)]
-        if of_method:
-            found[name] = load_model(of_method[0])
-    recipe = next(iter(found.values())).metadata["recipe"]["face_net"]
-    return {PRE_TRAINED: face.load(recipe["name"], recipe["weights"] or None), **found}
+    of_fold = [folder for folder in folders if folder.parent.name == (fold or folds[0])]
+    found = {folder.name: folder for folder in reversed(of_fold)}  # the first of each method stays
+    models = {name: load_model(found[method]) for method, name in NAMES.items() if method in found}
+    recipe = next(iter(models.values())).metadata["recipe"]["face_net"]
+    return {PRE_TRAINED: face.load(recipe["name"], recipe["weights"] or None), **models}
 
 
 def _named_nets(references: Sequence[str]) -> dict[str, Model | FaceNet]:
     """Model folders and face nets by name; of two with one name the second is called as it was given."""
     nets: dict[str, Model | FaceNet] = {}
     for reference in references:
+        net: Model | FaceNet
         if Path(reference).exists():
-            model = load_model(Path(reference))
-            name = NAMES.get(str(model.metadata.get("method")), reference)
-            nets[reference if name in nets else name] = model
-            continue
-        known, _, weights = reference.partition("@")
-        try:
-            nets[reference if weights else PRE_TRAINED] = face.load(known, weights or None)
-        except UserError as error:
-            raise UserError(f"'{reference}': no such folder, and as a face net: {error}") from None
+            net = load_model(Path(reference))
+            name = NAMES.get(str(net.metadata.get("method")), reference)
+        else:
+            known, _, weights = reference.partition("@")
+            name = reference if weights else PRE_TRAINED
+            try:
+                net = face.load(known, weights or None)
+            except UserError as error:
+                raise UserError(f"'{reference}': no such folder, and as a face net: {error}") from None
+        nets[reference if name in nets else name] = net
     return nets
 
 
-def _check_alike(models: Sequence[Model]) -> None:
-    for model in models[1:]:
-        first = models[0]
-        if model.classes != first.classes:
-            raise UserError(
-                f"the networks have different classes: {', '.join(first.classes)} and {', '.join(model.classes)}"
-            )
-        if replace(model.contract, mean=first.contract.mean, scale=first.contract.scale) != first.contract:
-            raise UserError("the networks take different crops, expected models trained on the same faces")
-
-
 def _rows(
-    data: Path, manifest: Manifest, fold: str, part: str, images: int, seed: int
+    manifest: Manifest, data: Path, fold: str, part: str, images: int, seed: int
 ) -> tuple[np.ndarray, str]:
     """The rows to look at, and a phrase for them."""
     rows, phrase = np.arange(len(manifest)), "all of the data"
     if part != "all" and is_run(data) and (data / "folds.json").is_file():
-        splits = {split.name: split for split in read_splits(data / "folds.json", manifest)}
-        if fold and fold not in splits:
-            raise UserError(f"{data} has no fold '{fold}'; its folds are {', '.join(splits)}")
-        split = splits[fold or next(iter(splits))]
+        splits = read_splits(data / "folds.json", manifest)
+        split = next((split for split in splits if fold in ("", split.name)), None)
+        if split is None:
+            raise UserError(f"{data} has no fold '{fold}'; its folds are {', '.join(s.name for s in splits)}")
         rows, phrase = getattr(split, part), f"the {part} part of fold {split.name}"
     labelled = rows[manifest.labels[rows] >= 0]
     if not len(labelled):

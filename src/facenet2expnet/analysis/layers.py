@@ -85,7 +85,7 @@ def _expression_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 def layer_shapes(model: nn.Module, crop_px: int) -> dict[str, tuple[int, ...]]:
     """Layer name -> (C, H, W) or (U,) of its output for one crop of `crop_px`."""
-    crop = torch.full((1, 3, crop_px, crop_px), 127.5, device=device_of(model))
+    crop = crops_of(np.zeros((1, crop_px, crop_px, 3), np.uint8), crop_px, model)
     with torch.no_grad():
         outputs = layer_outputs(model, crop, layer_names(model))
     return {name: tuple(values.shape[1:]) for name, values in outputs.items()}
@@ -133,18 +133,13 @@ def check_finite(values: Tensor, what: str) -> None:
 
 def crops_of(pixels: np.ndarray, crop_px: int, model: nn.Module) -> Tensor:
     """Images (B, S, S, 3), 0..255 -> centre crops (B, 3, crop_px, crop_px) float, on the model's device."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device_of(model)).permute(0, 3, 1, 2)
-    return centre_crop(images, crop_px).float()
+    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(next(model.parameters()).device)
+    return centre_crop(images.permute(0, 3, 1, 2), crop_px).float()
 
 
 def mean_crop(pixels: np.ndarray, crop_px: int, model: nn.Module) -> Tensor:
     """The mean of all images, centre-cropped: (1, 3, crop_px, crop_px) in 0..255, on the model's device."""
     return crops_of(pixels.mean(axis=0, dtype=np.float64)[None], crop_px, model)
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the network's weights."""
-    return next(model.parameters()).device
 
 
 def hidden_layer(model: nn.Module) -> str:

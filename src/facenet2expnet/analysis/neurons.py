@@ -68,7 +68,7 @@ def neurons(
         )
     title = "Neurons that respond to few classes"
     return AnalysisResult(
-        "neurons", title, summary, table, figure, bars, {"units": units.drop(columns="shape")}
+        "neurons", title, summary, table, figure, bars, {"units": units.drop(columns=["shape", "maps"])}
     )
 
 
@@ -79,7 +79,7 @@ def default_layers(model: nn.Module) -> list[str]:
 
 
 def unit_table(network: str, inputs: AnalysisInput, layers: Sequence[str], top: int) -> pd.DataFrame:
-    """Every unit of a network's layers: its position, label entropy in nats, commonest class, and that class's share."""
+    """Every unit of a network's layers: its place, label entropy in nats, commonest class, and that class's share."""
     model = inputs.nets[network]
     shapes, parts = layer_shapes(model, inputs.crop_px), []
     for name, found in top_activations(model, inputs, layers, top).items():
@@ -90,6 +90,7 @@ def unit_table(network: str, inputs: AnalysisInput, layers: Sequence[str], top: 
             "network": network,
             "layer": name,
             "shape": "x".join(map(str, shape)),
+            "maps": len(shape) == 3,
             "unit": numbers,
             "channel": channel,
             "row": row,
@@ -117,33 +118,28 @@ def table_one(units: pd.DataFrame) -> tuple[pd.DataFrame, float]:
         One row a layer; the threshold in nats.
     Source: FN2EN, Table I.
     """
-    groups = dict(list(units.groupby(["network", "layer"], sort=False)))
-    means = {key: float(group["entropy"].to_numpy().mean()) for key, group in groups.items()}
-    threshold = min(means.values())
-    low = {key: int((group["entropy"] < threshold).sum()) for key, group in groups.items()}
-    networks, rows = units["network"].unique(), []
-    for name in units["layer"].unique():
-        before, after = (networks[0], name), (networks[-1], name)
-        total, shape = len(groups[before]), groups[before]["shape"].iloc[0]
-        row = {
-            "layer": name,
-            "shape": shape,
-            "maps": "x" in shape,
-            "units": total,
-            "les": low[before],
-            "les_share": low[before] / total,
-            "mean_entropy": means[before],
-            "constant": int(groups[before]["constant"].sum()),
-        }
-        if before != after:
-            row |= {
-                "les_change": low[after] - low[before],
-                "les_share_after": low[after] / total,
-                "mean_entropy_after": means[after],
-                "constant_after": int(groups[after]["constant"].sum()),
-            }
-        rows.append(row)
-    return pd.DataFrame(rows), threshold
+    keys = ["network", "layer"]
+    threshold = float(units.groupby(keys)["entropy"].mean().min())
+    stats = (
+        units.assign(low=units["entropy"] < threshold)
+        .groupby(keys, sort=False)
+        .agg(
+            shape=("shape", "first"),
+            maps=("maps", "first"),
+            units=("unit", "size"),
+            les=("low", "sum"),
+            les_share=("low", "mean"),
+            mean_entropy=("entropy", "mean"),
+            constant=("constant", "sum"),
+        )
+    )
+    before, *after = [stats.loc[network] for network in units["network"].unique()]
+    table = before.reset_index()
+    for changed in after:
+        table["les_change"] = (changed["les"] - before["les"]).to_numpy()
+        for column in ("les_share", "mean_entropy", "constant"):
+            table[f"{column}_after"] = changed[column].to_numpy()
+    return table, threshold
 
 
 def recommend(table: pd.DataFrame) -> tuple[str, str]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
+from matplotlib import colormaps
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet2expnet.analysis.inputs import AnalysisInput
 from facenet2expnet.analysis.layers import SCORES, check_finite, crops_of, layer_shapes, mean_crop
-from facenet2expnet.analysis.result import AnalysisResult
+from facenet2expnet.analysis.result import AnalysisResult, image_grid
 from facenet2expnet.errors import UserError
-from facenet2expnet.report.figures import QUIET, new_figure, short, style
 
 STEPS = 24
 BATCH = 16
@@ -37,39 +36,41 @@ def saliency(inputs: AnalysisInput, per_class: int = 20) -> AnalysisResult:
     Raises:
         UserError: If the network has other classes, or a map is not finite.
     """
-    model, pixels, labels, classes, crop_px = (
-        inputs.net,
-        inputs.pixels,
-        inputs.labels,
-        inputs.classes,
-        inputs.crop_px,
-    )
+    model, pixels, classes, crop_px = inputs.net, inputs.pixels, inputs.classes, inputs.crop_px
     if layer_shapes(model, crop_px).get(SCORES) != (len(classes),):
         raise UserError(f"expected a network with {len(classes)} class scores: {', '.join(classes)}")
-    generator = np.random.default_rng(inputs.seed)
-    drawn = [generator.permutation(np.flatnonzero(labels == n))[:per_class] for n in range(len(classes))]
-    baseline = mean_crop(pixels, crop_px, model)
-    edge = (pixels.shape[1] - crop_px) // 2
-    crops = pixels[:, edge : edge + crop_px, edge : edge + crop_px]
-    means, averaged, singles, maps_of_singles = [], [], [], []
-    for number, rows in enumerate(map(np.sort, drawn)):
-        maps = _maps(model, pixels[rows], number, baseline)
-        means.append(crops[labels == number].mean(axis=0) / 255)
-        averaged.append(maps.mean(axis=0))
-        singles.append(crops[rows[0]] / 255)
-        maps_of_singles.append(maps[0])
+    baseline, generator = mean_crop(pixels, crop_px, model), np.random.default_rng(inputs.seed)
+    rows, numbers = [], []
+    means: list[list[Any]] = [[], []]
+    singles: list[list[Any]] = [[], []]
+    for number, name in enumerate(classes):
+        of_class = np.flatnonzero(inputs.labels == number)
+        drawn = np.sort(generator.permutation(of_class)[:per_class])
+        maps = _maps(model, pixels[drawn], number, baseline)
+        averaged = maps.mean(axis=0)
+        thirds = np.array([part.sum() for part in np.array_split(averaged, 3, axis=0)])
+        rows.append((name, len(drawn), *(thirds / max(thirds.sum(), 1e-12))))
+        numbers += [(name, *place, share) for place, share in np.ndenumerate(_reduced(averaged))]
+        for figure, images, values in (
+            (means, pixels[of_class], averaged),
+            (singles, pixels[drawn[:1]], maps[0]),
+        ):
+            face = mean_crop(images, crop_px, model)[0].permute(1, 2, 0).cpu().numpy() / 255
+            figure[0].append((face, name, ""))
+            figure[1].append((_overlay(face, values), "", ""))
     summary = (
         f"Where the network looks for the score of the true class: integrated gradients from the mean face ({STEPS} "
-        f"points), averaged over up to {per_class} images a class."
+        f"points), averaged over up to {per_class} images a class. The table has the shares of the face's thirds: brows "
+        "and eyes, nose, mouth and chin."
     )
     return AnalysisResult(
         "saliency",
         "Where the network looks",
         summary,
-        _thirds(averaged, classes, [len(rows) for rows in drawn]),
-        _figure(means, averaged, classes, "mean face"),
-        _numbers(averaged, classes),
-        more_figures={"pictures": _figure(singles, maps_of_singles, classes, "picture")},
+        pd.DataFrame(rows, columns=["class", "pictures", "upper_third", "middle_third", "lower_third"]),
+        image_grid(means, ["mean face", "mean gradients"]),
+        pd.DataFrame(numbers, columns=["class", "row", "column", "share"]),
+        more_figures={"pictures": image_grid(singles, ["picture", "gradients"])},
     )
 
 
@@ -103,49 +104,20 @@ def _maps(model: nn.Module, pixels: np.ndarray, target: int, baseline: Tensor) -
     return np.concatenate(parts)
 
 
-def _thirds(maps: Sequence[np.ndarray], classes: Sequence[str], counts: Sequence[int]) -> pd.DataFrame:
-    """The share of each class's map in the upper, middle and lower third: brows and eyes, nose, mouth and chin."""
-    rows = []
-    for name, values, count in zip(classes, maps, counts, strict=True):
-        parts = [float(part.sum()) for part in np.array_split(values, 3, axis=0)]
-        rows.append((name, count, *(part / (sum(parts) or 1.0) for part in parts)))
-    return pd.DataFrame(rows, columns=["class", "pictures", "upper_third", "middle_third", "lower_third"])
+def _reduced(values: np.ndarray) -> np.ndarray:
+    """A map reduced to `DATA_PX` a side by averaging, with the sum 1."""
+    small = functional.adaptive_avg_pool2d(torch.from_numpy(values)[None], min(DATA_PX, len(values)))[
+        0
+    ].numpy()
+    return small / max(small.sum(), 1e-12)
 
 
-def _numbers(maps: Sequence[np.ndarray], classes: Sequence[str]) -> pd.DataFrame:
-    """The maps in long form, reduced to `DATA_PX` a side by averaging; each sums to 1."""
-    rows = []
-    small = functional.adaptive_avg_pool2d(
-        torch.from_numpy(np.stack(maps)), min(DATA_PX, maps[0].shape[-1])
-    ).numpy()
-    for name, values in zip(
-        classes, small / np.maximum(small.sum(axis=(1, 2), keepdims=True), 1e-12), strict=True
-    ):
-        rows += [(name, *place, float(values[place])) for place in np.ndindex(*values.shape)]
-    return pd.DataFrame(rows, columns=["class", "row", "column", "share"])
-
-
-def _figure(
-    faces: Sequence[np.ndarray], maps: Sequence[np.ndarray], classes: Sequence[str], label: str
-) -> Figure:
-    """A column a class: the face (0..1), and below it in grey with the map over it, blurred for the eye."""
-    with style():
-        figure = new_figure(1.2 * len(classes) + 0.6, 1.22 * 2 + 0.3)
-        grid = figure.subplots(2, len(classes), squeeze=False)
-        for (above, below), face, values, name in zip(grid.T, faces, maps, classes, strict=True):
-            above.imshow(face, interpolation="bilinear")
-            above.set_title(short(name, 14), fontsize=9, loc="center")
-            grey = np.repeat(face.mean(axis=-1, keepdims=True), 3, axis=-1) * 0.75
-            below.imshow(grey, interpolation="bilinear")
-            blurred = gaussian_filter(values, values.shape[-1] / 40)
-            strength = np.clip(blurred / max(float(np.quantile(blurred, 0.995)), 1e-12), 0, 1)
-            # The stronger, the more opaque and the lighter.
-            below.imshow(
-                strength, cmap="inferno", vmin=0, vmax=1, alpha=0.85 * strength, interpolation="bilinear"
-            )
-        for axes in grid.flat:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        for axes, text in zip(grid[:, 0], [label, "integrated\ngradients"], strict=True):
-            axes.set_ylabel(text.replace(" ", "\n"), fontsize=8.5, color=QUIET)
-    return figure
+def _overlay(face: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The face (0..1) in grey with the map over it, blurred for the eye: the stronger, the lighter and more opaque."""
+    blurred = gaussian_filter(values, values.shape[-1] / 40)
+    strength = np.clip(blurred / max(float(np.quantile(blurred, 0.995)), 1e-12), 0, 1)[..., None]
+    colours = colormaps["inferno"](strength[..., 0])[..., :3]
+    overlaid: np.ndarray = (
+        face.mean(axis=-1, keepdims=True) * 0.75 * (1 - 0.85 * strength) + colours * 0.85 * strength
+    )
+    return overlaid

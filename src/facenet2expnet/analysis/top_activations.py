@@ -10,14 +10,11 @@ from torch import Tensor, nn
 
 from facenet2expnet.analysis.inputs import AnalysisInput
 from facenet2expnet.analysis.layers import layer_batches
-from facenet2expnet.errors import UserError
-
-PAPER_IMAGES = 1308
 
 
 def default_top(images: int, of_paper: int = 100) -> int:
     """K: `of_paper` for the paper's 1,308 images of CK+ and more, the same share of a smaller set, but 5 or more."""
-    return min(of_paper, max(5, round(images * of_paper / PAPER_IMAGES)))
+    return min(of_paper, max(5, round(images * of_paper / 1308)))
 
 
 def label_entropy(shares: np.ndarray) -> np.ndarray:
@@ -30,23 +27,20 @@ class TopActivations:
     """The running top K of U units.
 
     The sort is stable, so of equal responses the earlier image comes first; it takes as long as `torch.topk`, whose
-    order of ties is not defined. Memory is 12 U K bytes, and for each batch about 30 U (K + B).
+    order of ties is not defined. Memory is 12 U K bytes, and about 50 U (K + B) for a batch of B images.
 
     Args:
         units: U.
-        top: K.
+        top: K, 1 or more.
         classes: number of classes.
         device: of the responses.
-
     Attributes:
         values: (U, min(K, N)) responses, the highest first.
         images: (U, min(K, N)) int64 numbers of their images.
     """
 
     def __init__(self, units: int, top: int, classes: int, device: torch.device | str = "cpu") -> None:
-        if top < 1:
-            raise UserError(f"top is {top}, expected 1 or more images a unit")
-        self.top, self.classes = top, classes
+        self.top = top
         self.values = torch.empty((units, 0), device=device)
         self.images = torch.empty((units, 0), dtype=torch.int64, device=device)
         self.labels = torch.empty(0, dtype=torch.int64, device=device)
@@ -58,9 +52,9 @@ class TopActivations:
     def update(self, responses: Tensor, labels: Tensor) -> None:
         """Add the finite responses (B, U) of the next B images, and their class numbers (B,)."""
         new = responses.T.float()
-        self.minimum = torch.minimum(self.minimum, new.amin(dim=1))
+        numbers = torch.arange(len(labels), device=new.device) + len(self.labels)
         self.labels = torch.cat([self.labels, labels.to(self.labels)])
-        numbers = torch.arange(len(self.labels) - len(labels), len(self.labels), device=new.device)
+        self.minimum = torch.minimum(self.minimum, new.amin(dim=1))
         values = torch.cat([self.values, new], dim=1)
         images = torch.cat([self.images, numbers.expand(len(new), -1)], dim=1)
         ordered, places = values.sort(dim=1, descending=True, stable=True)
@@ -91,18 +85,13 @@ class TopActivations:
 
     def _count(self, mask: Tensor, images: Tensor) -> Tensor:
         """The images of each class where the mask holds, (U, classes)."""
-        counts = torch.zeros_like(self.tied_outside)
-        return counts.scatter_add_(1, self.labels[images], mask.long())
+        return torch.zeros_like(self.tied_outside).scatter_add_(1, self.labels[images], mask.long())
 
 
 def top_activations(
     model: nn.Module, inputs: AnalysisInput, layers: Sequence[str], top: int
 ) -> dict[str, TopActivations]:
-    """Find the top images of each unit (channel and position) of some layers: layer name -> top activations.
-
-    Raises:
-        UserError: If a layer does not exist, or a response is not finite.
-    """
+    """Find the top images of each unit (channel and position) of some layers: layer name -> top activations."""
     found: dict[str, TopActivations] = {}
     for first, outputs in layer_batches(model, inputs.pixels, layers, inputs.crop_px):
         for name, values in outputs.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,27 +25,31 @@ class Part(StrEnum):
     all = "all"
 
 
-DATA = typer.Argument(
-    metavar="DATA", help="A run folder, whose networks and images are used; or labelled images, with --net."
-)
-NET = typer.Option(
-    "--net", help="A model folder, or a face net: NAME or NAME@WEIGHTS. Repeatable. By default those of the run."
-)
-Data = Annotated[Path, DATA]
-Nets = Annotated[list[str] | None, NET]
+DATA_HELP = "A run folder, whose networks and images are used; or labelled images, with --net."
+NET_HELP = "A model folder, or a face net: NAME or NAME@WEIGHTS. Repeatable. By default those of the run."
+Data = Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP)]
+Nets = Annotated[list[str] | None, typer.Option("--net", help=NET_HELP)]
 PartOf = Annotated[Part, typer.Option("--part", help="Which of the run's images.")]
 Fold = Annotated[str, typer.Option("--fold", help="Fold of the run; by default its first.")]
-Images = Annotated[int, typer.Option("--pictures", min=0, help="At most this many, drawn at random; 0 for all.")]
+Images = Annotated[
+    int, typer.Option("--pictures", min=0, help="At most this many, drawn at random; 0 for all.")
+]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write. By default DATA/analyses.")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="Repeatable. By default the last four.")]
 Layer = Annotated[str, typer.Option("--layer", help="A layer of the network.")]
-Top = Annotated[int | None, typer.Option(min=1, help="Images a neuron. By default 100, fewer for a small set.")]
-PerClass = Annotated[int, typer.Option(min=1, help="How many for each class.")]
-Targets = Annotated[list[str] | None, typer.Option("--target", help="A class, or a number of --layer. Repeatable.")]
-Steps = Annotated[int, typer.Option(min=1, help="Gradient steps in each of the four octaves.")]
-Methods = Annotated[list[str] | None, typer.Option("--method", help="Only these. Repeatable.")]
+Top = Annotated[
+    int | None, typer.Option(min=1, help="Images a neuron. By default 100, fewer for a small set.")
+]
+PerClass = Annotated[int, typer.Option(min=1, help="Neurons of each class.")]
+Targets = Annotated[
+    list[str] | None, typer.Option("--target", help="A class, or a number of --layer. Repeatable.")
+]
+
+Analyse = Callable[..., Iterable[Any]]
+ANALYSES: list[tuple[Analyse, Part, tuple[str, ...]]] = []
+"""What `all` computes: analysis input -> results; the part of the fold, and the networks of a run, by default."""
 
 
 def add(parent: typer.Typer) -> None:
@@ -53,26 +57,25 @@ def add(parent: typer.Typer) -> None:
     parent.add_typer(app, name="analyse")
 
 
-def _command(part: Part, *of_run: str, images: int = 0) -> Callable[[Callable[..., Iterable[Any]]], None]:
-    """Register a command: load its input by the shared options, print and save its results.
+def _command(part: Part, *of_run: str) -> Callable[[Analyse], None]:
+    """Register a command that loads its input by the shared options, and prints and saves its results.
 
     Args:
         part: default of --part.
-        of_run: names of the run's networks that it looks at; none for all.
-        images: default of --pictures.
+        of_run: names of the run's networks that it looks at; the command is left out of `all` if one is missing.
     """
 
-    def register(analyse: Callable[..., Iterable[Any]]) -> None:
+    def register(analyse: Analyse) -> None:
         def run(
-            data: Data, nets: Nets = None, part: PartOf = part, fold: Fold = "", images: Images = images, seed: Seed = 0,
+            data: Data, nets: Nets = None, part: PartOf = part, fold: Fold = "", images: Images = 0, seed: Seed = 0,
             device: Device = "cpu", out: Out = None, **own: Any,
         ) -> None:  # fmt: skip
             from facenet2expnet.analysis.inputs import load_inputs
 
             inputs = load_inputs(
-                data, nets or [], fold=fold, part=part.value, images=images, seed=seed, device=device
+                data, nets or (), fold=fold, part=part, images=images, seed=seed, device=device
             )
-            if of_run and not nets:
+            if not nets:
                 inputs = inputs.only(*of_run)
             _save(analyse(inputs, **own), data, out, inputs.summary)
 
@@ -81,11 +84,15 @@ def _command(part: Part, *of_run: str, images: int = 0) -> Callable[[Callable[..
         run.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
         run.__doc__ = analyse.__doc__
         app.command(analyse.__name__.replace("_", "-"))(run)
+        ANALYSES.append((analyse, part, of_run))
 
     return register
 
 
-@_command(Part.all, "pre-trained face net", "fine-tuned face net")
+PRE_TRAINED, FINE_TUNED, EXPRESSION = "pre-trained face net", "fine-tuned face net", "expression net"
+
+
+@_command(Part.all, PRE_TRAINED, FINE_TUNED)
 def neurons(inputs: Any, layers: Layers = None, top: Top = None) -> Iterable[Any]:
     """Count the neurons that respond to few classes, before and after fine-tuning; name the layer to transfer.
 
@@ -98,7 +105,7 @@ def neurons(inputs: Any, layers: Layers = None, top: Top = None) -> Iterable[Any
     yield neurons(inputs, layers, top)
 
 
-@_command(Part.all, "expression net")
+@_command(Part.all, EXPRESSION)
 def mean_faces(inputs: Any, layer: Layer = "", per_class: PerClass = 2) -> Iterable[Any]:
     """Average the faces with the highest response of a neuron of the top hidden layer. FN2EN, Figs. 4 and 5.
 
@@ -109,52 +116,51 @@ def mean_faces(inputs: Any, layer: Layer = "", per_class: PerClass = 2) -> Itera
     yield mean_faces(inputs, layer=layer, per_class=per_class)
 
 
-@_command(Part.train, "fine-tuned face net", "expression net")
-def deepdraw(inputs: Any, layer: Layer = "scores", targets: Targets = None, steps: Steps = 60) -> Iterable[Any]:
+@_command(Part.train, FINE_TUNED, EXPRESSION)
+def deepdraw(inputs: Any, layer: Layer = "scores", targets: Targets = None) -> Iterable[Any]:
     """Draw images that maximise a response, one column a class, one row a network. FN2EN, Fig. 1.
 
     Example: fn2en analyse deepdraw runs/mine --target anger --target fear
     """
     from facenet2expnet.analysis.deepdraw import deepdraw
 
-    yield deepdraw(inputs, targets or (), layer=layer, steps=steps)
+    yield deepdraw(inputs, targets or (), layer=layer)
 
 
-@_command(Part.test, "expression net")
-def saliency(inputs: Any, per_class: PerClass = 20) -> Iterable[Any]:
+@_command(Part.test, EXPRESSION)
+def saliency(inputs: Any) -> Iterable[Any]:
     """Show where a network looks: integrated gradients, averaged over each class and for one image each.
 
     Example: fn2en analyse saliency runs/mine
     """
     from facenet2expnet.analysis.saliency import saliency
 
-    yield saliency(inputs, per_class)
+    yield saliency(inputs)
 
 
-@_command(Part.test, images=2000)
+@_command(Part.test)
 def compare_features(inputs: Any) -> Iterable[Any]:
-    """Compare face net and expression net: expression and identity in their features, and their similarity.
+    """Compare how much expression and identity the networks' features hold, and what remains of stage 1.
 
-    Example: fn2en analyse compare-features runs/mine
+    Example: fn2en analyse compare-features runs/mine --pictures 2000
     """
     from facenet2expnet.analysis.compare_features import compare_features
-    from facenet2expnet.analysis.inputs import EXPRESSION
-    from facenet2expnet.analysis.similarity import stage1_similarity
+    from facenet2expnet.analysis.stage1 import stage1
 
     yield compare_features(inputs)
     if {EXPRESSION, inputs.teacher} <= set(inputs.nets):
-        yield stage1_similarity(inputs)
+        yield stage1(inputs)
 
 
 @app.command()
-def confusion(data: Data, methods: Methods = None, out: Out = None) -> None:
+def confusion(data: Data, out: Out = None) -> None:
     """Draw the confusion matrices of all methods, from a run or a predictions table. FN2EN, Figs. 6 to 9.
 
-    Example: fn2en analyse confusion runs/mine --method fn2en
+    Example: fn2en analyse confusion runs/mine
     """
-    from facenet2expnet.analysis import confusion as analysis
+    from facenet2expnet.analysis.confusion import confusion, read_predictions
 
-    _save([analysis.confusion(analysis.read_predictions(data), methods)], data, out)
+    _save([confusion(read_predictions(data))], data, out)
 
 
 @app.command("all")
@@ -163,9 +169,18 @@ def everything(data: Data, fold: Fold = "", seed: Seed = 0, device: Device = "cp
 
     Example: fn2en analyse all runs/mine
     """
-    from facenet2expnet.analysis.run_all import run_all
+    confusion(data, out)
+    _save(run_all(data, fold, seed, device), data, out)
 
-    _save(run_all(data, fold=fold, seed=seed, device=device), data, out)
+
+def run_all(run: Path, fold: str = "", seed: int = 0, device: str = "cpu") -> Iterator[Any]:
+    """Compute the analyses of a run that its networks allow, in the paper's order."""
+    from facenet2expnet.analysis.inputs import load_inputs
+
+    loaded = {part: load_inputs(run, fold=fold, part=part, seed=seed, device=device) for part in Part}
+    for analyse, part, of_run in ANALYSES:
+        if set(of_run) <= set(loaded[part].nets):
+            yield from analyse(loaded[part].only(*of_run))
 
 
 def _save(results: Iterable[Any], data: Path, out: Path | None, images: str = "") -> None:

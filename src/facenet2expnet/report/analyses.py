@@ -1,4 +1,4 @@
-"""What `fn2en analyse` left in a run folder, for the report: a title, sentences, a picture and a table each."""
+"""The results that `fn2en analyse` saved in a run folder, for the report."""
 
 from __future__ import annotations
 
@@ -11,65 +11,51 @@ import pandas as pd
 
 FOLDER = "analyses"
 ORDER = ("neurons", "mean-faces", "deepdraw", "saliency", "features", "stage1")
-"""The report's own confusion matrices stand in a section of theirs."""
+"""The report has a section of its own for confusion matrices."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """One analysis as the report shows it.
-
-    Attributes:
-        title: a heading.
-        says: what was found.
-        pictures: each as a data URI.
-        table: as text; None where it is not there.
-    """
+    """A title, a summary, figures as data URIs, and the table as text, or None if it is missing."""
 
     title: str
-    says: str
+    summary: str
     pictures: list[str]
     table: pd.DataFrame | None
 
 
 def read_analyses(run: Path, unread: list[str]) -> list[Analysis]:
-    """The analyses in a run folder, in the paper's order.
+    """The analyses in a run folder, in the paper's order; none if there are none.
 
     Args:
-        run: the folder; its folder `analyses` may be missing.
-        unread: gets one sentence for each file that can't be read.
+        run: the folder.
+        unread: gets one sentence for each analysis that can't be read.
     """
-    folder = Path(run) / FOLDER
     found = []
-    for text in sorted(folder.glob("*.txt"), key=_place):
-        if not text.stem.startswith(ORDER):
-            continue
+    texts = [path for name in ORDER for path in sorted((run / FOLDER).glob(f"{name}*.txt"))]
+    for text in texts:
+        table = text.with_name(f"{text.stem}-table.csv")
+        figures = [text.with_suffix(".svg"), text.with_name(f"{text.stem}-pictures.svg")]
         try:
-            title, _, says = text.read_text(encoding="utf-8").partition("\n")
-            pictures = [folder / f"{text.stem}.svg", *sorted(folder.glob(f"{text.stem}-pictures.svg"))]
-            shown = [_data_uri(picture) for picture in pictures if picture.is_file()]
-            table = folder / f"{text.stem}-table.csv"
-            read = readable_table(pd.read_csv(table)) if table.is_file() else None
+            title, _, summary = text.read_text(encoding="utf-8").partition("\n")
+            pictures = [_data_uri(figure) for figure in figures if figure.is_file()]
+            rows = readable_table(pd.read_csv(table)) if table.is_file() else None
         except (OSError, ValueError) as error:
             unread.append(
                 f"{text.relative_to(run)} and its files can't be read: {str(error).splitlines()[0]}"
             )
-            continue
-        found.append(Analysis(title, says.strip(), shown, read))
+        else:
+            found.append(Analysis(title, summary.strip(), pictures, rows))
     return found
 
 
 def readable_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A table as text: three decimals, thousands, signed changes, a dash for what is not known."""
+    """A table as text: three decimals, thousands, signed changes, a dash for NaN."""
     text = {
         str(name).replace("_", " "): [_text(value, str(name)) for value in column]
         for name, column in table.items()
     }
     return pd.DataFrame(text).astype(object)
-
-
-def _place(path: Path) -> tuple[int, str]:
-    place = next((place for place, name in enumerate(ORDER) if path.stem.startswith(name)), len(ORDER))
-    return place, path.stem
 
 
 def _data_uri(picture: Path) -> str:
