@@ -31,7 +31,6 @@ COLOURS = (
 """Used in turn with `MARKERS`, every second one hollow, so that groups differ without colour, too."""
 LEGEND = 12
 """With more groups than this a legend would hide the figure, so subjects have none."""
-FEWEST = 10
 DIMENSIONS = 128
 FOLDS = 5
 
@@ -42,15 +41,15 @@ def compare_features(inputs: AnalysisInput) -> AnalysisResult:
     The features are standardised and projected to 50 main axes before t-SNE.
 
     Args:
-        inputs: any networks, and ten images or more, which for honest scores no network was trained on.
-    Raises:
-        UserError: If there are fewer than ten images, or a network gives NaN.
+        inputs: any networks, and images that, for honest scores, no network was trained on.
     Source: FN2EN, sections I and III-A: face nets hold identity, which expression recognition does not need.
     """
     count, labels = len(inputs.pixels), inputs.labels
-    if count < FEWEST:
-        raise UserError(f"expected {FEWEST} images or more to compare features on, got {count}")
-    subjects, sequences = _if_complete(inputs.subjects), _if_complete(inputs.sequences)
+    # Unknown names could put one subject on both sides of a fold, so all have to be known.
+    subjects, sequences = (
+        None if names is None or "" in names.astype(str) else names
+        for names in (inputs.subjects, inputs.sequences)
+    )
     groups = {"expression": np.asarray(inputs.classes, dtype=object)[labels]}
     if subjects is not None:
         groups["subject"] = subjects
@@ -81,15 +80,9 @@ def compare_features(inputs: AnalysisInput) -> AnalysisResult:
             }
         )
     table, data = pd.DataFrame(rows), pd.concat(points, ignore_index=True)
-    figure = _figure(
-        data, {"expression": inputs.classes, "subject": sorted(set(data.get("subject", [])))}, table
-    )
+    names = {"expression": inputs.classes, "subject": sorted(set(data.get("subject", [])))}
+    figure = _figure(data, names, table)
     return AnalysisResult("features", "From identity to expression", summary, table, figure, data)
-
-
-def _if_complete(names: np.ndarray | None) -> np.ndarray | None:
-    """Names of subjects or sequences; None if one is unknown, since the folds could then leak."""
-    return None if names is None or any(str(name) in ("", "nan", "None") for name in names) else names
 
 
 class Probe(NamedTuple):
@@ -149,9 +142,7 @@ def identity_probe(
     folds = min(FOLDS, kept[len(kept) // 2])
     summary = f"{folds} folds that hold out {held_out} of the same {len(kept)} subjects."
     if sequences is None:
-        summary += (
-            " Sequences are unknown: similar frames can be on both sides, and the score may be too high."
-        )
+        summary += " Similar frames can be on both sides, so the score may be too high."
     rows = np.array([counts[name] >= 2 for name in names])
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return _probe(features[rows], names[rows], splitter, groups[rows], summary)
@@ -165,12 +156,9 @@ def _probe(
     classifier = make_pipeline(
         StandardScaler(), PCA(size, random_state=0), StandardScaler(), LogisticRegression(C=0.1, max_iter=300)
     )
-    try:
-        with warnings.catch_warnings():  # a subject with fewer sequences than folds is in some of them only
-            warnings.filterwarnings("ignore", message="The least populated class")
-            predicted = cross_val_predict(classifier, features, targets, cv=splitter, groups=groups)
-    except ValueError as error:
-        return Probe(f"No probe could be fitted: {str(error).splitlines()[0]}")
+    with warnings.catch_warnings():  # a subject with fewer sequences than folds is in some of them only
+        warnings.filterwarnings("ignore", message="The least populated class")
+        predicted = cross_val_predict(classifier, features, targets, cv=splitter, groups=groups)
     _, counts = np.unique(targets, return_counts=True)
     return Probe(summary, float((predicted == targets).mean()), float(counts.max() / len(targets)))
 
@@ -218,14 +206,9 @@ def _scatter(axes: Axes, points: pd.DataFrame, kind: str, names: Sequence[str]) 
     """Draw each group with a colour, a marker and a filling of its own, as far as they go."""
     size, edge = (20, 1.0) if len(points) <= 500 else (9, 0.6)
     for number, name in enumerate(names):
-        group = points[points[kind] == name]
-        colour = COLOURS[number % len(COLOURS)]
-        look: dict[str, Any] = {
-            "marker": MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
-            "facecolors": "none" if number % 2 else colour,
-            "edgecolors": colour,
-            "linewidths": edge,
-        }
-        axes.scatter(group["x"], group["y"], s=size, label=short(name, 16), **look)
+        group, colour = points[points[kind] == name], COLOURS[number % len(COLOURS)]
+        marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+        look: dict[str, Any] = {"marker": marker, "facecolors": "none" if number % 2 else colour, "edgecolors": colour}
+        axes.scatter(group["x"], group["y"], s=size, linewidths=edge, label=short(name, 16), **look)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -53,11 +53,10 @@ def deepdraw(
         captions = [f"score {s:.1f}\nbest picture {b:.1f}" for s, b in zip(scores, best, strict=True)]
         lines.append(list(zip(images, targets, captions, strict=True)))
     table = pd.DataFrame(rows, columns=["network", "target", "score", "best_picture_score"])
-    above = int((table["score"] > table["best_picture_score"]).sum())
     summary = (
-        f"Images that maximise one target each (layer {layer}), drawn by gradient ascent from the mean face. {above} "
-        f"of {len(table)} score higher than any of the {len(inputs.pixels):,} images. Below each are its score and the "
-        "highest score of an image."
+        f"Images that maximise one target each (layer {layer}), drawn by gradient ascent from the mean face. "
+        f"{(table['score'] > table['best_picture_score']).sum()} of {len(table)} score higher than any of the "
+        f"{len(inputs.pixels):,} images. Below each are its score and the highest score of an image."
     )
     figure = image_grid(lines, list(inputs.nets))
     return AnalysisResult("deepdraw", "Images that maximise a response", summary, table, figure, table)

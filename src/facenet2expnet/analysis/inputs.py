@@ -35,7 +35,7 @@ class AnalysisInput:
         crop_px: side of the networks' crop, at most S.
         subjects: (N,) names, or None.
         sequences: (N,) names within the subject, or None.
-        tap: the face net's layer that stage 1 distilled; empty for the face net's default.
+        tap: the face net's layer that stage 1 distilled; empty if unknown.
         teacher: name of the face net that the expression net learned from.
         seed: of everything that an analysis draws at random.
         summary: which images these are, a sentence.
@@ -60,10 +60,7 @@ class AnalysisInput:
         if len(self.labels) != len(self.pixels) or not set(self.labels) <= set(range(len(self.classes))):
             raise UserError(f"expected a label for each of {len(self.pixels)} images, one of {classes}")
         if empty := [name for number, name in enumerate(self.classes) if number not in self.labels]:
-            raise UserError(
-                f"class '{empty[0]}' has no image, expected one or more in each of {classes}: add images, or take the "
-                "class out of the manifest"
-            )
+            raise UserError(f"class '{empty[0]}' has no image, expected one or more in each of {classes}")
 
     @property
     def net(self) -> nn.Module:
@@ -114,7 +111,7 @@ def load_inputs(
         raise UserError(f"{data} is not a run folder, so there is no network to look at; name one with --net")
     loaded = _named_nets(nets) if nets else _nets_of_run(data, fold)
     models = [net for net in loaded.values() if isinstance(net, Model)]
-    if not models or len({(m.classes, m.contract.stored_px, m.contract.crop_px) for m in models}) > 1:
+    if not models or len({(m.classes, replace(m.contract, mean=(0, 0, 0))) for m in models}) > 1:
         raise UserError("expected one model folder or more, all with the same classes and the same crop")
     contract, classes = models[0].contract, models[0].classes
     if is_store(data):
@@ -123,8 +120,6 @@ def load_inputs(
         manifest, pixels = dataset.manifest.rows(rows), dataset.pixels[rows]
     else:
         manifest = read_manifest(data / "manifest.csv" if run else data, classes=classes)
-        if run:  # its images are the original files, even if the run read prepared faces
-            manifest = replace(manifest, contract=None)
         rows, summary = _rows(manifest, data, fold, part, images, seed)
         dataset = load_dataset(manifest.rows(rows), contract)
         manifest, pixels = dataset.manifest, dataset.pixels
@@ -132,7 +127,7 @@ def load_inputs(
         reasons = ", ".join(dict.fromkeys(skipped.reason for skipped in dataset.skipped))
         summary += f"; {len(dataset.skipped):,} skipped ({reasons})"
     manifest = replace(manifest, classes=classes)
-    recipe = models[0].metadata.get("recipe", {}).get("face_net", {})
+    recipe, pre_trained = models[0].metadata.get("recipe", {}).get("face_net", {}), loaded.get(PRE_TRAINED)
     return AnalysisInput(
         {name: (net.module if isinstance(net, Model) else net).to(device) for name, net in loaded.items()},
         pixels,
@@ -141,7 +136,7 @@ def load_inputs(
         contract.crop_px,
         manifest.subjects,
         manifest.sequences,
-        tap=recipe.get("tap", ""),
+        tap=recipe.get("tap") or (pre_trained.info.default_tap if isinstance(pre_trained, FaceNet) else ""),
         teacher=FINE_TUNED if recipe.get("fine_tuned", True) else PRE_TRAINED,
         seed=seed,
         summary=f"{len(pixels):,} images: {summary}.",
@@ -195,9 +190,7 @@ def _rows(
         rows, phrase = getattr(split, part), f"the {part} part of fold {split.name}"
     labelled = rows[manifest.labels[rows] >= 0]
     if not len(labelled):
-        raise UserError(
-            f"{data}: no image has a label, expected one for each: fill the manifest's label column"
-        )
+        raise UserError(f"{data}: no image has a label; fill the manifest's label column")
     if len(labelled) < len(rows):
         phrase += f"; {len(rows) - len(labelled):,} left out, since they have no label"
     if 0 < images < len(labelled):

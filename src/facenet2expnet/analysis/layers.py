@@ -29,7 +29,8 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
         return tuple(model.info.taps)
     if isinstance(model, FaceClassifier):
         return (*model.face_net.info.taps, SCORES)
-    return tuple(_expression_layers(model))
+    kinds = ("conv", "pool", "bridge", "fc", SCORES)
+    return tuple(dict.fromkeys(name for name, _ in _chain(model) if name.startswith(kinds)))
 
 
 def layer_outputs(model: nn.Module, crops: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -56,31 +57,21 @@ def layer_outputs(model: nn.Module, crops: Tensor, names: Sequence[str]) -> dict
         if SCORES in names:
             outputs[SCORES] = model(crops)
     else:
-        layers = _expression_layers(model)
-        hooks = [
-            layers[name].register_forward_hook(
-                lambda _, __, output, name=name: outputs.update({name: output})
-            )
-            for name in names
-        ]
-        model(crops)
-        for hook in hooks:
-            hook.remove()
+        assert isinstance(model, ExpressionClassifier)
+        features = model.normalise(crops)
+        for name, module in _chain(model):
+            features = module(features)
+            if name in names:
+                outputs[name] = features
     return {name: outputs[name] for name in names}
 
 
-def _expression_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Layer name -> the module whose output is the layer."""
-    if not isinstance(model, ExpressionClassifier):
-        raise UserError(f"expected an expression net or a face net, got {type(model).__name__}")
-    layers = {
-        name.replace("relu", "conv"): module
-        for name, module in model.net.convolutions.named_children()
-        if name.startswith(("relu", "pool"))
-    }
-    head = model.net.head
-    fc6, scores = head.get_submodule("relu6"), head.get_submodule("scores")
-    return {**layers, "bridge": model.net.bridge, "fc6": fc6, SCORES: scores}
+def _chain(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules of an expression net in order; a convolution and its ReLU have one name, and the ReLU is later."""
+    assert isinstance(model, ExpressionClassifier)
+    net = model.net
+    modules = [*net.convolutions.named_children(), ("bridge", net.bridge), *net.head.named_children()]
+    return [(name.replace("relu6", "fc6").replace("relu", "conv"), module) for name, module in modules]
 
 
 def layer_shapes(model: nn.Module, crop_px: int) -> dict[str, tuple[int, ...]]:

@@ -26,7 +26,6 @@ class AnalysisResult:
         figure: the result as a picture.
         data: the numbers that the figure shows.
         more_tables: further tables, by name.
-        more_figures: further figures, by name.
     """
 
     name: str
@@ -36,10 +35,9 @@ class AnalysisResult:
     figure: Figure
     data: pd.DataFrame
     more_tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    more_figures: dict[str, Figure] = field(default_factory=dict)
 
     def save(self, folder: Path) -> list[Path]:
-        """Write NAME.svg, .pdf and .png, NAME.csv (the figure's numbers), NAME-table.csv, NAME.txt, and further files.
+        """Write NAME.svg, .pdf and .png, NAME.csv (the figure's numbers), NAME-table.csv, NAME.txt, and further tables.
 
         NAME.txt holds the title in its first line and the summary below; the report reads both.
 
@@ -47,8 +45,6 @@ class AnalysisResult:
             UserError: If a file can't be written.
         """
         written = save_figure(self.figure, folder / self.name, self.data)
-        for suffix, figure in self.more_figures.items():
-            written += save_figure(figure, folder / f"{self.name}-{suffix}")
         texts = {f"{self.name}.txt": f"{self.title}\n{self.summary}\n"}
         for suffix, table in {"table": self.table, **self.more_tables}.items():
             texts[f"{self.name}-{suffix}.csv"] = table.to_csv(index=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import torch
@@ -24,7 +22,7 @@ DATA_PX = 28
 
 
 def saliency(inputs: AnalysisInput, per_class: int = 20) -> AnalysisResult:
-    """Where a network looks for each class: maps averaged over aligned faces, and maps of one image a class.
+    """Where a network looks for each class: maps averaged over aligned faces.
 
     Each map is of the score of the image's true class. It is divided by its sum before the average, so that every image
     has the same weight. The gradients start from the mean of all images given: they show what sets this face apart from
@@ -40,38 +38,30 @@ def saliency(inputs: AnalysisInput, per_class: int = 20) -> AnalysisResult:
     if layer_shapes(model, crop_px).get(SCORES) != (len(classes),):
         raise UserError(f"expected a network with {len(classes)} class scores: {', '.join(classes)}")
     baseline, generator = mean_crop(pixels, crop_px, model), np.random.default_rng(inputs.seed)
-    rows, numbers = [], []
-    means: list[list[Any]] = [[], []]
-    singles: list[list[Any]] = [[], []]
+    rows, numbers, faces, overlays = [], [], [], []
     for number, name in enumerate(classes):
         of_class = np.flatnonzero(inputs.labels == number)
         drawn = np.sort(generator.permutation(of_class)[:per_class])
-        maps = _maps(model, pixels[drawn], number, baseline)
-        averaged = maps.mean(axis=0)
+        averaged = _maps(model, pixels[drawn], number, baseline).mean(axis=0)
         thirds = np.array([part.sum() for part in np.array_split(averaged, 3, axis=0)])
         rows.append((name, len(drawn), *(thirds / max(thirds.sum(), 1e-12))))
-        numbers += [(name, *place, share) for place, share in np.ndenumerate(_reduced(averaged))]
-        for figure, images, values in (
-            (means, pixels[of_class], averaged),
-            (singles, pixels[drawn[:1]], maps[0]),
-        ):
-            face = mean_crop(images, crop_px, model)[0].permute(1, 2, 0).cpu().numpy() / 255
-            figure[0].append((face, name, ""))
-            figure[1].append((_overlay(face, values), "", ""))
+        small = functional.adaptive_avg_pool2d(torch.from_numpy(averaged)[None], min(DATA_PX, crop_px))[
+            0
+        ].numpy()
+        shares = small / max(small.sum(), 1e-12)
+        numbers += [(name, *place, share) for place, share in np.ndenumerate(shares)]
+        face = mean_crop(pixels[of_class], crop_px, model)[0].permute(1, 2, 0).cpu().numpy() / 255
+        faces.append((face, name, ""))
+        overlays.append((_overlay(face, averaged), "", ""))
+    table = pd.DataFrame(rows, columns=["class", "pictures", "upper_third", "middle_third", "lower_third"])
+    data = pd.DataFrame(numbers, columns=["class", "row", "column", "share"])
     summary = (
         f"Where the network looks for the score of the true class: integrated gradients from the mean face ({STEPS} "
-        f"points), averaged over up to {per_class} images a class. The table has the shares of the face's thirds: brows "
-        "and eyes, nose, mouth and chin."
+        f"points), averaged over up to {per_class} images a class. The table has the shares of the face's thirds: "
+        "brows and eyes, nose, mouth and chin."
     )
-    return AnalysisResult(
-        "saliency",
-        "Where the network looks",
-        summary,
-        pd.DataFrame(rows, columns=["class", "pictures", "upper_third", "middle_third", "lower_third"]),
-        image_grid(means, ["mean face", "mean gradients"]),
-        pd.DataFrame(numbers, columns=["class", "row", "column", "share"]),
-        more_figures={"pictures": image_grid(singles, ["picture", "gradients"])},
-    )
+    figure = image_grid([faces, overlays], ["mean face", "mean gradients"])
+    return AnalysisResult("saliency", "Where the network looks", summary, table, figure, data)
 
 
 def integrated_gradients(model: nn.Module, crops: Tensor, target: int, baseline: Tensor) -> Tensor:
@@ -102,14 +92,6 @@ def _maps(model: nn.Module, pixels: np.ndarray, target: int, baseline: Tensor) -
         check_finite(sizes, "the gradient of the class score")
         parts.append((sizes / sizes.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)).cpu().numpy())
     return np.concatenate(parts)
-
-
-def _reduced(values: np.ndarray) -> np.ndarray:
-    """A map reduced to `DATA_PX` a side by averaging, with the sum 1."""
-    small = functional.adaptive_avg_pool2d(torch.from_numpy(values)[None], min(DATA_PX, len(values)))[
-        0
-    ].numpy()
-    return small / max(small.sum(), 1e-12)
 
 
 def _overlay(face: np.ndarray, values: np.ndarray) -> np.ndarray:

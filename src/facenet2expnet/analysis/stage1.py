@@ -11,8 +11,6 @@ from facenet2expnet.analysis.layers import layer_features, layer_shapes
 from facenet2expnet.analysis.result import AnalysisResult
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.bridge import as_chw
-from facenet2expnet.nets.classifier import FaceClassifier
-from facenet2expnet.nets.face import FaceNet
 from facenet2expnet.report.figures import new_figure, short, style
 
 
@@ -24,25 +22,22 @@ def stage1(inputs: AnalysisInput) -> AnalysisResult:
     Raises:
         UserError: If the layer does not have the bridge's shape, or a network gives NaN.
     """
-    teacher = inputs.nets[inputs.teacher]
-    face_net = teacher.face_net if isinstance(teacher, FaceClassifier) else teacher
-    assert isinstance(face_net, FaceNet)
-    tap = inputs.tap or face_net.info.default_tap
-    channels = channel_r2(inputs.nets[EXPRESSION], teacher, inputs.pixels, inputs.crop_px, tap)
+    student, teacher, tap = inputs.nets[EXPRESSION], inputs.nets[inputs.teacher], inputs.tap
+    channels = channel_r2(student, teacher, inputs.pixels, inputs.crop_px, tap)
     alive = channels.dropna()
-    weights = alive["variance_share"] / alive["variance_share"].sum()
+    r2, r2_as_is = np.average(alive[["r2", "r2_as_is"]], axis=0, weights=alive["variance_share"])
     row = {
         "teacher_layer": tap,
         "channels": len(channels),
         "constant_channels": len(channels) - len(alive),
-        "r2": float((alive["r2"] * weights).sum()),
-        "r2_median": float(alive["r2"].median()),
-        "r2_as_is": float((alive["r2_as_is"] * weights).sum()),
+        "r2": r2,
+        "r2_median": alive["r2"].median(),
+        "r2_as_is": r2_as_is,
     }
     summary = (
-        f"Over {len(inputs.pixels):,} images the bridge explains {row['r2']:.1%} of the variance of {tap}, each channel "
-        f"freely scaled (half of the channels {row['r2_median']:.1%} or more); 0 % is the mean face. In its own scale R² "
-        f"is {row['r2_as_is']:.2f}. Stage 2 changes these features; this is what remains of stage 1."
+        f"Over {len(inputs.pixels):,} images the bridge explains {r2:.1%} of the variance of {tap}, each "
+        f"channel freely scaled (half of the channels {row['r2_median']:.1%} or more); 0 % is the mean face. In its "
+        f"own scale R² is {r2_as_is:.2f}. Stage 2 changes these features; this is what remains of stage 1."
     )
     with style():
         figure = new_figure(4.2, 2.9)

@@ -44,7 +44,6 @@ class TopActivations:
         self.values = torch.empty((units, 0), device=device)
         self.images = torch.empty((units, 0), dtype=torch.int64, device=device)
         self.labels = torch.empty(0, dtype=torch.int64, device=device)
-        self.minimum = torch.full((units,), torch.inf, device=device)
         # The K-th response, and the images by class that have the same response but no place among the K.
         self.threshold = torch.full((units, 1), torch.nan, device=device)
         self.tied_outside = torch.zeros((units, classes), dtype=torch.int64, device=device)
@@ -54,7 +53,6 @@ class TopActivations:
         new = responses.T.float()
         numbers = torch.arange(len(labels), device=new.device) + len(self.labels)
         self.labels = torch.cat([self.labels, labels.to(self.labels)])
-        self.minimum = torch.minimum(self.minimum, new.amin(dim=1))
         values = torch.cat([self.values, new], dim=1)
         images = torch.cat([self.images, numbers.expand(len(new), -1)], dim=1)
         ordered, places = values.sort(dim=1, descending=True, stable=True)
@@ -72,16 +70,19 @@ class TopActivations:
         Images tied at the last place share it: with m places left for n images of one response, each counts m / n. So
         the order of the images does not matter, and a constant unit has the shares of the whole set.
         """
-        above = self._count(self.values > self.threshold, self.images).double()
-        tied = (self._count(self.values == self.threshold, self.images) + self.tied_outside).double()
-        kept = self.values.shape[1]
+        above, kept = self._count(self.values > self.threshold, self.images).double(), self.values.shape[1]
+        tied = self._tied().double()
         places = kept - above.sum(dim=1, keepdim=True)
         return (above + tied * places / tied.sum(dim=1, keepdim=True)) / kept
 
     @property
     def constant(self) -> Tensor:
         """(U,) whether a unit gave the same response to every image."""
-        return self.values[:, 0] == self.minimum
+        return self._tied().sum(dim=1) == len(self.labels)
+
+    def _tied(self) -> Tensor:
+        """The images of each class with the K-th response, (U, classes)."""
+        return self._count(self.values == self.threshold, self.images) + self.tied_outside
 
     def _count(self, mask: Tensor, images: Tensor) -> Tensor:
         """The images of each class where the mask holds, (U, classes)."""

@@ -58,12 +58,7 @@ def add(parent: typer.Typer) -> None:
 
 
 def _command(part: Part, *of_run: str) -> Callable[[Analyse], None]:
-    """Register a command that loads its input by the shared options, and prints and saves its results.
-
-    Args:
-        part: default of --part.
-        of_run: names of the run's networks that it looks at; the command is left out of `all` if one is missing.
-    """
+    """Register a command that loads its input by the shared options; `all` leaves it out if a network is missing."""
 
     def register(analyse: Analyse) -> None:
         def run(
@@ -102,7 +97,7 @@ def neurons(inputs: Any, layers: Layers = None, top: Top = None) -> Iterable[Any
     """
     from facenet2expnet.analysis.neurons import neurons
 
-    yield neurons(inputs, layers, top)
+    yield neurons(inputs, layers or (), top)
 
 
 @_command(Part.all, EXPRESSION)
@@ -111,7 +106,7 @@ def mean_faces(inputs: Any, layer: Layer = "", per_class: PerClass = 2) -> Itera
 
     Example: fn2en analyse mean-faces runs/mine --per-class 3
     """
-    from facenet2expnet.analysis.mean_faces import mean_faces
+    from facenet2expnet.analysis.neurons import mean_faces
 
     yield mean_faces(inputs, layer=layer, per_class=per_class)
 
@@ -129,7 +124,7 @@ def deepdraw(inputs: Any, layer: Layer = "scores", targets: Targets = None) -> I
 
 @_command(Part.test, EXPRESSION)
 def saliency(inputs: Any) -> Iterable[Any]:
-    """Show where a network looks: integrated gradients, averaged over each class and for one image each.
+    """Show where a network looks: integrated gradients, averaged over each class.
 
     Example: fn2en analyse saliency runs/mine
     """
@@ -148,7 +143,7 @@ def compare_features(inputs: Any) -> Iterable[Any]:
     from facenet2expnet.analysis.stage1 import stage1
 
     yield compare_features(inputs)
-    if {EXPRESSION, inputs.teacher} <= set(inputs.nets):
+    if inputs.tap and {EXPRESSION, inputs.teacher} <= set(inputs.nets):
         yield stage1(inputs)
 
 
@@ -169,7 +164,8 @@ def everything(data: Data, fold: Fold = "", seed: Seed = 0, device: Device = "cp
 
     Example: fn2en analyse all runs/mine
     """
-    confusion(data, out)
+    if (data / "predictions.parquet").is_file():
+        confusion(data, out)
     _save(run_all(data, fold, seed, device), data, out)
 
 

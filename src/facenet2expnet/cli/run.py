@@ -242,14 +242,11 @@ def report(
         print(write_ablation(run))
         return
     if analyses:
-        from facenet2expnet.analysis.inputs import has_captum, run_all
-        from facenet2expnet.analysis.saliency import WITHOUT
+        from facenet2expnet.cli.analyse import run_all
         from facenet2expnet.report.analyses import FOLDER
 
         for result in run_all(run):
             result.save(run / FOLDER)
-        if not has_captum():
-            print(WITHOUT)
     print(write_report(run))
 
 

@@ -6,8 +6,9 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+
+from facenet2expnet.report.tables import number
 
 FOLDER = "analyses"
 ORDER = ("neurons", "mean-faces", "deepdraw", "saliency", "features", "stage1")
@@ -34,39 +35,31 @@ def read_analyses(run: Path, unread: list[str]) -> list[Analysis]:
     found = []
     texts = [path for name in ORDER for path in sorted((run / FOLDER).glob(f"{name}*.txt"))]
     for text in texts:
-        table = text.with_name(f"{text.stem}-table.csv")
-        figures = [text.with_suffix(".svg"), text.with_name(f"{text.stem}-pictures.svg")]
+        figure, table = text.with_suffix(".svg"), text.with_name(f"{text.stem}-table.csv")
         try:
             title, _, summary = text.read_text(encoding="utf-8").partition("\n")
-            pictures = [_data_uri(figure) for figure in figures if figure.is_file()]
+            images = [base64.b64encode(figure.read_bytes()).decode()] if figure.is_file() else []
             rows = readable_table(pd.read_csv(table)) if table.is_file() else None
         except (OSError, ValueError) as error:
             unread.append(
                 f"{text.relative_to(run)} and its files can't be read: {str(error).splitlines()[0]}"
             )
         else:
-            found.append(Analysis(title, summary.strip(), pictures, rows))
+            uris = [f"data:image/svg+xml;base64,{image}" for image in images]
+            found.append(Analysis(title, summary.strip(), uris, rows))
     return found
 
 
 def readable_table(table: pd.DataFrame) -> pd.DataFrame:
     """A table as text: three decimals, thousands, signed changes, a dash for NaN."""
-    text = {
-        str(name).replace("_", " "): [_text(value, str(name)) for value in column]
-        for name, column in table.items()
+    formats = {name: "{:+,}" if str(name).endswith("change") else "{:,}" for name in table}
+
+    def text(value: object, of_number: str) -> str:
+        if isinstance(value, float):
+            return number(value)
+        return of_number.format(value) if isinstance(value, int) and value is not True else str(value)
+
+    cells = {
+        str(name).replace("_", " "): [text(v, formats[name]) for v in table[name].tolist()] for name in table
     }
-    return pd.DataFrame(text).astype(object)
-
-
-def _data_uri(picture: Path) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode('ascii')}"
-
-
-def _text(value: object, column: str) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    if isinstance(value, float | np.floating):
-        return f"{value:.3f}" if np.isfinite(value) else "–"
-    if isinstance(value, int | np.integer):
-        return f"{value:+,}" if column.endswith("change") else f"{value:,}"
-    return str(value)
+    return pd.DataFrame(cells, dtype=object)
