@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -38,6 +37,7 @@ from facenet2expnet.experiment.run import (
 )
 from facenet2expnet.experiment.significance import compare_paired
 from facenet2expnet.experiment.speed import measure
+from facenet2expnet.experiment.variants import Variant, spell_doubles, training_key, vary
 from facenet2expnet.files import atomic_path, write_atomic, write_json
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.recipe import Recipe
@@ -47,34 +47,8 @@ from facenet2expnet.training.device import choose_device
 FORMAT = "facenet2expnet-ablation-2"
 RECORD = "ablation.json"
 STOPPED = "stopped.txt"
-PICTURES, RECIPE = "pictures", "recipe"
-DOUBLING = ".."
-
-_UNUSED: Mapping[str, tuple[str, ...]] = {
-    "fine-tune": ("name", "expnet", "stage1", "stage2", "scratch"),
-    "scratch": ("name", "fine_tune", "stage1", "stage2"),
-    "fn2en": ("name", "scratch"),
-}
-"""The sections of a recipe that a method does not use: trainings that differ only there are the same."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the table, before it is trained.
-
-    Attributes:
-        axis: what is changed: the first dotted name of the change, "pictures" or "recipe"; empty for the base recipe.
-        value: the rest of the change, as text.
-        recipe: every number.
-        pictures: how many to train on; None for all of the fold's training part.
-    """
-
-    axis: str
-    value: str
-    recipe: Recipe
-    pictures: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +123,7 @@ def ablate(
     dataset = load_pictures(data, base, progress)
     chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     smallest = min(len(split.train) for split in chosen.splits)
-    variants = [spelled for variant in variants for spelled in _doubled(variant, smallest)]
+    variants = [spelled for variant in variants for spelled in spell_doubles(variant, smallest)]
     inputs = prepare_inputs(dataset, chosen, base)
     rows = _rows(variants, methods, seeds, dataset, chosen, out)
     about = describe(inputs, base, compute, earlier)
@@ -163,69 +137,16 @@ def ablate(
         "classes": list(dataset.manifest.classes),
         "skipped": len(dataset.skipped),
     }
-    about["pixels"] = (earlier or {}).get("pixels", {})
+    about["pixels"] = _pixels(variants, data, dataset, progress)
+    before = (earlier or {}).get("pixels", {})
+    if any(before.get(key, pixels) != pixels for key, pixels in about["pixels"].items()):
+        raise UserError(f"{out}: was begun with other pictures under the same names; choose another --out")
+    about["pixels"] = before | about["pixels"]
     with run_folder(out / RECORD, earlier, about):
         write_inputs(out, inputs, base)
         _train(rows, data, dataset, compute, about, out, progress)
         _conclude(rows, about, out, compute)
     return out
-
-
-def vary(base: Recipe, changes: Sequence[str], settings: Sequence[str] = ()) -> list[Variant]:
-    """Give the base recipe and its variants, each once.
-
-    Args:
-        base: the recipe.
-        changes, settings: see `ablate`.
-    Raises:
-        UserError: If nothing is changed, or a change is one that the recipe can't take.
-    """
-    if not changes:
-        raise UserError(
-            "nothing is varied, expected one change or more, as stage2.soft_labels=0 or pictures=250.."
-        )
-    variants = [Variant("", "", base)]
-    for change in dict.fromkeys(changes):
-        axis, equals, value = change.partition("=")
-        axis, value = axis.strip(), value.strip()
-        if not equals:
-            raise UserError(f"'{change}' changes nothing, expected e.g. stage2.soft_labels=0")
-        if axis == PICTURES:
-            count = value.removesuffix(DOUBLING)
-            if not count.isdecimal() or int(count) < 1:
-                raise UserError(f"pictures is '{value}', expected a number of training pictures")
-            variants.append(Variant(axis, value, base, int(count)))
-        elif axis == RECIPE:
-            variants.append(Variant(axis, value, recipes.override(recipes.load(value), settings)))
-        else:
-            variants.append(Variant(axis, value, recipes.override(base, change.split(" & "))))
-    return variants
-
-
-def training_key(method: str, recipe: Recipe) -> str:
-    """Give a hash of all that a method's training depends on in a recipe; numbers at their default don't count."""
-    values, default = recipes.to_dict(recipe), recipes.to_dict(Recipe())
-    for section in _UNUSED[method]:
-        values.pop(section)
-    if method == "fine-tune":
-        values["face_net"].pop("tap")
-    if recipe.needs_validation:  # a stage elsewhere may keep a validation part out of this one too
-        values["validation"] = recipe.val_fraction
-    own = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            value = {key: number for key, number in value.items() if number != default[name].get(key)}
-        if value != default.get(name):
-            own[name] = value
-    return sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def _doubled(variant: Variant, most: int) -> list[Variant]:
-    """Spell "250.." out: the number and its doubles up to `most`."""
-    if not variant.value.endswith(DOUBLING) or not variant.pictures or variant.pictures > most:
-        return [variant]
-    counts = [variant.pictures * 2**n for n in range(math.floor(math.log2(most / variant.pictures)) + 1)]
-    return [replace(variant, value=str(count), pictures=count) for count in counts]
 
 
 def _rows(
@@ -290,7 +211,6 @@ def _train(
         groups.setdefault(group, []).append((job, recipe))
     stopped = {row.name for row in rows if row.stopped()}
     read, number = rows[0].variant.recipe.crop, 0
-    _check_pixels(dataset, read, about, out)
     for group in sorted(groups):
         for job, recipe in sorted(groups[group], key=lambda item: METHODS.index(item[0].method)):
             number += 1
@@ -298,7 +218,6 @@ def _train(
                 continue
             if recipe.crop != read:
                 dataset, read = load_pictures(data, recipe, progress), recipe.crop
-                _check_pixels(dataset, read, about, out)
             try:
                 job = replace(job, number=number, total=len(planned))
                 run_job(job, dataset, recipe, device, model_metadata(about, recipe), progress)
@@ -309,16 +228,36 @@ def _train(
         shutil.rmtree(out / "trainings" / "views", ignore_errors=True)
 
 
-def _check_pixels(dataset: Dataset, crop: Any, about: dict[str, Any], out: Path) -> None:
-    """Refuse pictures that are not those of the trainings that are there already; remember their hash."""
-    if dataset.manifest.sha256() != about["manifest"]["sha256"]:
-        raise UserError(
-            f"{about['manifest']['name']}: other pictures can be read at this crop; leave this change out"
-        )
-    key, pixels = sha256(repr(crop).encode()).hexdigest()[:10], dataset.pixels_sha256()
-    if about["pixels"].setdefault(key, pixels) != pixels:
-        raise UserError(f"{out}: was begun with other pictures under the same names; choose another --out")
-    write_json(out / RECORD, about)
+def _pixels(
+    variants: Sequence[Variant],
+    data: str | Path | Manifest,
+    dataset: Dataset,
+    progress: Progress | None,
+) -> dict[str, str]:
+    """Read the pictures at every crop that a variant needs, one crop in memory at a time; give a hash of each.
+
+    Raises:
+        UserError: If a variant's pictures can't be read, or are others than the base recipe's.
+    """
+    found = {_crop_key(variants[0].recipe): dataset.pixels_sha256()}
+    for variant in variants:
+        if (key := _crop_key(variant.recipe)) in found:
+            continue
+        try:
+            read = load_pictures(data, variant.recipe, progress)
+        except UserError as error:
+            raise UserError(f"{variant.axis}={variant.value}: {error}; or leave this change out") from error
+        if read.manifest.sha256() != dataset.manifest.sha256():
+            raise UserError(
+                f"{variant.axis}={variant.value}: {len(read.manifest)} pictures can be read, expected the "
+                f"{len(dataset.manifest)} of the base recipe, since all variants share them; leave this change out"
+            )
+        found[key] = read.pixels_sha256()
+    return found
+
+
+def _crop_key(recipe: Recipe) -> str:
+    return sha256(repr(recipe.crop).encode()).hexdigest()[:10]
 
 
 def _conclude(rows: Sequence[Row], about: dict[str, Any], out: Path, device: torch.device) -> None:

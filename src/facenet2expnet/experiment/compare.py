@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -39,6 +40,8 @@ from facenet2expnet.training.device import choose_device
 
 RECORD = "run.json"
 FORMAT = "facenet2expnet-run-2"
+
+log = logging.getLogger(__name__)
 
 
 def compare(
@@ -83,7 +86,7 @@ def compare(
     started = time.monotonic()
     check_methods_and_seeds(methods, seeds)
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    earlier = _begin(Path(out), recipe, methods, threads, resume)
+    earlier, notes = _begin(Path(out), recipe, methods, threads, resume)
     dataset = load_pictures(data, recipe, progress)
     chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
@@ -93,7 +96,7 @@ def compare(
         inputs, recipe, compute, earlier, kind="compare", methods=list(methods), seeds=list(seeds)
     )
     about |= {"format": FORMAT, "kind": "compare", "methods": list(methods), "seeds": list(seeds)}
-    _run(Path(out), inputs, jobs, recipe, compute, earlier, about, started, progress)
+    _run(Path(out), inputs, jobs, recipe, compute, earlier, about | {"notes": notes}, started, progress)
     return Path(out)
 
 
@@ -128,7 +131,7 @@ def train(
     started = time.monotonic()
     check_methods_and_seeds([method], [seed])
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    earlier = _begin(Path(out), recipe, [method], threads, resume)
+    earlier, notes = _begin(Path(out), recipe, [method], threads, resume)
     dataset = load_pictures(data, recipe, progress)
     if holdout:
         chosen = splits.choose(dataset.manifest, protocol, _affordable_folds(dataset.manifest))
@@ -140,19 +143,23 @@ def train(
     compute = choose_device(device)
     about = describe(inputs, recipe, compute, earlier, kind="train", methods=[method], seeds=[seed])
     about |= {"format": FORMAT, "kind": "train", "methods": [method], "seeds": [seed]}
-    _run(Path(out), inputs, jobs, recipe, compute, earlier, about, started, progress)
+    _run(Path(out), inputs, jobs, recipe, compute, earlier, about | {"notes": notes}, started, progress)
     return Path(out)
 
 
 def _begin(
     out: Path, recipe: Recipe, methods: Sequence[str], threads: int | None, resume: bool
-) -> dict[str, Any] | None:
-    """Check what can be checked before the pictures are read; give the record of an earlier run."""
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Check what can be checked before the pictures are read.
+
+    Returns:
+        The record of an earlier run, and what was assumed when the face net's weights were read.
+    """
     earlier = earlier_record(out / RECORD, "a run", resume=resume)
     if threads := earlier["threads"] if earlier else threads:
         torch.set_num_threads(threads)
-    stages.check(recipe, fine_tunes="fine-tune" in methods)
-    return earlier
+    info = stages.check(recipe, fine_tunes="fine-tune" in methods)
+    return earlier, list(info.notes)
 
 
 def _run(
@@ -175,6 +182,8 @@ def _run(
 
     with run_folder(out / RECORD, earlier, about):
         write_inputs(out, inputs, recipe)
+        for note in about["notes"]:
+            log.info("%s", note)
         metadata = model_metadata(about, recipe)
         for job in jobs:
             run_job(job, inputs.dataset, recipe, device, metadata, progress)

@@ -193,7 +193,7 @@ def run_folder(record: Path, earlier: Mapping[str, Any] | None, about: dict[str,
 
 
 def write_inputs(folder: Path, inputs: Inputs, recipe: Recipe) -> None:
-    """Write what the jobs of a run share, before the first of them, and log what a reader of the results should know."""
+    """Write what the jobs of a run share, and log what a reader of the results should know."""
     dataset = inputs.dataset
     recipes.save(recipe, folder / "recipe.toml")
     dataset.manifest.save(folder / "manifest.csv")

@@ -222,7 +222,7 @@ class Stage2(ClassifyStage):
                 teacher_features,
             )
         index = views.draw(examples)
-        crops, features = self.teaching.cached(index, with_features=bool(recipe.distil_weight))
+        crops, teacher_features = self.teaching.cached(index, with_features=bool(recipe.distil_weight))
         targets = self.data.targets
         return Batch(
             crops,
@@ -230,7 +230,7 @@ class Stage2(ClassifyStage):
             targets[self._on_device(views.partners[index])],
             self._on_device(views.weights[index]),
             self._on_device(views.scores[index]) if recipe.soft_labels else None,
-            features,
+            teacher_features,
         )
 
     def _on_device(self, values: np.ndarray) -> Tensor:

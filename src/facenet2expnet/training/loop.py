@@ -52,7 +52,10 @@ class Stage(Protocol):
     """What `fit` needs to know of a stage."""
 
     name: str
-    module: nn.Module
+
+    @property
+    def module(self) -> nn.Module:
+        """What learns; its weights are those of the checkpoints."""
 
     @property
     def recipe(self) -> StageRecipe:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from facenet2expnet.training.statistics import check_finite
 
 BATCH = 64
 LARGEST_HALF = 65_504.0
+
+Shapes = dict[str, tuple[tuple[int, ...], type[Any]]]
+"""File name -> shape and type of its array."""
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +165,7 @@ def cache_views(
     teacher.eval()
     crop_px = augment.crop_px
     features = teacher.with_taps(centre_crop(data.stored(torch.arange(1)), crop_px).float(), [tap])[1][0]
-    shapes = {
+    shapes: Shapes = {
         "crops": ((len(data), count, 3, crop_px, crop_px), np.uint8),
         "features": ((len(data), count, *features.shape[1:]), np.float16),
         "scores": ((len(data), count, data.classes), np.float32),
@@ -207,7 +211,7 @@ def _fill(
     data: TrainingSet,
     tap: str,
     augment: Augment,
-    files: dict[str, np.ndarray],
+    files: dict[str, np.memmap],
     mixed: float,
     seed: int,
     precision: str,
@@ -246,7 +250,7 @@ def _fill(
             progress(stop, len(data))
 
 
-def _create_files(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]]) -> dict[str, np.ndarray]:
+def _create_files(folder: Path, shapes: Shapes) -> dict[str, np.memmap]:
     """Create the files at full size: writing to a mapped hole on a full disk would kill the process."""
     needed = sum(
         int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize for shape, kind in shapes.values()
@@ -258,7 +262,7 @@ def _create_files(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type]])
             f"{folder.parent}: the teacher's views need {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; make "
             "room, or lower stage1.cached_views (0 runs the teacher in every step)"
         )
-    files: dict[str, np.ndarray] = {}
+    files: dict[str, np.memmap] = {}
     for name, (shape, kind) in shapes.items():
         path = folder / f"{name}.npy"
         files[name] = np.lib.format.open_memmap(path, "w+", kind, shape)
