@@ -22,7 +22,7 @@ import tiny
 from facenet2expnet import recipe as recipes
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.data import bundled
-from facenet2expnet.experiment.ablation import PICTURES, RECIPE, vary
+from facenet2expnet.experiment.variants import PICTURES, RECIPE, vary
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
