@@ -212,11 +212,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: No
     monkeypatch.chdir(tmp_path)
     sample, table = bundled.sample_folder(), bundled.read_sample()
     for name in tiny.CLASSES:
-        for number, image in enumerate(table.loc[table["label"] == name, "image"].iloc[:12]):
-            for folder in ("faces", "others", "new-faces"):
-                path = tmp_path / folder / name / f"{number}.jpg"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.open(sample / image).convert("RGB").save(path)
+        for number, image in enumerate(table.loc[table["label"] == name, "image"].iloc[:36]):
+            path = tmp_path / ("faces", "others", "new-faces")[number // 12] / name / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(sample / image).convert("RGB").save(path)
     few = table[table["subject"].isin(sorted(set(table["subject"]))[:8])].copy()
     few["image"] = [str(sample / image) for image in few["image"]]
     few.to_csv(tmp_path / "faces.csv", index=False)
