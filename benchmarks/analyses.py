@@ -37,13 +37,13 @@ def main() -> None:
     found = {name: TopActivations(units, TOP, CLASSES) for name, units in UNITS.items()}
     search_s, started = 0.0, time.perf_counter()
     for first, outputs in _batches(arguments.network, arguments.pictures, generator):
-        begun = time.perf_counter()
+        search_started = time.perf_counter()
         for name, values in outputs.items():
             found[name].update(values, labels[first : first + len(values)])
-        search_s += time.perf_counter() - begun
-    begun = time.perf_counter()
+        search_s += time.perf_counter() - search_started
+    search_started = time.perf_counter()
     means = {name: float(label_entropy(top.class_shares().numpy()).mean()) for name, top in found.items()}
-    search_s += time.perf_counter() - begun
+    search_s += time.perf_counter() - search_started
     result = {
         "pictures": arguments.pictures,
         "network": arguments.network,
