@@ -65,8 +65,11 @@ def links() -> Iterator[tuple[Path, str]]:
 
 
 def commands() -> Iterator[tuple[Path, str, bool]]:
-    """Page, command, and whether it is complete: a command in running text may leave its arguments out."""
-    for page in PAGES:
+    """Page, command, and whether it is complete: a command in running text may leave its arguments out.
+
+    The changelog is left out: it names commands of earlier versions.
+    """
+    for page in (page for page in PAGES if page.name != "CHANGELOG.md"):
         prose, code = prose_and_code(page)
         for line in code:
             if match := PROGRAM.match(line):
