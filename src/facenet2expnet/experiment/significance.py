@@ -1,0 +1,235 @@
+"""Test whether two methods differ, counting chance in training as well as the choice of test subjects.
+
+A training is one fold with one seed. Resampling subjects alone takes the spread between trainings for a difference of
+methods: with equal methods, trainings that spread by 1 point and 3,575 pictures, a third of such tests come out below
+p = 0.05. `tests/experiment/test_significance.py` measures that rate for the test used here: at most 7 %.
+
+The folds of a cross-validation share training pictures, so no interval covers other training data altogether.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+TEST = "t test with the variance between trainings and between test units"
+
+
+@dataclass(frozen=True, eq=False)
+class FoldScores:
+    """The accuracies of two methods on the test units (subjects or pictures) of one fold.
+
+    Attributes:
+        units: (U,) number of each unit, the same in every fold that tests it.
+        pictures: (U,) pictures of each unit in this fold.
+        scores: (2, S, U) accuracy in 0..1 of both methods in S trainings.
+    """
+
+    units: Ints
+    pictures: Ints
+    scores: Floats
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """The difference of two methods on the same pictures.
+
+    Attributes:
+        difference: accuracy of `first` minus `second`, in -1..1; the mean over units, so each subject counts the same.
+        low, high: the 95 % interval; None with fewer than two units.
+        p_value: two-sided; None where the spread between trainings is not known, see `reason`.
+        unit: "subject"; "picture" where no subject is known; "subject or picture" where some are.
+        trainings: trainings of each method.
+        test: name of the test, "" without a p value.
+        covers: a sentence on what the interval covers.
+        reason: a sentence on why there is no p value, else "".
+        unpaired: predictions left out because another training of the fold has none of that picture.
+        p_holm: the p value after Holm's correction for all pairs; only from `compare_all`.
+    """
+
+    first: str
+    second: str
+    difference: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    unit: str
+    units: int
+    trainings: int
+    test: str
+    covers: str
+    reason: str
+    unpaired: int
+    p_holm: float | None = None
+
+
+def compare_all(predictions: pd.DataFrame) -> list[PairedComparison]:
+    """Compare every pair of methods, the later in the table minus the earlier, with Holm-corrected p values."""
+    methods = list(pd.unique(predictions["method"]))
+    pairs = [(later, earlier) for number, later in enumerate(methods) for earlier in methods[:number]]
+    found = [compare_paired(predictions, *pair) for pair in pairs]
+    adjusted = iter(holm([one.p_value for one in found if one.p_value is not None]))
+    return [one if one.p_value is None else replace(one, p_holm=next(adjusted)) for one in found]
+
+
+def compare_paired(predictions: pd.DataFrame, first: str, second: str) -> PairedComparison:
+    """Compare two methods on the pictures that all trainings of both predicted; see `estimate_difference`.
+
+    Args:
+        predictions: columns image, fold, seed, method, truth, predicted, and subject where known.
+        first: a method.
+        second: the method that is subtracted.
+    Raises:
+        ValueError: If the methods share no picture, or one has two predictions of a picture in one training.
+    """
+    folds, unit = _fold_scores(predictions, first, second)
+    units = len(np.unique(np.concatenate([fold.units for fold in folds])))
+    trainings = sum(fold.scores.shape[1] for fold in folds)
+    used = sum(2 * fold.scores.shape[1] * int(fold.pictures.sum()) for fold in folds)
+    difference, variance, degrees = estimate_difference(folds)
+    error, low, high, p_value, reason = float(np.sqrt(variance)), None, None, None, ""
+    if degrees:
+        half = error * float(stats.t.ppf(0.975, degrees))
+        low, high = difference - half, difference + half
+    covers = f"The interval covers the choice of {units:,} {unit.replace('subject or', 'subjects or')}s"
+    covers += (
+        f" and chance in {trainings} trainings of each method."
+        if trainings > 1
+        else ", not chance in training."
+    )
+    if trainings == 1:
+        reason = "One training of each method shows no spread between trainings: use more seeds or folds."
+    elif not degrees or (error == 0 and difference != 0):
+        reason = "All trainings and test units show the same difference, so its spread is not known."
+    else:
+        p_value = float(2 * stats.t.sf(abs(difference) / error, degrees)) if error else 1.0
+    return PairedComparison(
+        first,
+        second,
+        difference,
+        low=low,
+        high=high,
+        p_value=p_value,
+        unit=unit,
+        units=units,
+        trainings=trainings,
+        test="" if p_value is None else TEST,
+        covers=covers,
+        reason=reason,
+        unpaired=int(predictions["method"].isin([first, second]).sum()) - used,
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of several p values, in the order given; none gets smaller."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    p[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return [float(value) for value in p]
+
+
+def estimate_difference(folds: Sequence[FoldScores]) -> tuple[float, float, float]:
+    """Estimate the mean difference over units, first minus second, and its variance over trainings and units.
+
+    - Several seeds in each fold: the variance has a part for trainings, a part for units, minus their interaction
+      (two-way random effects). Trainings of two methods are independent even at one seed, so the first part is
+      Welch's sum of both methods' variances. Where both start from one fine-tuned face net, this is cautious. The
+      result is at least as large as each part alone, and as the variance that the folds' differences show.
+    - Several folds with one seed: the variance between the folds, which holds trainings and units alike.
+    - One training: the variance between units.
+
+    Returns:
+        Difference in -1..1, its variance, and the degrees of freedom for Student's t (Satterthwaite's); 0 with fewer
+        than two units.
+    Source: Clark, The language-as-fixed-effect fallacy, 1973; Cameron, Gelbach and Miller, Robust inference with
+        multiway clustering, 2011.
+    """
+    sizes, seeds = [len(fold.units) for fold in folds], [fold.scores.shape[1] for fold in folds]
+    cell_fold = np.repeat(np.arange(len(folds)), sizes)  # a cell is a unit in a fold
+    cell_unit = np.unique(np.concatenate([fold.units for fold in folds]), return_inverse=True)[1]
+    pictures = np.concatenate([fold.pictures for fold in folds])
+    units = int(cell_unit.max()) + 1
+    weights = (
+        pictures / np.bincount(cell_unit, pictures)[cell_unit] / units
+    )  # sum to 1, and to 1 / units per unit
+    cells = np.concatenate([fold.scores[0].mean(axis=0) - fold.scores[1].mean(axis=0) for fold in folds])
+    difference = float(weights @ cells)
+    if units < 2:
+        return difference, 0.0, 0.0
+
+    deviations = weights * (cells - difference)
+    between_units = _between(deviations, weights, cell_unit)
+    repeated = max(
+        0.0, between_units - _between(deviations, weights, np.arange(len(cells)))
+    )  # units in several folds
+    between_folds = _between(deviations, weights, cell_fold) + repeated if len(folds) > 1 else 0.0
+    if len(folds) == 1 and seeds[0] == 1:
+        return difference, between_units, units - 1.0
+    if min(seeds) == 1:
+        return difference, between_folds, len(folds) - 1.0
+
+    of_training, interaction = np.zeros(2), 0.0
+    for number, (fold, size, count) in enumerate(zip(folds, sizes, seeds, strict=True)):
+        weight = weights[cell_fold == number]
+        totals = fold.scores @ weight  # (2, S)
+        of_training += totals.var(axis=1, ddof=1) / count
+        effects = (totals - totals.mean(axis=1, keepdims=True)) / weight.sum()
+        rest = fold.scores - fold.scores.mean(axis=1, keepdims=True) - effects[:, :, None]
+        interaction += float(((weight * rest) ** 2).sum()) / (count * (count - 1)) * size / max(1, size - 1)
+    centres = np.bincount(cell_fold, weights * cells) / np.bincount(cell_fold, weights)
+    of_unit = _between(weights * (cells - centres[cell_fold]), weights, cell_unit)
+    of_unit *= (len(cells) - 1) / max(1, len(cells) - len(folds))
+    of_both = float(of_training.sum())
+    within = max(of_both, of_unit, of_both + of_unit - interaction)
+    excess, free = max(0.0, between_folds - within), sum(seeds) - len(folds)
+    terms = float((of_training**2).sum()) / free + of_unit**2 / units + interaction**2 / (2 * free * units)
+    terms += excess**2 / max(1, len(folds) - 1)
+    variance = within + excess
+    return difference, variance, min(variance**2 / terms, units - 1.0) if terms else units - 1.0
+
+
+def _between(deviations: Floats, weights: Floats, clusters: Ints) -> float:
+    """The variance of a weighted mean from its centred parts, which are independent between clusters only."""
+    sums, shares = np.bincount(clusters, deviations), np.bincount(clusters, weights)
+    return float((sums**2 / np.maximum(1 - shares, 1e-12)).sum())
+
+
+def subjects(predictions: pd.DataFrame) -> pd.Series:
+    """The subject of each row as text, "" where it is not known."""
+    if "subject" not in predictions:
+        return pd.Series("", index=predictions.index)
+    return predictions["subject"].astype(object).where(predictions["subject"].notna(), "").astype(str)
+
+
+def _fold_scores(predictions: pd.DataFrame, first: str, second: str) -> tuple[list[FoldScores], str]:
+    """The scores of two methods in each fold, and the name of the unit."""
+    rows = predictions[predictions["method"].isin([first, second])]
+    subject = subjects(rows)
+    blank = subject == ""
+    unit = "picture" if blank.all() else "subject or picture" if blank.any() else "subject"
+    owners = ("picture " + rows["image"].astype(str)).where(blank, "subject " + subject)
+    correct = (rows["truth"].astype(str) == rows["predicted"].astype(str)).astype(float)
+    rows = rows[["fold", "image", "method", "seed"]].assign(unit=pd.factorize(owners)[0], correct=correct)
+    found = []
+    for _, part in rows.groupby("fold"):
+        table = part.pivot(index=["unit", "image"], columns=["method", "seed"], values="correct")
+        seeds = [set(table[method].columns) if method in table else set() for method in (first, second)]
+        common = sorted(seeds[0] & seeds[1])
+        table = table[[(method, seed) for method in (first, second) for seed in common]].dropna()
+        if len(table) and common:
+            by_unit = table.groupby(level="unit")
+            sizes, means = by_unit.size(), by_unit.mean().to_numpy(np.float64)
+            scores = means.T.reshape(2, len(common), -1)
+            found.append(FoldScores(sizes.index.to_numpy(), sizes.to_numpy(), scores))
+    if not found:
+        raise ValueError(f"paired comparison: '{first}' and '{second}' have no picture in common")
+    return found, unit
