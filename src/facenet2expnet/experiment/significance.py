@@ -45,7 +45,7 @@ class PairedComparison:
 
     Attributes:
         difference: accuracy of `first` minus `second`, in -1..1; the mean over units, so each subject counts the same.
-        low, high: the 95 % interval; None with fewer than two units.
+        low, high: the 95 % interval; None where no spread is known, as with one unit.
         p_value: two-sided; None where the spread between trainings is not known, see `reason`.
         unit: "subject"; "picture" where no subject is known; "subject or picture" where some are.
         trainings: trainings of each method.
@@ -97,18 +97,16 @@ def compare_paired(predictions: pd.DataFrame, first: str, second: str) -> Paired
     used = sum(2 * fold.scores.shape[1] * int(fold.pictures.sum()) for fold in folds)
     difference, variance, degrees = estimate_difference(folds)
     error, low, high, p_value, reason = float(np.sqrt(variance)), None, None, None, ""
-    if degrees:
+    choice = f"the choice of the {units:,} {unit.replace('subject or', 'subjects or')}s"
+    covers = f"The interval covers {choice} and chance in {trainings} trainings of each method."
+    known = degrees > 0 and (error > 0 or difference == 0)
+    if known:
         half = error * float(stats.t.ppf(0.975, degrees))
         low, high = difference - half, difference + half
-    covers = f"The interval covers the choice of {units:,} {unit.replace('subject or', 'subjects or')}s"
-    covers += (
-        f" and chance in {trainings} trainings of each method."
-        if trainings > 1
-        else ", not chance in training."
-    )
     if trainings == 1:
+        covers = f"The interval covers {choice} only, not chance in training."
         reason = "One training of each method shows no spread between trainings: use more seeds or folds."
-    elif not degrees or (error == 0 and difference != 0):
+    elif not known:
         reason = "All trainings and test units show the same difference, so its spread is not known."
     else:
         p_value = float(2 * stats.t.sf(abs(difference) / error, degrees)) if error else 1.0
