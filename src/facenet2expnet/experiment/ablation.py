@@ -29,7 +29,7 @@ from facenet2expnet.experiment.job import (
     epochs_of,
     with_calibration,
 )
-from facenet2expnet.experiment.metrics import paired_test, scores_of_method
+from facenet2expnet.experiment.metrics import scores_of_method
 from facenet2expnet.experiment.provenance import (
     command_line,
     device_name,
@@ -49,6 +49,7 @@ from facenet2expnet.experiment.run import (
     train_one,
     write_beginning,
 )
+from facenet2expnet.experiment.significance import compare_paired
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.experiment.variants import Axis, Variant, doubled, vary, with_steps
 from facenet2expnet.files import write_atomic
@@ -430,7 +431,7 @@ def _scores(
     last = stage1.groupby(["seed", "fold"]).tail(1)
     job, crop_px = items[0].job, items[0].variant.recipe.crop.crop_px
     size = asdict(measure(method, load_model(job.folder / "model").module, crop_px, fabric.device))
-    test = asdict(paired_test(every, name, base)) if number and base in set(every["method"]) else {}
+    test = asdict(compare_paired(every, name, base)) if number and base in set(every["method"]) else {}
     return {
         "accuracy": scores["mean"]["accuracy"],
         "spread": math.nan if spread is None else spread,
