@@ -20,13 +20,8 @@ Ints = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 
-SCORES = (
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-    "negative_log_likelihood",
-    "expected_calibration_error",
-)
+CALIBRATION_SCORES = ("negative_log_likelihood", "expected_calibration_error")
+SCORES = ("accuracy", "balanced_accuracy", "macro_f1", *CALIBRATION_SCORES)
 """The scores of a training in `summarise`, in the order of the tables."""
 
 PROBABILITY_FLOOR = 1e-12
@@ -34,14 +29,14 @@ PROBABILITY_FLOOR = 1e-12
 
 
 def confusion(
-    truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]
+    truth: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence[Any]
 ) -> npt.NDArray[np.int64]:
     """Count the pictures of each true class (rows) by predicted class (columns), (K, K).
 
     Args:
-        truth: (N,) class names, N >= 1.
-        predicted: (N,) class names.
-        classes: the K names in order.
+        truth: (N,) class names or numbers, N >= 1.
+        predicted: (N,) likewise.
+        classes: the K names or numbers in order.
     Raises:
         ValueError: If the lengths differ, there are no pictures, or no truth is one of the classes.
     """
@@ -151,14 +146,15 @@ def _arrays(rows: pd.DataFrame, classes: Sequence[str]) -> tuple[Floats, Ints, I
 def scores_of_method(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, Any]:
     """Compute one method's part of `summarise` from its predictions."""
     runs = []
-    for (fold, seed), part in rows.groupby(["fold", "seed"], sort=False):
+    for (fold, _), part in rows.groupby(["fold", "seed"], sort=False):
         found = scores_of(*_arrays(part, classes))
-        runs.append({"fold": str(fold), "seed": int(seed), "pictures": len(part), **found})
+        runs.append({"fold": str(fold), "seed": int(part["seed"].iloc[0]), "pictures": len(part), **found})
     table = pd.DataFrame(runs)
     per_fold = table.groupby("fold", sort=False)[list(SCORES)].mean()
     per_seed = table.groupby("seed", sort=False)[list(SCORES)].mean()
     probabilities, predicted, truth = _arrays(rows, classes)
     pooled = scores_of(probabilities, predicted, truth)
+    counts = confusion(truth, predicted, range(len(classes)))
     by_class = zip(classes, *_per_class(truth, predicted, len(classes)), strict=True)
     method = {
         "folds": len(per_fold),
@@ -167,13 +163,7 @@ def scores_of_method(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
         "mean": per_fold.mean().to_dict(),
         "std": per_fold.std(ddof=1).to_dict(),
         "std_over_seeds": per_seed.std(ddof=1).to_dict(),
-        "pooled": {
-            "pictures": len(rows),
-            **pooled,
-            "confusion": confusion(
-                rows["truth"].astype(str), rows["predicted"].astype(str), classes
-            ).tolist(),
-        },
+        "pooled": {"pictures": len(rows), **pooled, "confusion": counts.tolist()},
         "per_class": [
             {"class": name, "pictures": int(pictures), "recall": recall, "precision": precision, "f1": f1}
             for name, precision, recall, f1, pictures in by_class
@@ -187,8 +177,8 @@ def scores_of_method(rows: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
         by_training = rows.groupby(["fold", "seed"], sort=False)["temperature"]
         method["scaling"] = {
             "temperatures": [float(part.iloc[0]) for _, part in by_training],
-            "before": {name: before[name] for name in SCORES[3:]},
-            "after": {name: pooled[name] for name in SCORES[3:]},
+            "before": {name: before[name] for name in CALIBRATION_SCORES},
+            "after": {name: pooled[name] for name in CALIBRATION_SCORES},
         }
     return method
 

@@ -138,11 +138,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def estimate_difference(folds: Sequence[FoldScores]) -> tuple[float, float, float]:
     """Estimate the mean difference over units, first minus second, and its variance over trainings and units.
 
-    - Several seeds in each fold: the variance has a part for trainings, a part for units, minus their interaction
-      (two-way random effects). Trainings of two methods are independent even at one seed, so the first part is
-      Welch's sum of both methods' variances. Where both start from one fine-tuned face net, this is cautious. The
-      result is at least as large as each part alone, and as the variance that the folds' differences show.
-    - Several folds with one seed: the variance between the folds, which holds trainings and units alike.
+    - Several seeds in each fold: the variance within folds is the part of the trainings plus the part of the units
+      minus their interaction (two-way random effects). Trainings of two methods are independent even with one seed,
+      so the first part is Welch's sum of both methods' variances; this is cautious where both start from one
+      fine-tuned face net. The result is at least each part alone, and the variance that the folds' differences show.
+    - Several folds with one seed: the variance between folds, which holds trainings and units alike.
     - One training: the variance between units.
 
     Returns:
@@ -151,54 +151,60 @@ def estimate_difference(folds: Sequence[FoldScores]) -> tuple[float, float, floa
     Source: Clark, The language-as-fixed-effect fallacy, 1973; Cameron, Gelbach and Miller, Robust inference with
         multiway clustering, 2011.
     """
-    sizes, seeds = [len(fold.units) for fold in folds], [fold.scores.shape[1] for fold in folds]
-    cell_fold = np.repeat(np.arange(len(folds)), sizes)  # a cell is a unit in a fold
+    # A cell is a unit in a fold; cells of one fold follow each other. The weights of a unit's cells sum to 1 / units.
+    cell_fold = np.repeat(np.arange(len(folds)), [len(fold.units) for fold in folds])
     cell_unit = np.unique(np.concatenate([fold.units for fold in folds]), return_inverse=True)[1]
     pictures = np.concatenate([fold.pictures for fold in folds])
     units = int(cell_unit.max()) + 1
-    weights = (
-        pictures / np.bincount(cell_unit, pictures)[cell_unit] / units
-    )  # sum to 1, and to 1 / units per unit
+    weights = pictures / np.bincount(cell_unit, pictures)[cell_unit] / units
     cells = np.concatenate([fold.scores[0].mean(axis=0) - fold.scores[1].mean(axis=0) for fold in folds])
-    difference = float(weights @ cells)
+    difference, trainings = float(weights @ cells), [fold.scores.shape[1] for fold in folds]
     if units < 2:
         return difference, 0.0, 0.0
 
-    deviations = weights * (cells - difference)
-    between_units = _between(deviations, weights, cell_unit)
-    repeated = max(
-        0.0, between_units - _between(deviations, weights, np.arange(len(cells)))
-    )  # units in several folds
-    between_folds = _between(deviations, weights, cell_fold) + repeated if len(folds) > 1 else 0.0
-    if len(folds) == 1 and seeds[0] == 1:
+    between_units, between_cells, between_folds = (
+        _variance(weights * (cells - difference), weights, clusters)
+        for clusters in (cell_unit, np.arange(len(cells)), cell_fold)
+    )
+    if trainings == [1]:
         return difference, between_units, units - 1.0
-    if min(seeds) == 1:
+    between_folds += max(0.0, between_units - between_cells)  # 0 if every unit is tested in one fold only
+    if min(trainings) == 1:
         return difference, between_folds, len(folds) - 1.0
 
-    of_training, interaction = np.zeros(2), 0.0
-    for number, (fold, size, count) in enumerate(zip(folds, sizes, seeds, strict=True)):
-        weight = weights[cell_fold == number]
-        totals = fold.scores @ weight  # (2, S)
-        of_training += totals.var(axis=1, ddof=1) / count
-        effects = (totals - totals.mean(axis=1, keepdims=True)) / weight.sum()
-        rest = fold.scores - fold.scores.mean(axis=1, keepdims=True) - effects[:, :, None]
-        interaction += float(((weight * rest) ** 2).sum()) / (count * (count - 1)) * size / max(1, size - 1)
-    centres = np.bincount(cell_fold, weights * cells) / np.bincount(cell_fold, weights)
-    of_unit = _between(weights * (cells - centres[cell_fold]), weights, cell_unit)
-    of_unit *= (len(cells) - 1) / max(1, len(cells) - len(folds))
-    of_both = float(of_training.sum())
-    within = max(of_both, of_unit, of_both + of_unit - interaction)
-    excess, free = max(0.0, between_folds - within), sum(seeds) - len(folds)
-    terms = float((of_training**2).sum()) / free + of_unit**2 / units + interaction**2 / (2 * free * units)
-    terms += excess**2 / max(1, len(folds) - 1)
-    variance = within + excess
-    return difference, variance, min(variance**2 / terms, units - 1.0) if terms else units - 1.0
+    parts = [_parts_within(fold.scores, weights[cell_fold == i]) for i, fold in enumerate(folds)]
+    of_first, of_second, of_units, interaction = np.sum(parts, axis=0)
+    of_trainings, free = of_first + of_second, sum(trainings) - len(folds)
+    variance = max(of_trainings, of_units, of_trainings + of_units - interaction)
+    excess = max(0.0, between_folds - variance) if len(folds) > 1 else 0.0
+    squares = (of_first**2 + of_second**2) / free + of_units**2 / units + interaction**2 / (2 * free * units)
+    squares += excess**2 / max(1, len(folds) - 1)
+    variance = float(variance + excess)
+    return difference, variance, min(variance**2 / float(squares), units - 1.0) if squares else units - 1.0
 
 
-def _between(deviations: Floats, weights: Floats, clusters: Ints) -> float:
-    """The variance of a weighted mean from its centred parts, which are independent between clusters only."""
+def _variance(deviations: Floats, weights: Floats, clusters: Ints) -> float:
+    """The variance of a weighted mean from its centred terms, independent between clusters only."""
     sums, shares = np.bincount(clusters, deviations), np.bincount(clusters, weights)
     return float((sums**2 / np.maximum(1 - shares, 1e-12)).sum())
+
+
+def _parts_within(scores: Floats, weights: Floats) -> list[float]:
+    """The parts of a fold's variance: trainings of the first method, of the second, units, and interaction.
+
+    Args:
+        scores: (2, S, U) with S >= 2.
+        weights: (U,)
+    """
+    count, size = scores.shape[1:]
+    totals, means = scores @ weights, scores.mean(axis=1)  # (2, S), (2, U)
+    of_first, of_second = totals.var(axis=1, ddof=1) / count
+    differences = means[0] - means[1]
+    of_units = weights * (differences - weights @ differences / weights.sum())
+    effects = (totals - totals.mean(axis=1, keepdims=True)) / weights.sum()
+    rest = weights * (scores - means[:, None, :] - effects[:, :, None])
+    scale = size / max(1, size - 1)
+    return [of_first, of_second, scale * (of_units**2).sum(), scale * (rest**2).sum() / (count * (count - 1))]
 
 
 def subjects(predictions: pd.DataFrame) -> pd.Series:
