@@ -21,6 +21,7 @@ from scipy import stats
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
+ROUNDING = 1e-12
 TEST = "t test with the variance between trainings and between test units"
 
 
@@ -96,10 +97,11 @@ def compare_paired(predictions: pd.DataFrame, first: str, second: str) -> Paired
     trainings = sum(fold.scores.shape[1] for fold in folds)
     used = sum(2 * fold.scores.shape[1] * int(fold.pictures.sum()) for fold in folds)
     difference, variance, degrees = estimate_difference(folds)
-    error, low, high, p_value, reason = float(np.sqrt(variance)), None, None, None, ""
+    error = float(np.sqrt(variance)) if variance > ROUNDING**2 else 0.0
+    low, high, p_value, reason = None, None, None, ""
     choice = f"the choice of the {units:,} {unit.replace('subject or', 'subjects or')}s"
     covers = f"The interval covers {choice} and chance in {trainings} trainings of each method."
-    known = degrees > 0 and (error > 0 or difference == 0)
+    known = degrees > 0 and (error > 0 or abs(difference) < ROUNDING)
     if known:
         half = error * float(stats.t.ppf(0.975, degrees))
         low, high = difference - half, difference + half
