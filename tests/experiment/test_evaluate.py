@@ -61,9 +61,7 @@ def test_subjects_are_kept_and_pictures_without_a_label_are_left_out(faces: Path
     assert [row["pictures"] for row in found.metrics["methods"]["model"]["per_subject"]] == [6, 5]
 
 
-def test_one_class_is_enough_and_the_notes_name_what_is_wrong_with_the_data(
-    faces: Path, tmp_path: Path
-) -> None:
+def test_one_class_is_enough_and_the_notes_name_what_is_wrong_with_the_data(tmp_path: Path) -> None:
     happy = tiny.write_faces(tmp_path / "happy", classes=("happiness",))
     Image.open(happy / "happiness" / "00.png").save(happy / "happiness" / "copy.png")
     for number in range(7):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 SEQUENCE_METHODS = ("3DCNN-DAP", "STM-ExpLet", "DTAGN")
@@ -25,11 +26,13 @@ class PublishedRow:
     """One row of a table of the paper.
 
     Attributes:
+        table: its number in the paper, as "III".
         accuracy: in 0..1 (the paper prints percent).
         citation: the paper's reference number; None for its own three methods.
         extra_data: a further dataset that was trained on, or "".
     """
 
+    table: str
     dataset: str
     classes: int
     name: str
@@ -49,31 +52,29 @@ class PublishedRow:
 
 
 TABLES = {
-    "CK+ 6": "CSPL [16] 89.9, AdaGabor [35] 93.3, LBPSVM [36] 95.1, 3DCNN-DAP [21] 92.4, BDBN [19] 96.7, "
+    "III CK+ 6": "CSPL [16] 89.9, AdaGabor [35] 93.3, LBPSVM [36] 95.1, 3DCNN-DAP [21] 92.4, BDBN [19] 96.7, "
     "STM-ExpLet [20] 94.2, DTAGN [22] 97.3, Inception [23] 93.2, LOMo [37] 95.1, PPDN [9] 97.3, FN2EN [] 98.6",
-    "CK+ 8": "AUDN [18] 92.1, Train From Scratch (BN) [] 88.7, VGG Fine-Tune (baseline) [] 89.9, FN2EN [] 96.8",
-    "Oulu-CASIA 6": "HOG 3D [38] 70.63, AdaLBP [28] 73.54, Atlases [39] 75.52, STM-ExpLet [20] 74.59, "
+    "III CK+ 8": "AUDN [18] 92.1, Train From Scratch (BN) [] 88.7, VGG Fine-Tune (baseline) [] 89.9, FN2EN [] 96.8",
+    "IV Oulu-CASIA 6": "HOG 3D [38] 70.63, AdaLBP [28] 73.54, Atlases [39] 75.52, STM-ExpLet [20] 74.59, "
     "DTAGN [22] 81.46, LOMo [37] 82.10, PPDN [9] 84.59, Train From Scratch (BN) [] 76.87, "
     "VGG Fine-Tune (baseline) [] 83.26, FN2EN [] 87.71",
-    "TFD 7": "Gabor + PCA [40] 80.2, Deep mPoT [41] 82.4, CDA+CCA [42] 85.0, disRBM [43] 85.4, "
+    "V TFD 7": "Gabor + PCA [40] 80.2, Deep mPoT [41] 82.4, CDA+CCA [42] 85.0, disRBM [43] 85.4, "
     "bootstrap-recon [44] 86.8, Train From Scratch (BN) [] 82.5, VGG Fine-Tune (baseline) [] 86.7, FN2EN [] 88.9",
-    "SFEW 7": "AUDN [18] 26.14, STM-ExpLet [20] 31.73, Inception [23] 47.70, Mapped LBP [8] 41.92, "
+    "VI SFEW 7": "AUDN [18] 26.14, STM-ExpLet [20] 31.73, Inception [23] 47.70, Mapped LBP [8] 41.92, "
     "Train From Scratch (BN) [] 39.55, VGG Fine-Tune (baseline) [] 41.23, FN2EN [] 48.19",
-    "SFEW + FER2013 7": "Transfer Learning [25] 48.50, Multiple Deep Network [24] 52.29, FN2EN [] 55.15",
+    "VI SFEW + FER2013 7": "Transfer Learning [25] 48.50, Multiple Deep Network [24] 52.29, FN2EN [] 55.15",
 }
-"""Dataset (with further training data) and classes -> name [citation] percent, in the paper's order."""
+"""Table, dataset (with further training data), number of classes -> name [citation] percent, in the paper's order."""
 
 
 def _rows(title: str, text: str) -> list[PublishedRow]:
-    name, classes = title.rsplit(" ", 1)
+    (table, name), classes, rows = title[:-2].split(" ", 1), int(title[-1]), []
     dataset, _, extra = name.partition(" + ")
-    entries = [entry.replace("] ", " [").rsplit(" [", 2) for entry in text.split(", ")]
-    return [
-        PublishedRow(
-            dataset, int(classes), method, round(float(percent) / 100, 4), int(number or 0) or None, extra
-        )
-        for method, number, percent in entries
-    ]
+    for entry in text.split(", "):
+        method, citation, percent = re.split(r" \[|\] ", entry)
+        share, number = round(float(percent) / 100, 4), int(citation) if citation else None
+        rows.append(PublishedRow(table, dataset, classes, method, share, number, extra))
+    return rows
 
 
 ROWS = tuple(row for title, text in TABLES.items() for row in _rows(title, text))
