@@ -15,11 +15,12 @@ from scipy.special import logsumexp, softmax
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.evaluate import load_labelled, load_recognizer
+from facenet2expnet.experiment.evaluate import load_labelled
 from facenet2expnet.experiment.metrics import CALIBRATION_SCORES, scores_of
 from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import CARD, Model, find_model, save_model
-from facenet2expnet.predict.recognizer import class_scores
+from facenet2expnet.predict.recognizer import Recognizer, class_scores
+from facenet2expnet.training.device import choose_device
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -72,7 +73,7 @@ def calibrate(
     folder = find_model(Path(model)) if out is None else Path(out)
     if out is not None and (folder / CARD).exists():
         raise UserError(f"{folder}: there is a model already; give --out a new folder")
-    recognizer = load_recognizer(model, device)
+    recognizer = Recognizer.load(model, choose_device(device))
     dataset, of_training = load_labelled(recognizer, data, progress)
     if of_training:
         raise UserError(

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from facenet2expnet.data.audit import audit
 from facenet2expnet.data.dataset import Dataset, load_dataset
@@ -19,6 +18,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
 from facenet2expnet.predict.recognizer import Recognizer, class_probabilities
+from facenet2expnet.training.device import choose_device
 
 LISTED = 5
 """Skipped pictures that the notes name."""
@@ -60,7 +60,7 @@ def evaluate(
     Raises:
         UserError: If the data can't be read, has no labelled picture, or has a class that the model does not know.
     """
-    recognizer = load_recognizer(model, device)
+    recognizer = Recognizer.load(model, choose_device(device))
     dataset, of_training = load_labelled(recognizer, data, progress)
     table, classes = dataset.manifest.table, recognizer.classes
     probabilities = class_probabilities(
@@ -89,14 +89,6 @@ def evaluate(
             "so the accuracy is too high for new people."
         )
     return Evaluation(predictions, summarise(predictions, classes), notes, dataset.skipped)
-
-
-def load_recognizer(model: str | Path, device: str) -> Recognizer:
-    """Load a model on a device, where "auto" is the fastest that PyTorch has here."""
-    if device == "auto":
-        device = "mps" if torch.backends.mps.is_available() else "cpu"
-        device = "cuda" if torch.cuda.is_available() else device
-    return Recognizer.load(model, device)
 
 
 def load_labelled(
