@@ -149,6 +149,8 @@ def test_without_any_spread_there_is_no_p_value_unless_the_methods_are_the_same(
     assert other.difference == pytest.approx(1.0)
     assert (other.low, other.high, other.p_value) == (None, None, None)
     assert "show the same difference" in other.reason
+    one_unit = compare_paired(table.assign(subject="s1"), "x", "y")
+    assert (one_unit.units, one_unit.low, one_unit.p_value) == (1, None, None)
 
 
 def test_subjects_count_the_same_whatever_their_number_of_pictures() -> None:
