@@ -1,8 +1,7 @@
-"""Finding faces: Viola-Jones, MTCNN or dlib, each giving boxes and, where it can, five landmarks."""
+"""Find faces with Viola-Jones, MTCNN or dlib: boxes and, where the detector gives them, five landmarks."""
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,28 +14,28 @@ import numpy as np
 from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import landmarks
+from facenet2expnet.faces.mtcnn import Mtcnn
 
 SEARCH_LONGEST_PX = 1024
-"""A larger picture is shrunk for the search alone; the crop is still cut from the original."""
+"""A larger picture is shrunk for the search only; the crop is still cut from the original."""
 
 SEARCH_SHORTEST_PX = 256
-"""A smaller picture is enlarged for the search alone."""
+"""A smaller picture is enlarged for the search only."""
 
 SEARCH_BORDER = 0.25
-"""A small picture gets a border of this part of its longer side for the search: its face may fill it."""
-
+"""A small picture gets a border of this fraction of its longer side for the search: its face may fill it."""
 
 SMALL_PICTURE_FACE = 0.4
-"""In a small picture Viola-Jones' boxes under this part of its shorter side are dropped.
+"""In a small picture, Viola-Jones boxes under this fraction of its shorter side are dropped.
 
-They are eyes and folds of skin: 4.4 % of 500 FER2013 pictures would have been cropped about such a box.
+They are eyes and folds of skin: 4.4 % of 500 FER2013 pictures would have been cropped around such a box.
 """
 
 VIOLA_JONES_TO_DLIB = (0.09, 0.86)
-"""How far below and how wide dlib's own box is, as parts of the Viola-Jones box's width.
+"""How far below and how wide dlib's own box is, as fractions of the Viola-Jones box's width.
 
 Medians over 340 FER2013 pictures where both found the face. The landmarks then differ from those in dlib's own
-box by 0.9 % of the distance of the eyes (median), without it by 1.1 %.
+box by 0.9 % of the distance between the eyes (median), without it by 1.1 %.
 """
 
 
@@ -47,7 +46,7 @@ class Face:
     Attributes:
         box_xyxy_px: (4,) float64 left, top, right, bottom in the picture's pixels; may reach over its edge.
         score: the detector's own confidence, comparable within one detector only.
-        points_px: (5, 2) float64 x and y of `landmarks.POINTS`, or None where none were looked for.
+        points_px: (5, 2) float64 x and y of `landmarks.POINTS`, or None without landmarks.
     """
 
     box_xyxy_px: np.ndarray
@@ -55,53 +54,43 @@ class Face:
     points_px: np.ndarray | None = None
 
 
-Finder = Callable[[np.ndarray], list[Face]]
-
-
 def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
-    """The faces of a picture, the one that the contract chooses first.
+    """Find the faces of a picture, in the contract's order of preference.
+
+    Safe to call from several threads.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
-        contract: names the detector; its template says whether landmarks are needed.
+        contract: names the detector; its template decides whether landmarks are needed.
     Returns:
-        Faces in the order of preference: by size, or by nearness to the middle. Empty where none was found.
-        With "already-cropped" the one face is the whole picture.
+        Faces by size, or by distance from the centre; empty if none was found. With "already-cropped" the one
+        face is the whole picture.
     Raises:
         UserError: If the detector's package is not installed.
     """
     height, width = pixels.shape[:2]
     if contract.detector == "already-cropped":
         return [Face(np.array([0.0, 0.0, width, height]), 1.0)]
-    picture, scale, shift = _search_picture(pixels)
-    faces = finder(contract.detector)(picture)
+    picture, scale, border = _search_picture(pixels)
+    faces = FINDERS[contract.detector](picture)
     if contract.detector == "viola-jones" and max(height, width) < SEARCH_SHORTEST_PX:
-        least = SMALL_PICTURE_FACE * min(height, width) * scale
-        faces = [face for face in faces if face.box_xyxy_px[2] - face.box_xyxy_px[0] >= least]
+        smallest = SMALL_PICTURE_FACE * min(height, width) * scale
+        faces = [face for face in faces if face.box_xyxy_px[2] - face.box_xyxy_px[0] >= smallest]
     if contract.detector == "viola-jones" and contract.template != "none":
         faces = [_with_dlib_points(picture, face) for face in faces]
-    faces = [_mapped_back(face, scale, shift) for face in faces]
+    faces = [
+        Face(
+            (face.box_xyxy_px - border) / scale,
+            face.score,
+            None if face.points_px is None else (face.points_px - border) / scale,
+        )
+        for face in faces
+    ]
     return sorted(faces, key=lambda face: _preference(face, width, height, contract.choice))
 
 
-def finder(name: str) -> Finder:
-    """The detector of that name, loaded once a process; safe to call from several threads.
-
-    Raises:
-        UserError: If its package is not installed, or there is no detector of that name.
-    """
-    makers: dict[str, Callable[[], Finder]] = {
-        "viola-jones": lambda: _viola_jones,
-        "mtcnn": _mtcnn,
-        "dlib68": lambda: _dlib_faces,
-    }
-    if name not in makers:
-        raise UserError(f"no detector '{name}'; expected one of {', '.join(makers)}")
-    return makers[name]()
-
-
 def check_installed(contract: CropContract) -> None:
-    """Load what the contract needs now, so that a missing package is told before a long run, not in it.
+    """Load what the contract needs, so that a missing package is reported before a long run, not during it.
 
     Raises:
         UserError: If a package is missing.
@@ -116,7 +105,7 @@ _local = threading.local()
 
 
 def _per_thread(name: str, make: Callable[[], Any]) -> Any:
-    """Detectors that keep state in a call are made once a thread."""
+    """Return this thread's own detector, made on first use: detectors keep state during a call."""
     if not hasattr(_local, name):
         setattr(_local, name, make())
     return getattr(_local, name)
@@ -126,7 +115,7 @@ def _cascade() -> Any:
     folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
     if folder is None or not hasattr(cv2, "CascadeClassifier"):
         raise UserError(
-            f"OpenCV {cv2.__version__} has no Viola-Jones detector; it was moved out with version 5: "
+            f"OpenCV {cv2.__version__} has no Viola-Jones detector, version 5 removed it: "
             "pip install 'opencv-python-headless<5'"
         )
     cascade = cv2.CascadeClassifier(str(Path(folder) / "haarcascade_frontalface_default.xml"))
@@ -151,28 +140,8 @@ def _viola_jones(pixels: np.ndarray) -> list[Face]:
     ]
 
 
-def _dlib_faces(pixels: np.ndarray) -> list[Face]:
-    """Faces of dlib's frontal HOG detector with five of its 68 landmarks."""
-    dlib = landmarks.require_dlib()
-    search = _per_thread("dlib", dlib.get_frontal_face_detector)
-    found, scores, _ = search.run(np.ascontiguousarray(pixels), 0, 0.0)
-    boxes = [np.array([r.left(), r.top(), r.right(), r.bottom()], dtype=np.float64) for r in found]
-    return [
-        Face(box, float(score), landmarks.five_of_68(landmarks.dlib68(pixels, box)))
-        for box, score in zip(boxes, scores, strict=True)
-    ]
-
-
-@functools.cache
-def _mtcnn() -> Finder:
-    from facenet2expnet.faces.mtcnn import Mtcnn
-
-    net = Mtcnn.from_package()
-    return lambda pixels: [Face(*found) for found in net.detect(pixels)]
-
-
 def _with_dlib_points(picture: np.ndarray, face: Face) -> Face:
-    """dlib's landmarks in a Viola-Jones box, brought to where dlib's own detector would have put it."""
+    """Add dlib's landmarks to a Viola-Jones box, found in the box that dlib's own detector would have given."""
     left, top, right, bottom = face.box_xyxy_px
     width = right - left
     centre = np.array([(left + right) / 2, (top + bottom) / 2 + VIOLA_JONES_TO_DLIB[0] * width])
@@ -181,32 +150,48 @@ def _with_dlib_points(picture: np.ndarray, face: Face) -> Face:
     return Face(face.box_xyxy_px, face.score, landmarks.five_of_68(points))
 
 
-def _search_picture(pixels: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    """The picture that is searched, its scale, and the shift (x, y) of the border around it."""
+def _dlib_faces(pixels: np.ndarray) -> list[Face]:
+    """Faces of dlib's frontal HOG detector with five of its 68 landmarks."""
+    search = _per_thread("dlib", landmarks.require_dlib().get_frontal_face_detector)
+    found, scores, _ = search.run(pixels, 0, 0.0)
+    boxes = [np.array([r.left(), r.top(), r.right(), r.bottom()], dtype=np.float64) for r in found]
+    return [
+        Face(box, float(score), landmarks.five_of_68(landmarks.dlib68(pixels, box)))
+        for box, score in zip(boxes, scores, strict=True)
+    ]
+
+
+def _mtcnn(pixels: np.ndarray) -> list[Face]:
+    """Faces of the MTCNN cascade with its five landmarks."""
+    return [Face(*found) for found in _per_thread("mtcnn", Mtcnn).detect(pixels)]
+
+
+FINDERS: dict[str, Callable[[np.ndarray], list[Face]]] = {
+    "viola-jones": _viola_jones,
+    "mtcnn": _mtcnn,
+    "dlib68": _dlib_faces,
+}
+
+
+def _search_picture(pixels: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """The picture that is searched, its scale, and the width of the border around it."""
     height, width = pixels.shape[:2]
-    scale = min(1.0, SEARCH_LONGEST_PX / max(height, width))
     small = max(height, width) < SEARCH_SHORTEST_PX
-    if small:
-        scale = SEARCH_SHORTEST_PX / max(height, width)
+    limit = SEARCH_SHORTEST_PX if small else SEARCH_LONGEST_PX
+    scale = limit / max(height, width) if small else min(1.0, limit / max(height, width))
     picture = pixels
     if scale != 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        flag = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        picture = np.asarray(cv2.resize(pixels, size, interpolation=flag))
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        picture = np.asarray(cv2.resize(pixels, size, interpolation=method))
     border = round(SEARCH_BORDER * SEARCH_SHORTEST_PX) if small else 0
     if border:
         picture = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE)
-    return np.ascontiguousarray(picture, dtype=np.uint8), scale, np.array([border, border], dtype=np.float64)
-
-
-def _mapped_back(face: Face, scale: float, shift: np.ndarray) -> Face:
-    box = (face.box_xyxy_px - np.tile(shift, 2)) / scale
-    points = None if face.points_px is None else (face.points_px - shift) / scale
-    return Face(box, face.score, points)
+    return np.ascontiguousarray(picture, dtype=np.uint8), scale, border
 
 
 def _preference(face: Face, width: int, height: int, choice: str) -> tuple[float, float]:
-    """A sort key: smaller is preferred."""
+    """A sort key: the smaller, the more preferred."""
     left, top, right, bottom = face.box_xyxy_px
     area = float((right - left) * (bottom - top))
     if choice == "largest":

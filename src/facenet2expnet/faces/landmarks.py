@@ -13,17 +13,17 @@ import numpy as np
 from facenet2expnet.errors import UserError
 
 POINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
-"""Order of the five landmarks; left and right are the picture's, not the person's."""
+"""Order of the five landmarks; left and right as seen in the picture."""
 
 LANDMARK_FILE = "models/shape_predictor_68_face_landmarks.dat"
-_DLIB_HELP = "pip install 'facenet2expnet[landmarks]', or choose detector 'mtcnn', or template 'none'"
+HELP = "pip install 'facenet2expnet[landmarks]', or choose detector 'mtcnn', or template 'none'"
 
 
-def package_file(package: str, inside: str, help_line: str) -> Path:
-    """Path of a data file of an installed package, found without importing the package.
+def package_file(package: str, inside: str, advice: str) -> Path:
+    """Find a data file of an installed package without importing the package.
 
     Raises:
-        UserError: If the package or the file is not there; `help_line` says what to do.
+        UserError: If the package or the file is missing; the message ends with `advice`.
     """
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -31,11 +31,11 @@ def package_file(package: str, inside: str, help_line: str) -> Path:
         if path.is_file():
             return path
     state = "lacks the file " + inside if spec else "is not installed"
-    raise UserError(f"the Python package '{package}' {state}; {help_line}")
+    raise UserError(f"the Python package '{package}' {state}; {advice}")
 
 
 def require_dlib() -> Any:
-    """The module dlib.
+    """Import dlib.
 
     Raises:
         UserError: If it is not installed.
@@ -43,7 +43,7 @@ def require_dlib() -> Any:
     try:
         import dlib
     except ImportError as error:
-        raise UserError(f"the Python package 'dlib' is not installed; {_DLIB_HELP}") from error
+        raise UserError(f"the Python package 'dlib' is not installed; {HELP}") from error
     return dlib
 
 
@@ -52,23 +52,22 @@ _lock = threading.Lock()
 
 @functools.cache
 def _shape_predictor() -> Any:
-    dlib = require_dlib()
-    path = package_file("face_recognition_models", LANDMARK_FILE, _DLIB_HELP)
-    return dlib.shape_predictor(str(path))
+    path = package_file("face_recognition_models", LANDMARK_FILE, HELP)
+    return require_dlib().shape_predictor(str(path))
 
 
 def dlib68(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
-    """dlib's 68 landmarks of the face in a box.
+    """Find dlib's 68 landmarks of the face in a box.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
         box_xyxy_px: (4,) left, top, right, bottom of the face.
     Returns:
-        (68, 2) float64, x and y in pixels, in the order of the iBUG 300-W mark-up.
+        (68, 2) float64, x and y in pixels, in the order of the iBUG 300-W markup.
     Raises:
         UserError: If dlib or its landmark file is not installed.
     Source: Kazemi and Sullivan, "One millisecond face alignment with an ensemble of regression trees",
-        2014. It stands in for the paper's IntraFace, which is no longer distributed.
+        2014. It replaces the paper's IntraFace, which is no longer distributed.
     """
     dlib = require_dlib()
     with _lock:
@@ -79,7 +78,7 @@ def dlib68(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
 
 
 def five_of_68(points: np.ndarray) -> np.ndarray:
-    """(68, 2) landmarks -> (5, 2) in the order of `POINTS`; an eye is the mean of its six points."""
+    """Reduce (68, 2) landmarks to (5, 2) in the order of `POINTS`; an eye is the mean of its six points."""
     return np.stack(
         [points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[30], points[48], points[54]]
     ).astype(np.float64)
