@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from facenet2expnet.crop import DETECTORS, PAPER, CropContract, centre_crop, resize_square
+from facenet2expnet.crop import DETECTORS, CropContract, centre_crop, resize_square
 from facenet2expnet.errors import UserError
 
 
@@ -19,11 +19,6 @@ def test_contract_of_an_earlier_version_is_read() -> None:
     assert CropContract.from_dict({"stored_px": 72, "crop_px": 64, "colour": "rgb"}).stored_px == 72
     with pytest.raises(UserError, match="unknown key colour"):
         CropContract.from_dict({"colour": "lab"})
-
-
-def test_the_paper_s_contract() -> None:
-    found = (PAPER.detector, PAPER.template, PAPER.stored_px, PAPER.crop_px)
-    assert found == ("viola-jones", "eyes-mouth", 256, 224)
 
 
 def test_all_faults_are_reported_at_once() -> None:

@@ -27,10 +27,12 @@ CHOICES = ("largest", "central")
 class CropContract:
     """All the steps from a picture on disk to the numbers that the expression net sees.
 
-    The face is found and aligned as `detector` and `template` say, in a square of `aligned_px`. It is resized to
-    `stored_px` by `resize_square` and kept as 8-bit RGB. Training cuts a random window of `crop_px` out of it,
-    testing the centre window (FN2EN, section IV-A: 224 out of 256). The expression net then sees
-    `(pixel - mean) / scale`, pixels in 0..255. A face net has its own preprocessing of the same 0..255 RGB crop.
+    1. The face is found and cut out, aligned by the template: a square of `aligned_px`.
+    2. `resize_square` makes it a stored face of `stored_px`, 8-bit RGB.
+    3. Training cuts a random window of `crop_px` out of it, testing the centre window.
+    4. The expression net sees `(pixel - mean) / scale`, pixels in 0..255; a face net has its own preprocessing.
+
+    The paper (FN2EN, section IV-A) uses Viola-Jones, landmarks and windows of 224 out of 256.
 
     Attributes:
         detector: one of `DETECTORS`.
@@ -107,10 +109,6 @@ class CropContract:
         if "mean" in values:
             values["mean"] = tuple(values["mean"])
         return cls(**values)
-
-
-PAPER = CropContract(detector="viola-jones", template="eyes-mouth")
-"""FN2EN, section IV-A: Viola-Jones, landmarks, normalised, 256 x 256; dlib's landmarks replace IntraFace's."""
 
 
 def resize_square(picture: np.ndarray, side_px: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from facenet2expnet.data import pictures
-from facenet2expnet.data.pictures import Skipped, read_picture, write_skipped
+from facenet2expnet.data.pictures import Skipped, read_picture, write_contact_sheet, write_skipped
 from facenet2expnet.errors import UserError
 
 
@@ -134,3 +134,18 @@ def test_no_permission(tmp_path: Path) -> None:
 def test_write_skipped(tmp_path: Path) -> None:
     write_skipped([Skipped("a, b.png", "was not found")], tmp_path / "skipped.csv")
     assert (tmp_path / "skipped.csv").read_text() == 'image,reason\n"a, b.png",was not found\n'
+
+
+def test_contact_sheet_has_a_tile_with_a_caption_for_each_picture(tmp_path: Path) -> None:
+    save(solid("RGB", (255, 0, 0), (20, 10)), tmp_path / "a name that is much too long for its tile.png")
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    paths = sorted([*tmp_path.iterdir()] * 3)
+    write_contact_sheet(paths, "title", tmp_path / "sheet.png", limit=4)
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert pixels.shape == (14 + 128 + 14, 6 * 128, 3)
+    assert (pixels[:14] < 128).any()  # the title
+    assert pixels[82, 64].tolist() == [255, 0, 0]
+    assert pixels[25, 64].tolist() == [255, 255, 255]  # above a picture that is wider than high
+    assert (pixels[142:, :128] < 128).any()  # its caption
+    assert pixels[82, 3 * 128 + 64].tolist() == [128, 128, 128]  # a picture that can't be read
+    assert (pixels[14:, 4 * 128 :] == 255).all()  # beyond the limit

@@ -115,7 +115,9 @@ def test_no_usable_picture_leaves_no_files(
     pictures: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(detect, "find_faces", lambda pixels, contract: [])
-    with pytest.raises(UserError, match="none of the 11 pictures could be used; most common reason: no face"):
+    with pytest.raises(
+        UserError, match=r"none of the 11 pictures could be used; the first: anger/0\.png: no face"
+    ):
         store.prepare(pictures, DETECTED, tmp_path / "faces")
     assert [path.name for path in (tmp_path / "faces").iterdir()] == [".lock"]
     monkeypatch.undo()

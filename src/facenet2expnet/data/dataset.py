@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from facenet2expnet.crop import CropContract, resize_square
 from facenet2expnet.data.manifest import Manifest, read_manifest
 from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces.prepare import Progress, check_any, crop_files, worker_count
+from facenet2expnet.faces.prepare import Progress, check_any, crop_files
 from facenet2expnet.faces.store import FACE_COLUMN, MANIFEST, FaceStore, is_store
 
 
@@ -69,7 +68,7 @@ def load_dataset(
     if folder and is_store(folder):
         store = FaceStore.open(folder)
         contract = _as_prepared(contract, store.manifest)
-        pixels = _resized(store.pixels, contract.stored_px, workers)
+        pixels = _resized(store.pixels, contract.stored_px)
         dataset = Dataset(store.manifest, pixels, contract, store.skipped)
     else:
         manifest = data if isinstance(data, Manifest) else read_manifest(Path(data))
@@ -113,14 +112,10 @@ def _crop(
     return Dataset(manifest.rows(np.array(rows, np.int64)), pixels[: len(rows)], contract, skipped)
 
 
-def _resized(pixels: np.ndarray, side_px: int, workers: int | None) -> np.ndarray:
+def _resized(pixels: np.ndarray, side_px: int) -> np.ndarray:
     if pixels.shape[1] == side_px:
         return pixels
     faces = np.empty((len(pixels), side_px, side_px, 3), np.uint8)
-
-    def resize(row: int) -> None:
-        faces[row] = resize_square(np.asarray(pixels[row]), side_px)
-
-    with ThreadPoolExecutor(worker_count(workers)) as pool:
-        list(pool.map(resize, range(len(pixels))))
+    for row, face in enumerate(pixels):
+        faces[row] = resize_square(face, side_px)
     return faces

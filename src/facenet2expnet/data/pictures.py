@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import pandas as pd
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from facenet2expnet.data.manifest import PICTURE_ENDINGS
 from facenet2expnet.errors import UserError
@@ -22,8 +22,7 @@ BACKGROUND = 127
 """Grey level behind transparent pixels: the middle of the range, near zero after the crop contract's mean."""
 
 
-@dataclass(frozen=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A picture that was skipped, and the reason."""
 
     image: str
@@ -60,10 +59,9 @@ def read_picture(path: Path) -> np.ndarray:
         raise UserError("can't be opened: no read permission") from error
     except UnidentifiedImageError as error:
         raise UserError(f"is not a picture that can be read ({', '.join(PICTURE_ENDINGS)})") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"is too large: the limit is {MAX_PIXELS} pixels") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise UserError(f"is damaged or truncated: {error}") from error
+        kind = "too large" if isinstance(error, Image.DecompressionBombError) else "damaged or truncated"
+        raise UserError(f"is {kind}: {error}") from error
 
 
 def png_bytes(picture: np.ndarray) -> bytes:
@@ -75,11 +73,25 @@ def png_bytes(picture: np.ndarray) -> bytes:
 
 def write_skipped(skipped: Sequence[Skipped], path: Path) -> None:
     """Write skipped.csv with the columns image and reason."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "reason"])
-    writer.writerows([item.image, item.reason] for item in skipped)
-    write_atomic(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
+    text = pd.DataFrame(skipped, columns=["image", "reason"]).to_csv(index=False, lineterminator="\n")
+    write_atomic(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_contact_sheet(paths: Sequence[Path], title: str, path: Path, *, limit: int = 200) -> None:
+    """Write a PNG with a title and small pictures with their file names; unreadable ones are grey."""
+    tile, caption, columns, rows = 128, 14, min(10, len(paths)), -(-min(len(paths), limit) // 10)
+    sheet = Image.new("RGB", (columns * tile, caption + rows * (tile + caption)), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((2, 0), title + (f", the first {limit} shown" if len(paths) > limit else ""), fill="black")
+    for number, picture_path in enumerate(paths[:limit]):
+        try:
+            picture = Image.fromarray(read_picture(picture_path))
+        except UserError:
+            picture = Image.new("RGB", (tile, tile), "grey")
+        x, y = number % columns * tile, caption + number // columns * (tile + caption)
+        sheet.paste(ImageOps.pad(picture, (tile, tile), color="white"), (x, y))
+        draw.text((x + 2, y + tile), picture_path.name[-20:], fill="black")
+    write_atomic(path, png_bytes(np.asarray(sheet)))
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -14,17 +14,12 @@ TEMPLATE_POINTS: dict[str, dict[int, tuple[float, float]]] = {
 }
 """Template -> index into `landmarks.POINTS` -> target position, (x, y) as fractions of the crop's side.
 
-The proportions are those of the mean face (eye distance to eye-mouth distance 1 : 1.14); the whole face
-from the brows to a dropped jaw stays inside the centre window of 224 out of 256.
+The proportions are those of the mean face; from the brows to a dropped jaw it fits in the window of 224 out of 256.
 """
 
 
 def crop_face(pixels: np.ndarray, face: Face, contract: CropContract) -> np.ndarray:
-    """Cut out a face: (H, W, 3) uint8 RGB -> (aligned_px, aligned_px, 3) uint8 RGB.
-
-    Raises:
-        ValueError: If the template needs landmarks and the face has none.
-    """
+    """Cut out a face: (H, W, 3) uint8 RGB -> (aligned_px, aligned_px, 3) uint8 RGB; raises as `crop_matrix`."""
     return warp(pixels, crop_matrix(face, contract), contract.aligned_px or contract.stored_px)
 
 
@@ -51,16 +46,14 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The rotation, uniform scale and shift that map `source` to `target` with the least squared error.
 
     Args:
-        source: (N, 2) float, N >= 2, not all the same point.
+        source: (N, 2) float, N >= 2.
         target: (N, 2) float.
     Returns:
         (2, 3) float64 matrix M with target ~ M[:, :2] @ source + M[:, 2]. It never mirrors.
     Raises:
         ValueError: If a source point is not finite, or all are the same.
-    Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
-        1991. In the plane the solution has a closed form without a singular value decomposition: with complex
-        numbers z of the centred source and w of the centred target, scale and rotation are conj(z).w /
-        conj(z).z.
+    Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991; with
+        the centred points as complex numbers z and w, scale and rotation are conj(z).w / conj(z).z.
     """
     source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
@@ -82,11 +75,8 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, side_px: int) -> np.ndarray:
     cubic. Outside the picture, the pixels of its edge are repeated.
 
     Args:
-        pixels: (H, W, 3) uint8.
+        pixels: (H, W, 3) uint8 -> (side_px, side_px, 3) uint8.
         matrix: (2, 3) from picture to crop coordinates, with pixel areas from 0 to W and 0 to `side_px`.
-        side_px: side of the crop.
-    Returns:
-        (side_px, side_px, 3) uint8.
     """
     shrink = 1 / float(np.hypot(matrix[0, 0], matrix[1, 0]))
     sigma = 0.5 * float(np.sqrt(max(shrink**2 - 1, 0.0)))

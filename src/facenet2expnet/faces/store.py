@@ -21,17 +21,10 @@ import numpy as np
 
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import Manifest, read_manifest
-from facenet2expnet.data.pictures import Skipped, write_skipped
+from facenet2expnet.data.pictures import Skipped, write_contact_sheet, write_skipped
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
-from facenet2expnet.faces.contact_sheet import write_missing_sheet
-from facenet2expnet.faces.prepare import (
-    CENTRED,
-    NO_FACE,
-    Progress,
-    check_any,
-    crop_files,
-)
+from facenet2expnet.faces.prepare import CENTRED, NO_FACE, Progress, check_any, crop_files
 from facenet2expnet.files import folder_lock, read_json, write_atomic, write_json
 
 FORMAT = 1
@@ -55,6 +48,7 @@ class FaceStore:
         manifest: the N rows that have a crop, in order, with the contract and the column `face`.
         skipped: the pictures that have no crop, each with its reason.
         without_face: the pictures without a found face, skipped or centre-cropped.
+        job: all that decided the crops: contract, pictures, and what was done without a found face.
     """
 
     folder: Path
@@ -62,6 +56,7 @@ class FaceStore:
     manifest: Manifest
     skipped: list[Skipped]
     without_face: list[Skipped]
+    job: dict[str, Any]
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = True) -> FaceStore:
@@ -74,8 +69,18 @@ class FaceStore:
             UserError: If there is no store, it is unfinished, or its files are not those that were written.
         """
         folder = Path(folder)
-        card = _read_card(folder)
         again = f"delete {folder} and prepare the faces again"
+        if not (folder / CARD).is_file():
+            if (folder / JOURNAL).is_file():
+                raise UserError(
+                    f"{folder}: its preparation was not finished; run the same command again to continue"
+                )
+            raise UserError(
+                f"{folder} is not a face store (it has no {CARD}); make one with 'fn2en data prepare'"
+            )
+        card = read_json(folder / CARD)
+        if not isinstance(card, dict) or card.get("format") != FORMAT:
+            raise UserError(f"{folder / CARD}: expected a face store of format {FORMAT}; {again}")
         try:
             pixels = np.load(folder / PIXELS, mmap_mode="r")
         except (OSError, ValueError) as error:
@@ -95,7 +100,7 @@ class FaceStore:
         skipped, without_face = (
             [Skipped(*item) for item in card[key]] for key in ("skipped", "without_face")
         )
-        return cls(folder, pixels, manifest, skipped, without_face)
+        return cls(folder, pixels, manifest, skipped, without_face, card["job"])
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -136,41 +141,33 @@ def prepare(
     contract = dataclasses.replace(contract, aligned_px=0)
     job = _job(manifest, contract, centre_crop)
     if not (folder / CARD).is_file():
-        ours = not folder.exists() or (
-            folder.is_dir()
-            and (is_store(folder) or all(path.name.startswith(".") for path in folder.iterdir()))
-        )
-        if not ours:
+        files = [path for path in folder.iterdir() if path.name[0] != "."] if folder.is_dir() else []
+        if files and not is_store(folder):
             raise UserError(f"{folder} exists and is not a face store; give another folder, or delete it")
         detect.check_installed(contract)
         try:
             with folder_lock(folder, "another process is preparing this face store; wait for it, or stop it"):
                 if not (folder / CARD).is_file():  # no other process has finished it in the meantime
-                    shards = _write_crops(folder, job, manifest, contract, centre_crop, workers, progress)
-                    _finish(folder, job, manifest, contract, shards)
+                    _finish(folder, job, manifest, _write_crops(folder, job, manifest, workers, progress))
                 (folder / JOURNAL).unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
-                f"{folder} can't be written: {error.strerror}; finished work is kept: correct this (free some "
-                "space?) and run the same command again to continue"
+                f"{folder} can't be written: {error.strerror}; finished work is kept, run the same command again "
+                "to continue"
             ) from error
-    _check_same_job(job, _read_card(folder)["job"], folder)
-    return FaceStore.open(folder)
+    store = FaceStore.open(folder)
+    _check_same_job(job, store.job, folder)
+    return store
 
 
 def _write_crops(
-    folder: Path,
-    job: dict[str, Any],
-    manifest: Manifest,
-    contract: CropContract,
-    centre_crop: bool,
-    workers: int | None,
-    progress: Progress | None,
+    folder: Path, job: dict[str, Any], manifest: Manifest, workers: int | None, progress: Progress | None
 ) -> list[dict[str, Any]]:
     """Append crops to the pixel file and a line per shard to the journal; return the lines of all shards.
 
     A line has the reasons of the shard's pictures ("" for a found face), the number of its crops and their checksum.
     """
+    contract, centre_crop = CropContract.from_dict(job["contract"]), job["missing"] == "centre-crop"
     total, side = len(manifest), contract.stored_px
     shards = _resume(folder, job)
     done = sum(len(shard["reasons"]) for shard in shards)
@@ -227,13 +224,7 @@ def _resume(folder: Path, job: dict[str, Any]) -> list[dict[str, Any]]:
     return lines[1:]
 
 
-def _finish(
-    folder: Path,
-    job: dict[str, Any],
-    manifest: Manifest,
-    contract: CropContract,
-    shards: list[dict[str, Any]],
-) -> None:
+def _finish(folder: Path, job: dict[str, Any], manifest: Manifest, shards: list[dict[str, Any]]) -> None:
     """Write the tables beside the crops and, last, the card that makes the store a finished one."""
     reasons = [reason for shard in shards for reason in shard["reasons"]]
     named = [Skipped(*pair) for pair in zip(map(str, manifest.table["image"]), reasons, strict=True)]
@@ -244,6 +235,7 @@ def _finish(
         (folder / PIXELS).unlink()
         (folder / JOURNAL).unlink()
     check_any(len(kept), skipped)
+    contract = CropContract.from_dict(job["contract"])
     found = "whole picture" if contract.detector == "already-cropped" else "found"
     rows = manifest.rows(np.array(kept, dtype=np.int64))
     faces = ["centre-crop" if reasons[row] else found for row in kept]
@@ -252,14 +244,13 @@ def _finish(
     write_skipped(skipped, folder / SKIPPED)
     if without_face:
         write_skipped(without_face, folder / WITHOUT_FACE)
-        write_missing_sheet([manifest.root / item.image for item in without_face], folder / SHEET)
+        paths = [manifest.root / item.image for item in without_face]
+        write_contact_sheet(paths, f"no face found: {len(paths)} pictures", folder / SHEET)
     card = {
         "format": FORMAT,
-        "contract": contract.to_dict(),
-        "pictures": len(manifest),
         "kept": len(kept),
-        "skipped": [dataclasses.astuple(item) for item in skipped],
-        "without_face": [dataclasses.astuple(item) for item in without_face],
+        "skipped": skipped,
+        "without_face": without_face,
         "shards": [(shard["kept"], shard["sha256"]) for shard in shards],
         "job": job,
     }
@@ -267,7 +258,7 @@ def _finish(
 
 
 def _job(manifest: Manifest, contract: CropContract, centre_crop: bool) -> dict[str, Any]:
-    """All that decides the crops: only a preparation of the same job is continued or opened."""
+    """Describe a preparation; only one of the same job is continued or opened."""
     digest = hashlib.sha256()
     for image, path in zip(manifest.table["image"], manifest.paths, strict=True):
         size = path.stat().st_size if path.is_file() else -1
@@ -290,22 +281,6 @@ def _check_same_job(job: dict[str, Any], other: dict[str, Any], folder: Path) ->
         raise UserError(
             f"{folder} was prepared differently ({'; '.join(changes)}); give another folder, or delete it first"
         )
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    path = folder / CARD
-    if not path.is_file() and (folder / JOURNAL).is_file():
-        raise UserError(f"{folder}: its preparation was not finished; run the same command again to continue")
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is not a face store (it has no {CARD}); make one with 'fn2en data prepare'"
-        )
-    card = read_json(path)
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise UserError(
-            f"{path}: expected a face store of format {FORMAT}; delete {folder} and prepare again"
-        )
-    return card
 
 
 def _write_header(file: BinaryIO, rows: int, side_px: int) -> None:
