@@ -63,18 +63,9 @@ def load_dataset(
     Raises:
         UserError: If the data can't be read, or has too few classes.
     """
-    path = None if isinstance(data, Manifest) else Path(data)
-    folder = path.parent if path and path.name == MANIFEST else path
-    store = FaceStore.open(folder) if folder and is_store(folder) else None
-    manifest = (
-        data
-        if isinstance(data, Manifest)
-        else store.manifest
-        if store is not None
-        else read_manifest(Path(data))
-    )
+    manifest, store = (data, None) if isinstance(data, Manifest) else _read(Path(data))
     made = manifest.contract
-    if made:
+    if made is not None:
         alignment = {name: getattr(made, name) for name in ("detector", "template", "choice", "margin")}
         contract = replace(contract, **alignment, aligned_px=made.aligned_px or made.stored_px)
     if store is not None:
@@ -93,6 +84,14 @@ def load_dataset(
             f"expected {min_classes} or more"
         )
     return dataset
+
+
+def _read(path: Path) -> tuple[Manifest, FaceStore | None]:
+    folder = path.parent if path.name == MANIFEST else path
+    if not is_store(folder):
+        return read_manifest(path), None
+    store = FaceStore.open(folder)
+    return store.manifest, store
 
 
 def _crop(

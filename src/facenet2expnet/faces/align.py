@@ -55,7 +55,6 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991; with
         the centred points as complex numbers z and w, scale and rotation are conj(z).w / conj(z).z.
     """
-    source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     z = (source - source_mean) @ (1, 1j)
     w = (target - target_mean) @ (1, 1j)
@@ -88,10 +87,7 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, side_px: int) -> np.ndarray:
     # OpenCV counts from pixel centres, the contract's coordinates from the picture's corner.
     shifted[:, 2] += shifted[:, :2] @ (0.5, 0.5) - 0.5
     flag = cv2.INTER_LINEAR if shrink >= 1 else cv2.INTER_CUBIC
-    return np.asarray(
-        cv2.warpAffine(part, shifted, (side_px, side_px), flags=flag, borderMode=cv2.BORDER_REPLICATE),
-        dtype=np.uint8,
-    )
+    return cv2.warpAffine(part, shifted, (side_px, side_px), flags=flag, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _part_needed(

@@ -100,10 +100,9 @@ def crop_files(
 
 def check_any(kept: int, skipped: Sequence[Skipped]) -> None:
     """Raise UserError if no picture could be used."""
-    if not kept and not skipped:
-        raise UserError("the manifest has no pictures, expected at least one")
     if not kept:
+        first = f"the first: {skipped[0].image}: {skipped[0].reason}" if skipped else "the manifest is empty"
         raise UserError(
-            f"none of the {len(skipped)} pictures could be used; the first: {skipped[0].image}: {skipped[0].reason}; "
+            f"none of the {len(skipped)} pictures could be used; {first}; "
             "check the manifest's root folder, or try another detector or fn2en data prepare --centre-crop"
         )

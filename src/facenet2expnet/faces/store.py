@@ -13,7 +13,7 @@ import os
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,9 +97,7 @@ class FaceStore:
             if hashlib.sha256(pixels[start:stop]).hexdigest() != sha256:
                 raise UserError(f"{folder / PIXELS}: wrong checksum of crops {start} to {stop - 1}; {again}")
             start = stop
-        skipped, without_face = (
-            [Skipped(*item) for item in card[key]] for key in ("skipped", "without_face")
-        )
+        skipped, without_face = (list(starmap(Skipped, card[key])) for key in ("skipped", "without_face"))
         return cls(folder, pixels, manifest, skipped, without_face, card["job"])
 
     def __len__(self) -> int:
