@@ -94,7 +94,7 @@ def prepare(
     pictures = out.with_name(out.name + ".pictures")
     manifest = sources.read_into(name, path, pictures, **_options(options))
     with console.progress(quiet) as reporter:
-        store = prepare_faces(manifest, contract, out, centre_crop=centre_crop, progress=reporter.faces)
+        store = prepare_faces(manifest, contract, out, centre_crop=centre_crop, progress=reporter.of("reading faces"))
     for note in manifest.notes:
         print(note)
     if store.without_face:
@@ -161,7 +161,7 @@ def audit(
 
     with console.progress(quiet) as reporter:
         contract = CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX)
-        dataset = load_dataset(data, contract, min_classes=0, progress=reporter.faces)
+        dataset = load_dataset(data, contract, min_classes=0, progress=reporter.of("reading faces"))
     manifest, pixels = dataset.manifest, dataset.pixels
     sides = None if protocol == "own" else splits.choose(manifest, protocol, folds).folds
     embeddings = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facenet2expnet.cli.run import Quiet
+from facenet2expnet.cli.run import Device, OnDevice, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,6 @@ ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run fold
 TableFile = Annotated[
     Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")
 ]
-WhereText = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
 NetNames = Annotated[
     list[str] | None, typer.Argument(metavar="NAME", help="Also timm:NAME and onnx:PATH.", show_default=False)
 ]
@@ -46,7 +45,7 @@ def predict(
     centre_crop: Annotated[
         bool, typer.Option("--centre-crop", help="Use the centre of images in which no face is found.")
     ] = False,
-    device: WhereText = "cpu",
+    device: OnDevice = Device.auto,
     quiet: Quiet = False,
 ) -> None:
     """Predict the expressions of faces in images: prints a table, and writes it to a file with --out.
@@ -56,12 +55,13 @@ def predict(
     from facenet2expnet.cli import console
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.recognizer import Recognizer
+    from facenet2expnet.training.device import choose_device
 
     if out:
         check_table_name(out)
-    recognizer = Recognizer.load(model, device)
-    with console.progress(quiet) as reporter:
-        found = recognizer.predict(list(images), centre_crop=centre_crop, progress=reporter.faces)
+    recognizer = Recognizer.load(model, choose_device(device.value))
+    with console.progress(quiet) as display:
+        found = recognizer.predict(images, centre_crop=centre_crop, progress=display.of("images"))
     for skipped in found.skipped:
         print(f"skipped {skipped.image}: {skipped.reason}")
     if not len(found):
