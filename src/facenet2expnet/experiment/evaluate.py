@@ -17,7 +17,8 @@ from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
-from facenet2expnet.predict.recognizer import Recognizer, class_probabilities
+from facenet2expnet.predict.recognizer import Recognizer
+from facenet2expnet.predict.scores import class_probabilities
 from facenet2expnet.training.device import choose_device
 
 LISTED = 5
