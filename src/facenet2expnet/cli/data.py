@@ -93,9 +93,8 @@ def prepare(
     out = out or Path("faces") / name
     pictures = out.with_name(out.name + ".pictures")
     manifest = sources.read_into(name, path, pictures, **_options(options))
-    missing = "centre-crop" if centre_crop else "drop"
     with console.progress(quiet) as reporter:
-        store = prepare_faces(manifest, contract, out, missing=missing, progress=reporter.faces)
+        store = prepare_faces(manifest, contract, out, centre_crop=centre_crop, progress=reporter.of("reading faces"))
     for note in manifest.notes:
         print(note)
     if store.without_face:
@@ -158,12 +157,12 @@ def audit(
     from facenet2expnet.crop import CropContract
     from facenet2expnet.data import splits
     from facenet2expnet.data.audit import audit as look
-    from facenet2expnet.data.dataset import read_faces
+    from facenet2expnet.data.dataset import load_dataset
 
     with console.progress(quiet) as reporter:
-        manifest, pixels, _ = read_faces(
-            data, CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX), progress=reporter.faces
-        )
+        contract = CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX)
+        dataset = load_dataset(data, contract, min_classes=0, progress=reporter.of("reading faces"))
+    manifest, pixels = dataset.manifest, dataset.pixels
     sides = None if protocol == "own" else splits.choose(manifest, protocol, folds).folds
     embeddings = None
     if persons and manifest.subjects is not None:

@@ -19,7 +19,8 @@ from facenet2expnet.experiment.evaluate import load_labelled
 from facenet2expnet.experiment.metrics import CALIBRATION_SCORES, scores_of
 from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import CARD, Model, find_model, save_model
-from facenet2expnet.predict.recognizer import Recognizer, class_scores
+from facenet2expnet.predict.recognizer import Recognizer
+from facenet2expnet.predict.scores import class_scores
 from facenet2expnet.training.device import choose_device
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -17,7 +17,8 @@ from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
-from facenet2expnet.predict.recognizer import Recognizer, class_probabilities
+from facenet2expnet.predict.recognizer import Recognizer
+from facenet2expnet.predict.scores import class_probabilities
 from facenet2expnet.training.device import choose_device
 
 LISTED = 5
@@ -97,7 +98,7 @@ def load_labelled(
     """Load the labelled pictures for a model, and find out whether its run was made from this data; see `evaluate`."""
     if not isinstance(data, Manifest) and Path(data).suffix.lower() in (".csv", ".parquet"):
         data = read_manifest(Path(data), classes=recognizer.classes)
-    dataset = load_dataset(data, recognizer.contract, least_classes=1, progress=progress)
+    dataset = load_dataset(data, recognizer.contract, min_classes=1, progress=progress)
     of_training = recognizer.metadata.get("trained_on", {}).get("sha256") == dataset.manifest.sha256()
     labelled = np.flatnonzero(dataset.manifest.labels >= 0)
     if len(labelled) < len(dataset.manifest):
