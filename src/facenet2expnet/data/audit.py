@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from facenet2expnet.data.duplicates import identical_in, near_in, near_pairs, picture_hashes
+from facenet2expnet.data.duplicates import find_copies, near_pairs, picture_hashes
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.splits import Split, group_leaks, official_columns
+from facenet2expnet.data.splits import Split, column_protocol, column_splits, group_leaks, with_unlabelled
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import atomic_path
 
@@ -118,8 +118,7 @@ def audit(
 
     Args:
         pixels: (N, H, W, 3) or (N, H, W) uint8, one per row of the manifest; None skips the pictures.
-        splits: the splits to check; by default those of the manifest's columns (official folds, fold or split),
-            pictures without a label included.
+        splits: the splits to check; by default those of the manifest's columns (official folds, fold or split).
         embeddings: (N, D) float, a face net's descriptor of each picture; None skips the search for one person
             with two IDs.
         cheap: skip near-duplicates, which compare all pairs and take seconds to minutes.
@@ -132,69 +131,57 @@ def audit(
                 f"audit: expected {len(manifest)} {name}, one per row of the manifest, got {len(array)}"
             )
     splits = _splits_of_columns(manifest) if splits is None else splits
-    image, label = (manifest.table[column].to_numpy(dtype=object) for column in ("image", "label"))
+    table = manifest.table[["image", "label"]].assign(row=np.arange(len(manifest)))
     checked = ["labels", "subjects and sequences"]
-    blank = np.flatnonzero(manifest.labels < 0)
-    labels = [(row, image[row], "", "no label") for row in blank]
-    rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in TABLES} | {"labels": labels}
-    for split, kind, names, first, second in group_leaks(manifest, splits):
-        rows["group_leakage"] += [(split.name, kind, name, first, second) for name in names]
+    labels = [table[table["label"] == ""].assign(fault="no label")]
+    found: dict[str, Any] = dict.fromkeys(TABLES)
+    found["group_leakage"] = group_leaks(manifest, splits)
     if pixels is not None:
         checked.append("identical pictures")
         groups = picture_hashes(pixels)
-        copies = np.flatnonzero(np.bincount(groups, minlength=1)[groups] > 1)
-        copies = copies[np.argsort(groups[copies], kind="stable")]
-        numbers = np.unique(groups[copies], return_inverse=True)[1]
-        rows["identical"] = list(zip(numbers, copies, image[copies], label[copies], strict=True))
-        for number in range(len(np.unique(numbers))):
-            same = copies[numbers == number]
-            if len(set(label[same]) - {""}) > 1:
-                labels += [(row, image[row], label[row], "labels differ") for row in same if label[row]]
-        pairs = np.empty((0, 3), np.int64)
+        same = table.assign(group=groups).sort_values("group", kind="stable")
+        same = same[same.duplicated("group", keep=False)]
+        found["identical"] = same.assign(group=pd.factorize(same["group"])[0])
+        same = same[same["label"] != ""]
+        kinds = same.groupby("group")["label"].transform("nunique")
+        labels.append(same[kinds > 1].assign(fault="labels differ"))
+        pairs = None
         if not cheap:
             checked.append("near-duplicates")
             pairs = near_pairs(pixels, groups)
             pairs = pairs[np.argsort(pairs[:, 2], kind="stable")]
-            rows["near"] = [(a, b, image[a], image[b], bits) for a, b, bits in pairs]
-        for split in splits:
-            trained = np.sort(np.append(split.train, split.unlabelled))
-            for part in ("test", "validation"):
-                held = split.parts()[part]
-                for how, twins in (
-                    ("identical", identical_in(held, trained, groups)),
-                    ("near", near_in(held, trained, pairs)),
-                ):
-                    rows["leaks"] += [
-                        (split.name, part, row, image[row], twin, image[twin], how)
-                        for row, twin in zip(held, twins, strict=True)
-                        if twin >= 0
-                    ]
+            image = table["image"].to_numpy()
+            found["near"] = [(a, b, image[a], image[b], bits) for a, b, bits in pairs]
+        found["leaks"] = [leak for split in splits for leak in _leaks(table, split, groups, pairs)]
     if embeddings is not None and manifest.subjects is not None:
         checked.append("one person with two IDs")
-        rows["same_subject"] = _same_subject(manifest.subjects, embeddings)
-    tables = {name: pd.DataFrame(found, columns=list(TABLES[name])) for name, found in rows.items()}
+        found["same_subject"] = _same_subject(manifest.subjects, embeddings)
+    found["labels"] = pd.concat(labels, ignore_index=True)
+    tables = {name: pd.DataFrame(found[name], columns=list(columns)) for name, columns in TABLES.items()}
     return Audit(len(manifest), tuple(checked), tables)
 
 
 def _splits_of_columns(manifest: Manifest) -> list[Split]:
-    """The splits that the manifest's columns give, whether a picture has a label or not; none without columns."""
-    columns = [c for c in (*official_columns(manifest), "split") if c in manifest.table.columns]
-    splits = []
-    for column in columns:
-        if column == "split" and splits:
-            break
-        part = manifest.table[column]
-        train, valid, test = (np.flatnonzero(part == name) for name in ("train", "valid", "test"))
-        if len(train) and len(test) + len(valid):
-            splits.append(Split(column, train, test, valid) if len(test) else Split(column, train, valid))
-    if not splits and "fold" in manifest.table.columns:
-        fold = manifest.table["fold"]
-        names = sorted(set(fold) - {""})
-        splits = [
-            Split(name, np.flatnonzero((fold != "") & (fold != name)), np.flatnonzero(fold == name))
-            for name in (names if len(names) > 1 else [])
-        ]
-    return splits
+    """The splits that columns of the manifest give; none if they give none."""
+    try:
+        splits = column_splits(manifest, column_protocol(manifest))
+    except UserError:
+        return []
+    return [with_unlabelled(manifest, split) for split in splits]
+
+
+def _leaks(
+    table: pd.DataFrame, split: Split, groups: np.ndarray, pairs: np.ndarray | None
+) -> Iterator[tuple[object, ...]]:
+    """Held-out pictures with a copy on the training side, as rows of the table `leaks`."""
+    trained = np.sort(np.append(split.train, split.unlabelled))
+    for part in ("test", "validation"):
+        rows = split.parts()[part]
+        copies, identical = find_copies(rows, trained, groups, pairs)
+        for i in np.flatnonzero(copies >= 0):
+            images = table["image"][rows[i]], table["image"][copies[i]]
+            how = "identical" if identical[i] else "near"
+            yield split.name, part, rows[i], images[0], copies[i], images[1], how
 
 
 def _same_subject(subjects: np.ndarray, embeddings: np.ndarray) -> list[tuple[str, str, float]]:

@@ -77,7 +77,7 @@ class Manifest:
     @property
     def labels(self) -> np.ndarray:
         """Class numbers (N,), int64, as indices into `classes`; -1 for a picture without a label."""
-        return pd.Index(self.classes, dtype=object).get_indexer(self.table["label"]).astype(np.int64)
+        return pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.table["label"])).astype(np.int64)
 
     @property
     def subjects(self) -> np.ndarray | None:
@@ -261,7 +261,7 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
     the added set's name as a prefix, because IDs of two datasets are unrelated.
 
     Raises:
-        UserError: If no row is left, the faces were cropped in different ways, or the two are on different drives.
+        UserError: If no row is left, the faces were cropped in different ways.
     Source: FN2EN, section IV-F and Table VI (SFEW with FER2013).
     """
     if manifest.contract != added.contract:
@@ -274,22 +274,12 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
         raise UserError(
             f"'{added.name}' has no picture of the classes of '{manifest.name}' ({', '.join(manifest.classes)})"
         )
-    roots = [manifest.root.resolve(), added.root.resolve()]
-    try:
-        root = Path(os.path.commonpath(roots))
-    except ValueError as fault:
-        raise UserError(
-            f"{roots[0]} and {roots[1]} are on different drives; put them on one drive"
-        ) from fault
-    main = manifest.table.copy()
-    for table, old in ((main, roots[0]), (more, roots[1])):
-        start = old.relative_to(root).as_posix()
-        table["image"] = [
-            image if os.path.isabs(image) else posixpath.normpath(f"{start}/{image}")
-            for image in table["image"]
-        ]
+    more["image"] = [
+        Path(os.path.relpath(added.root / image, manifest.root)).as_posix() for image in more["image"]
+    ]
     for column in {"subject", "sequence"} & set(more.columns):
         more[column] = [f"{added.name}:{name}" if name else "" for name in more[column]]
+    main = manifest.table.copy()
     if "split" in main.columns:
         more["split"] = "train"
     main["train_only"], more["train_only"] = 0, 1
@@ -302,7 +292,6 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
     return dataclasses.replace(
         manifest,
         table=pd.concat([main, more[kept]], ignore_index=True),
-        root=root,
         name=f"{manifest.name}+{added.name}",
         notes=(*manifest.notes, *added.notes, *notes),
     )
@@ -346,11 +335,7 @@ def need_folder(folder: Path) -> Path:
         UserError: If it is missing, a file, or not readable.
     """
     folder = Path(folder)
-    try:
-        exists = folder.exists()
-    except PermissionError as fault:
-        raise UserError(f"{folder} can't be reached: no permission for a folder above it") from fault
-    if not exists:
+    if not os.path.exists(folder):
         parent = next((p for p in folder.absolute().parents if os.path.isdir(p)), None)
         raise UserError(f"{folder} was not found; the nearest folder that exists is {parent}")
     if not folder.is_dir():

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,20 +14,15 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.files import read_json, write_json
 
 FORMAT = "facenet2expnet-split-1"
+PROTOCOLS = ("official", "fold", "split", "subject-groups", "leave-one-subject-out", "stratified")
+PARTS = ("train", "validation", "test", "unlabelled")
+HELD_OUT = {"test": ("train", "validation", "unlabelled"), "validation": ("train", "unlabelled")}
+"""Held-out part -> the parts that may not share a subject, a sequence or a picture with it."""
+
 SUBJECTS_UNKNOWN = (
     "Subjects are unknown: the same person may be in the training and in the test part, "
     "so the accuracy may be too high for new people."
 )
-PARTS = ("train", "validation", "test", "unlabelled")
-SIDES = (
-    *(("train", "test"), ("train", "validation"), ("validation", "test")),
-    *(("unlabelled", "test"), ("unlabelled", "validation")),
-)
-"""Pairs of parts that may share nothing; unlabelled rows are on the side of training."""
-
-
-def _no_rows() -> np.ndarray:
-    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +31,9 @@ class Split:
 
     Attributes:
         name: of the split, as "fold-01".
-        train: rows to train on, all labelled.
-        test: rows to test on; empty only in the split "all", which holds nothing out.
-        validation: rows for early stopping, calibration and choosing; no training on them.
+        train: labelled rows to train on.
+        test: labelled rows to test on; empty only in the split "all", which holds nothing out.
+        validation: labelled rows for early stopping, calibration and choosing.
         unlabelled: rows without a label that stage 1 may train on.
     Raises:
         UserError: If train or test is empty, or a row is in two parts or in one part twice.
@@ -48,18 +42,16 @@ class Split:
     name: str
     train: np.ndarray
     test: np.ndarray
-    validation: np.ndarray = field(default_factory=_no_rows)
-    unlabelled: np.ndarray = field(default_factory=_no_rows)
+    validation: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    unlabelled: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         for part in PARTS:
             object.__setattr__(self, part, np.sort(np.asarray(getattr(self, part), dtype=np.int64)))
         rows, times = np.unique(np.concatenate(list(self.parts().values())), return_counts=True)
         if not len(self.train) or not (len(self.test) or self.name == "all"):
-            raise UserError(
-                f"split {self.name}: {len(self.train)} pictures to train, {len(self.test)} to test; "
-                "both must be 1 or more"
-            )
+            counts = f"{len(self.train)} labelled pictures to train, {len(self.test)} to test"
+            raise UserError(f"split {self.name}: {counts}; expected 1 or more of each")
         if (times > 1).any():
             raise UserError(
                 f"split {self.name}: row {rows[times > 1][0]} is in two parts or in one part twice"
@@ -72,14 +64,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Protocol:
-    """The splits of a protocol.
+    """The splits of a protocol, whether the subject of every picture is known, and sentences for the report.
 
-    Attributes:
-        name: of the protocol.
-        splits: one or more.
-        subjects_known: whether the subject of every picture is known.
-        note: one or more sentences for the report.
-        unused: number of labelled pictures that are in no part of any split.
+    `unused` is the number of labelled pictures that are in no part of any split.
     """
 
     name: str
@@ -95,19 +82,9 @@ def choose(manifest: Manifest, protocol: str = "auto", folds: int = 10, seed: in
     Rows of the column `train_only` join every training part and are never tested.
 
     Args:
-        protocol: one of
-            "official": columns `fold_1`, `fold_2`, … with train, valid, test or "" in each row, as for TFD;
-            "fold": the rows of each value of the column `fold` are tested once;
-            "split": the column `split`; without test rows, valid is the test part (the paper's SFEW);
-            "subject-groups": subjects by ascending ID in natural order (S2 before S10), cut into `folds` groups
-                of nearly equal size (FN2EN, section IV-C);
-            "leave-one-subject-out": each subject is tested once;
-            "stratified": random folds of scikit-learn with nearly equal class shares; subjects and sequences
-                stay together;
-            "auto": the first of official, fold, split, subject-groups (every subject known) and stratified
-                that the manifest allows;
-            the path of a split file (.json).
-        folds: number of groups for the protocols that do not fix it.
+        protocol: one of `PROTOCOLS` (docs/datasets.md describes them), the path of a split file (.json), or "auto": the
+            first of official, fold, split, subject-groups (every subject known) and stratified that is possible.
+        folds: number of groups of subject-groups and stratified.
         seed: of the stratified folds.
     Raises:
         UserError: If the protocol is unknown, the manifest does not allow it, or a split leaks.
@@ -115,40 +92,67 @@ def choose(manifest: Manifest, protocol: str = "auto", folds: int = 10, seed: in
     tested = np.flatnonzero(~manifest.train_only)
     added = np.flatnonzero(manifest.train_only & (manifest.labels >= 0))
     base = manifest.rows(tested)
-    makers: dict[str, Callable[[], list[Split]]] = {
-        "official": lambda: _column_splits(base, official_columns(base), "fold_1, fold_2, …"),
-        "fold": lambda: _fold_column(base),
-        "split": lambda: _column_splits(base, [c for c in base.table.columns if c == "split"], "split"),
-        "subject-groups": lambda: _subject_groups(base, folds),
-        "leave-one-subject-out": lambda: _subject_groups(base, None),
-        "stratified": lambda: _stratified(base, folds, seed),
-    }
-    name = _automatic(base) if protocol == "auto" else protocol
-    if name in makers:
-        if folds < 2:
-            raise UserError(f"{folds} folds were asked for; at least 2 are needed")
+    subjects = base.subjects
+    known = subjects is not None and bool((subjects != "").all())
+    name = protocol
+    if protocol == "auto":
+        name = column_protocol(base) or ("subject-groups" if known else "stratified")
+    if name.endswith(".json"):
+        splits, name = read_splits(Path(name), manifest), "saved-split"
+    elif name in PROTOCOLS:
         splits = [
             Split(s.name, np.append(tested[s.train], added), tested[s.test], tested[s.validation])
-            for s in makers[name]()
+            for s in _make(base, name, folds, seed)
         ]
         check(manifest, splits)
-    elif name.endswith(".json"):
-        splits, name = read_splits(Path(name), manifest), "saved-split"
     else:
         raise UserError(
-            f"protocol '{protocol}' is not one of auto, {', '.join(makers)}, or a saved split file (.json)"
+            f"protocol '{name}' is not one of auto, {', '.join(PROTOCOLS)}, or a split file (.json)"
         )
     used = np.concatenate([rows for split in splits for rows in split.parts().values()])
     unused = len(np.setdiff1d(np.flatnonzero(manifest.labels >= 0), used))
-    subjects_known = base.subjects is not None and bool((base.subjects != "").all())
-    note = " ".join(_notes(manifest, base, name, splits, unused))
-    return Protocol(name, splits, subjects_known, note, unused)
+    return Protocol(name, splits, known, " ".join(_notes(manifest, base, name, splits, unused)), unused)
 
 
 def official_columns(manifest: Manifest) -> list[str]:
     """The columns `fold_1`, `fold_2`, … that give each picture's part in each official fold."""
     found = [c for c in map(str, manifest.table.columns) if c.startswith("fold_") and c[5:].isdecimal()]
     return sorted(found, key=natural_key)
+
+
+def column_protocol(manifest: Manifest) -> str:
+    """The protocol that columns of the manifest give: "official", "fold" or "split"; "" if none does."""
+    table = manifest.table
+    filled = [c for c in ("fold", "split") if c in table.columns and (table[c] != "").any()]
+    return "official" if official_columns(manifest) else (filled or [""])[0]
+
+
+def column_splits(manifest: Manifest, protocol: str) -> list[Split]:
+    """Splits by columns of the manifest, not checked for leaks.
+
+    "fold": the rows of each value of the column are tested once. "official" (`fold_1`, …) and "split": train, valid
+    and test rows of the column; without test rows, valid is the test part (the paper's SFEW). Blank rows are unused.
+
+    Raises:
+        UserError: If there is no such column, or a split has no row to train on or to test on.
+    """
+    columns = official_columns(manifest) if protocol == "official" else [protocol]
+    if not columns or columns[0] not in manifest.table.columns:
+        column = "fold_1" if protocol == "official" else protocol
+        raise UserError(
+            f"manifest '{manifest.name}' has no column {column}, which the protocol '{protocol}' needs"
+        )
+    _check_classes(manifest, 0)
+    if protocol == "fold":
+        names = sorted(set(manifest.table["fold"]) - {""}, key=natural_key)
+        return _test_each(manifest, pd.Index(names, dtype=object).get_indexer(manifest.table["fold"]), names)
+    splits = []
+    for column in columns:
+        part = manifest.table[column].where(manifest.labels >= 0, "")
+        train, valid, test = (np.flatnonzero(part == name) for name in ("train", "valid", "test"))
+        name = column.replace("_", "-")
+        splits.append(Split(name, train, test, valid) if len(test) else Split(name, train, valid))
+    return splits
 
 
 def with_validation(manifest: Manifest, split: Split, fraction: float, seed: int = 0) -> Split:
@@ -179,7 +183,7 @@ def with_validation(manifest: Manifest, split: Split, fraction: float, seed: int
     drawn = _order_in_proportion(manifest.labels[rows[first]], seed)
     excess = np.abs(sizes[drawn].cumsum() - fraction * len(rows))[:-1]
     validation = rows[np.isin(groups[rows], names[drawn[: np.argmin(excess) + 1]])]
-    made = replace(split, train=np.setdiff1d(split.train, validation), validation=validation, unlabelled=[])
+    made = replace(split, train=np.setdiff1d(split.train, validation), validation=validation, unlabelled=rows[:0])
     allowed = with_unlabelled(manifest, made).unlabelled
     return replace(made, unlabelled=np.intersect1d(split.unlabelled, allowed))
 
@@ -205,10 +209,8 @@ def with_unlabelled(manifest: Manifest, split: Split) -> Split:
 
 
 def subsample(manifest: Manifest, rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Draw `count` rows with the classes in proportion; a smaller draw is part of a larger one.
+    """Draw `count` rows, sorted, with the classes in proportion; a smaller draw is part of a larger one.
 
-    Returns:
-        Sorted int64 array (count,).
     Raises:
         UserError: If there are fewer rows.
     """
@@ -233,32 +235,33 @@ def check(manifest: Manifest, splits: Sequence[Split]) -> None:
     """Raise an error for splits that leak.
 
     Raises:
-        UserError: If a row does not exist, or a subject or a sequence is on two sides of a split. Rows whose
-            subject and sequence are unknown can't be checked.
+        UserError: If a row to train or test on has no label, a held-out row is train-only, or a subject or a sequence
+            is on two sides of a split. Rows whose subject and sequence are unknown can't be checked.
     """
+    labelled, train_only = manifest.labels >= 0, manifest.train_only
     for split in splits:
-        last = max((int(rows[-1]) for rows in split.parts().values() if len(rows)), default=-1)
-        if last >= len(manifest):
-            raise UserError(f"split {split.name} has row {last}, the manifest has {len(manifest)} rows")
-    for split, what, names, first, second in group_leaks(manifest, splits):
-        listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        held = np.append(split.validation, split.test)
+        for rows, fault in (
+            (np.append(split.train, held)[~labelled[np.append(split.train, held)]], "has no label"),
+            (held[train_only[held]], "is train-only, but held out"),
+        ):
+            if len(rows):
+                image = manifest.table["image"][rows[0]]
+                raise UserError(f"split {split.name}: {image} {fault}; take it out of the part")
+    for name, kind, group, first, second in group_leaks(manifest, splits):
         raise UserError(
-            f"split {split.name} leaks: {what} {listed} is in {first} and in {second}; "
-            f"keep all pictures of a {what} on one side"
+            f"split {name} leaks: {kind} {group} is in {first} and in {second}; "
+            f"keep all pictures of a {kind} on one side (fn2en data audit lists all leaks)"
         )
 
 
-def group_leaks(
-    manifest: Manifest, splits: Sequence[Split]
-) -> Iterator[tuple[Split, str, list[str], str, str]]:
-    """Find subjects and sequences on two sides: split, "subject" or "sequence", their names, the two parts.
-
-    Unlabelled rows are on the side of training.
-    """
+def group_leaks(manifest: Manifest, splits: Sequence[Split]) -> list[tuple[str, str, str, str, str]]:
+    """Subjects and sequences on two sides: split, "subject" or "sequence", its name, and the two parts."""
     subjects, sequences = manifest.subjects, manifest.sequences
     if subjects is not None and sequences is not None:  # a sequence name is unique within its subject only
         sequences = np.where(sequences != "", subjects + "/" + sequences, "")
-    for what, values in (("subject", subjects), ("sequence", sequences)):
+    found = []
+    for kind, values in (("subject", subjects), ("sequence", sequences)):
         if values is None:
             continue
         codes, names = pd.factorize(values)
@@ -266,10 +269,11 @@ def group_leaks(
             present = {
                 part: np.isin(np.arange(len(names)), codes[rows]) for part, rows in split.parts().items()
             }
-            for first, second in SIDES:
-                both = set(names[present[first] & present[second]]) - {""}
-                if both:
-                    yield split, what, sorted(both, key=natural_key), first, second
+            for second, others in HELD_OUT.items():
+                for first in others:
+                    both = sorted(set(names[present[first] & present[second]]) - {""}, key=natural_key)
+                    found += [(split.name, kind, name, first, second) for name in both]
+    return found
 
 
 def write_splits(splits: Sequence[Split], manifest: Manifest, path: Path) -> None:
@@ -279,9 +283,8 @@ def write_splits(splits: Sequence[Split], manifest: Manifest, path: Path) -> Non
         {"name": split.name} | {part: list(images[rows]) for part, rows in split.parts().items() if len(rows)}
         for split in splits
     ]
-    write_json(
-        Path(path), {"format": FORMAT, "manifest": manifest.name, "sha256": manifest.sha256(), "folds": folds}
-    )
+    content = {"format": FORMAT, "manifest": manifest.name, "sha256": manifest.sha256(), "folds": folds}
+    write_json(Path(path), content)
 
 
 def read_splits(path: Path, manifest: Manifest) -> list[Split]:
@@ -290,10 +293,7 @@ def read_splits(path: Path, manifest: Manifest) -> list[Split]:
     Raises:
         UserError: If the file is not a split file, has pictures that the manifest does not have, or leaks.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"the split file {path} was not found")
-    content: Any = read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT or not content.get("folds"):
         raise UserError(f"{path} is not a split file (expected format {FORMAT} and folds)")
     images = pd.Index(manifest.table["image"])
@@ -312,14 +312,6 @@ def read_splits(path: Path, manifest: Manifest) -> list[Split]:
     return splits
 
 
-def _automatic(manifest: Manifest) -> str:
-    filled = [c for c in ("fold", "split") if c in manifest.table.columns and (manifest.table[c] != "").any()]
-    if official_columns(manifest) or filled:
-        return "official" if official_columns(manifest) else filled[0]
-    subjects = manifest.subjects
-    return "subject-groups" if subjects is not None and (subjects != "").all() else "stratified"
-
-
 def _notes(
     manifest: Manifest, base: Manifest, name: str, splits: Sequence[Split], unused: int
 ) -> Iterator[str]:
@@ -333,134 +325,97 @@ def _notes(
         yield f"The splits are subject-independent: no subject of {len(set(subjects))} is on two sides."
     if name == "split" and "test" not in set(base.table["split"]):
         yield "The column split has no test rows, so the valid rows are the test part."
-    elif any(len(split.validation) for split in splits):
-        count = max(len(split.validation) for split in splits)
-        yield f"The validation part is the official one ({count} pictures)."
     if unused:
         yield f"{unused} labelled pictures are in no part: nothing is trained or tested on them."
     if (labels < 0).any():
         yield f"{(labels < 0).sum()} pictures have no label: they are not tested, and only stage 1 may use them."
     for split in splits:
-        missing = np.setdiff1d(labels[np.concatenate([split.validation, split.test])], labels[split.train])
-        if len(missing):
-            names = ", ".join(manifest.classes[label] for label in missing)
-            yield f"Split {split.name} has no training picture of {names}."
+        lacking = np.setdiff1d(labels[np.append(split.validation, split.test)], labels[split.train])
+        if len(lacking):
+            classes = ", ".join(manifest.classes[label] for label in lacking)
+            yield f"Split {split.name} has no training picture of {classes}."
     if len(base) < len(manifest):
         yield f"{len(manifest) - len(base)} train-only pictures are trained on in every split and never tested."
 
 
+def _make(manifest: Manifest, protocol: str, count: int, seed: int) -> list[Split]:
+    """The splits of a protocol; `manifest` has no train-only rows."""
+    if protocol in ("official", "fold", "split"):
+        return column_splits(manifest, protocol)
+    if count < 2:
+        raise UserError(f"{count} folds were asked for; at least 2 are needed")
+    if protocol == "stratified":
+        return _stratified(manifest, count, seed)
+    return _subject_groups(manifest, count if protocol == "subject-groups" else None)
+
+
 def _subject_groups(manifest: Manifest, count: int | None) -> list[Split]:
-    """Cut the subjects by ascending ID into `count` groups; None makes each subject a group with its own name."""
-    subjects, labelled = manifest.subjects, manifest.labels >= 0
-    if subjects is None:
-        raise UserError(
-            f"manifest '{manifest.name}' has no subjects; add a column subject, or pass --protocol stratified"
-        )
+    """Subjects by ascending ID, cut into groups of nearly equal size (FN2EN, section IV-C); None: one per subject."""
+    labelled = manifest.labels >= 0
+    subjects = np.full(len(manifest), "", object) if manifest.subjects is None else manifest.subjects
     blank = np.flatnonzero((subjects == "") & labelled)
     if len(blank):
         raise UserError(
             f"manifest '{manifest.name}': {len(blank)} labelled pictures have no subject, the first is "
-            f"{manifest.table['image'].iloc[blank[0]]}; fill it in, or pass --protocol stratified"
+            f"{manifest.table['image'][blank[0]]}; fill in the column subject, or pass --protocol stratified"
         )
     _check_classes(manifest, count or 0)
     names = sorted(set(subjects[labelled]), key=natural_key)
-    if len(names) < (count or 2):
-        raise UserError(
-            f"{len(names)} subjects can't be cut into {count or 2} groups; pass --folds {max(len(names), 2)} or fewer, "
-            "or --protocol stratified"
-        )
+    _check_enough(len(names), "subjects", count or 2)
     groups = np.array_split(np.arange(len(names)), count or len(names))
     group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     fold_of = np.append(group_of, -1)[pd.Index(names, dtype=object).get_indexer(subjects)]
-    return _test_each(manifest, fold_of, _fold_names(count) if count else names)
+    return _test_each(manifest, fold_of, None if count else names)
 
 
 def _stratified(manifest: Manifest, count: int, seed: int) -> list[Split]:
+    """Random folds with nearly equal class shares; subjects and sequences stay together."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     _check_classes(manifest, count)
     rows = np.flatnonzero(manifest.labels >= 0)
     labels, groups = manifest.labels[rows], group_ids(manifest)[rows]
     found = len(np.unique(groups))
-    if found < count:
-        raise UserError(
-            f"{found} subjects or sequences can't be divided into {count} folds; "
-            f"pass --folds {max(found, 2)} or fewer"
-        )
+    _check_enough(found, "subjects or sequences", count)
     kind = StratifiedKFold if found == len(rows) else StratifiedGroupKFold
+    drawn = kind(count, shuffle=True, random_state=seed).split(rows, labels, groups)
     fold_of = np.full(len(manifest), -1)
-    for fold, (_, test) in enumerate(
-        kind(count, shuffle=True, random_state=seed).split(rows, labels, groups)
-    ):
+    for fold, (_, test) in enumerate(drawn):
         fold_of[rows[test]] = fold
-    return _test_each(manifest, fold_of, _fold_names(count))
+    return _test_each(manifest, fold_of)
 
 
-def _fold_column(manifest: Manifest) -> list[Split]:
-    if "fold" not in manifest.table.columns:
-        raise UserError(
-            f"manifest '{manifest.name}' has no column fold; expected a number or name in each row of it"
-        )
-    _check_classes(manifest, 0)
-    column = manifest.table["fold"]
-    names = sorted(set(column) - {""}, key=natural_key)
-    if len(names) < 2:
-        raise UserError(f"the column fold holds one value only ({', '.join(names)}); at least two are needed")
-    return _test_each(manifest, pd.Index(names, dtype=object).get_indexer(column), names)
+def _test_each(manifest: Manifest, fold_of: np.ndarray, names: Sequence[str] | None = None) -> list[Split]:
+    """One split per number in `fold_of` (N,): its labelled rows are tested; -1 is in no part."""
+    used = np.where(manifest.labels >= 0, fold_of, -1)
+    count = len(names) if names else int(fold_of.max()) + 1
+    names = names or [f"fold-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
+    return [
+        Split(names[number], np.flatnonzero((used >= 0) & (used != number)), np.flatnonzero(used == number))
+        for number in range(count)
+    ]
 
 
-def _column_splits(manifest: Manifest, columns: Sequence[str], expected: str) -> list[Split]:
-    """One split per column of train, valid, test or ""; without test rows, valid is the test part."""
-    if not columns:
-        raise UserError(
-            f"manifest '{manifest.name}' has no column {expected}; expected train, valid, test in it"
-        )
-    _check_classes(manifest, 0)
-    splits = []
-    for column in columns:
-        part = manifest.table[column].where(manifest.labels >= 0, "")
-        train, valid, test = (np.flatnonzero(part == name) for name in ("train", "valid", "test"))
-        if not len(train) or not len(test) + len(valid):
-            raise UserError(
-                f"the column {column} has {len(train)} labelled pictures to train, {len(valid)} valid and "
-                f"{len(test)} test; train and one of the other two are needed"
-            )
-        name = column.replace("_", "-")
-        splits.append(Split(name, train, test, valid) if len(test) else Split(name, train, valid))
-    return splits
+def _check_enough(found: int, what: str, count: int) -> None:
+    if found < count:
+        fewer = f"pass --folds {max(found, 2)} or fewer, or another --protocol"
+        raise UserError(f"{found} {what} can't be divided into {count} folds; {fewer}")
 
 
 def _check_classes(manifest: Manifest, count: int) -> None:
     """Check that two or more classes have pictures, and that each of these has at least `count`."""
     counts = {name: number for name, number in manifest.counts.items() if number}
     if len(counts) < 2:
-        found = f"one class only ('{next(iter(counts))}')" if counts else "no labelled picture"
-        raise UserError(f"manifest '{manifest.name}' holds {found}; at least two classes are needed")
-    few = {name: number for name, number in counts.items() if number < count}
+        found = f"of one class only ('{next(iter(counts))}')" if counts else "of no class"
+        raise UserError(
+            f"manifest '{manifest.name}' has labelled pictures {found}; at least two classes are needed"
+        )
+    few = [f"{name} {number}" for name, number in counts.items() if number < count]
     if few:
-        listed = ", ".join(f"{name} {number}" for name, number in few.items())
         raise UserError(
-            f"manifest '{manifest.name}' has classes with fewer pictures than the {count} folds: {listed}; "
-            f"add pictures, leave the class out, or pass --folds {max(2, min(few.values()))}"
+            f"manifest '{manifest.name}' has classes with fewer pictures than the {count} folds: {', '.join(few)}; "
+            f"add pictures, leave the class out, or pass --folds {max(2, min(counts.values()))}"
         )
-
-
-def _fold_names(count: int) -> list[str]:
-    return [f"fold-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
-
-
-def _test_each(manifest: Manifest, fold_of: np.ndarray, names: Sequence[str]) -> list[Split]:
-    """One split per number in `fold_of` (N,): its labelled rows are tested; -1 is in no part."""
-    used = np.where(manifest.labels >= 0, fold_of, -1)
-    counts = np.bincount(used[used >= 0], minlength=len(names))
-    if not counts.all():
-        raise UserError(
-            f"split {names[int(np.argmin(counts))]} has no labelled picture to test on; pass a smaller --folds"
-        )
-    return [
-        Split(name, np.flatnonzero((used >= 0) & (used != number)), np.flatnonzero(used == number))
-        for number, name in enumerate(names)
-    ]
 
 
 def _order_in_proportion(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,14 +22,12 @@ SPLITS = ("train", "valid", "test")
 FAULTS_SHOWN = 10
 
 _CONTROL = r"[\x00-\x1f\x7f]"
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,14})")
-_NUMBER = re.compile(_INTEGER.pattern + r"(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?")
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, list[int]]:
     """Read a CSV or Parquet table, and the line number of each row.
 
-    The columns of `COLUMNS` are text. Other CSV columns are numbers if every value is a plain number.
+    All columns of a CSV and the columns of `COLUMNS` are text.
 
     Raises:
         UserError: If the file can't be read, a column is missing or there twice, or a CSV row has too few cells.
@@ -61,8 +58,6 @@ def read_table(path: Path) -> tuple[pd.DataFrame, list[int]]:
     for column in header:
         if column in COLUMNS:
             table[column] = as_text(table[column])
-        elif path.suffix.lower() == ".csv":
-            table[column] = _numbers_where_plain(table[column])
     return table, lines
 
 
@@ -143,14 +138,3 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[int]]:
     )
     table = pd.DataFrame([cells for _, cells in rows[1:]], columns=header, dtype=object)
     return table, [line for line, _ in rows[1:]]
-
-
-def _numbers_where_plain(column: pd.Series) -> pd.Series:
-    """Convert a column of plain numbers to numbers and leave any other as text: 007 stays text."""
-    values = list(column)
-    filled = [value for value in values if value]
-    if filled and all(_INTEGER.fullmatch(value) for value in values):
-        return pd.Series([int(value) for value in values], dtype="int64")
-    if filled and all(_NUMBER.fullmatch(value) for value in filled):
-        return pd.Series([float(value) if value else np.nan for value in values], dtype="float64")
-    return column
