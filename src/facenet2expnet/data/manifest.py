@@ -77,7 +77,9 @@ class Manifest:
     @property
     def labels(self) -> np.ndarray:
         """Class numbers (N,), int64, as indices into `classes`; -1 for a picture without a label."""
-        return pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.table["label"])).astype(np.int64)
+        return (
+            pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.table["label"])).astype(np.int64)
+        )
 
     @property
     def subjects(self) -> np.ndarray | None:

@@ -183,7 +183,9 @@ def with_validation(manifest: Manifest, split: Split, fraction: float, seed: int
     drawn = _order_in_proportion(manifest.labels[rows[first]], seed)
     excess = np.abs(sizes[drawn].cumsum() - fraction * len(rows))[:-1]
     validation = rows[np.isin(groups[rows], names[drawn[: np.argmin(excess) + 1]])]
-    made = replace(split, train=np.setdiff1d(split.train, validation), validation=validation, unlabelled=rows[:0])
+    made = replace(
+        split, train=np.setdiff1d(split.train, validation), validation=validation, unlabelled=rows[:0]
+    )
     allowed = with_unlabelled(manifest, made).unlabelled
     return replace(made, unlabelled=np.intersect1d(split.unlabelled, allowed))
 
@@ -377,8 +379,9 @@ def _stratified(manifest: Manifest, count: int, seed: int) -> list[Split]:
     labels, groups = manifest.labels[rows], group_ids(manifest)[rows]
     found = len(np.unique(groups))
     _check_enough(found, "subjects or sequences", count)
-    kind = StratifiedKFold if found == len(rows) else StratifiedGroupKFold
-    drawn = kind(count, shuffle=True, random_state=seed).split(rows, labels, groups)
+    single = found == len(rows)
+    folder = (StratifiedKFold if single else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
+    drawn = folder.split(rows, labels, None if single else groups)
     fold_of = np.full(len(manifest), -1)
     for fold, (_, test) in enumerate(drawn):
         fold_of[rows[test]] = fold
