@@ -30,8 +30,7 @@ from rich.table import Table
 from facenet2expnet.crop import DETECTORS, CropContract
 from facenet2expnet.data.bundled import read_sample, sample_folder
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.pictures import read_pictures
-from facenet2expnet.faces.prepare import worker_count
+from facenet2expnet.faces.prepare import crop_files
 from facenet2expnet.faces.store import FaceStore, prepare
 
 FRAME_WH, FACE_PX, BATCH = (640, 490), 400, 64
@@ -59,9 +58,7 @@ def main() -> None:
         for repeat in range(arguments.repeats):
             order = np.random.default_rng(repeat).permutation(len(store))
             reading.append(rate(order, lambda rows: read_batch(store, rows)))
-            decoding.append(
-                rate(order, lambda rows: decode_batch(manifest, rows, worker_count(arguments.workers)))
-            )
+            decoding.append(rate(order, lambda rows: decode_batch(manifest, rows, arguments.workers)))
         table.add_row("read an epoch from the store", *shown(reading))
         table.add_row("decode an epoch from the JPEGs", *shown(decoding))
         ratios = [a / b for a, b in zip(reading, decoding, strict=True)]
@@ -107,9 +104,11 @@ def read_batch(store: FaceStore, rows: np.ndarray) -> np.ndarray:
     return np.asarray(store.pixels[rows])
 
 
-def decode_batch(manifest: Manifest, rows: np.ndarray, workers: int) -> np.ndarray:
+def decode_batch(manifest: Manifest, rows: np.ndarray, workers: int | None) -> np.ndarray:
     paths = manifest.paths
-    return read_pictures([paths[row] for row in rows], 256, workers=workers)[0]
+    return np.stack(
+        [result.crop for result in crop_files([paths[row] for row in rows], CropContract(), workers=workers)]
+    )
 
 
 def shown(values: list[float]) -> tuple[str, str]:

@@ -29,8 +29,8 @@ from facenet2expnet import recipe as recipes
 from facenet2expnet.cli import console
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data import sources
-from facenet2expnet.data.audit import identical_groups
-from facenet2expnet.data.dataset import read_faces
+from facenet2expnet.data.dataset import load_dataset
+from facenet2expnet.data.duplicates import picture_hashes
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.run import Machine, compare
@@ -47,9 +47,10 @@ def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: i
     for any.
     """
     manifest = sources.read_into("fer2013", data, work / "pictures")
-    manifest, pixels, _ = read_faces(manifest, CropContract(stored_px=48, crop_px=48))
+    dataset = load_dataset(manifest, CropContract(stored_px=48, crop_px=48))
+    manifest, pixels = dataset.manifest, dataset.pixels
     table = manifest.table
-    groups = identical_groups(pixels)
+    groups = picture_hashes(pixels)
     test = np.flatnonzero(table["split"] == "valid")  # PublicTest
     taken, usable = set(groups[test]), []
     for row in np.flatnonzero(table["split"] == "train"):

@@ -19,7 +19,7 @@ import torch
 
 from facenet2expnet import recipe as recipes
 from facenet2expnet.data.bundled import sample_folder
-from facenet2expnet.data.dataset import read_faces
+from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier
@@ -48,7 +48,7 @@ def main() -> None:
     manifest = read_manifest(sample_folder() / "manifest.csv")
     few = manifest.table.iloc[:: len(manifest) // given.pictures][: given.pictures].reset_index(drop=True)
     cropped = replace(crop, detector="already-cropped", template="none")
-    _, pixels, _ = read_faces(replace(manifest, table=few), cropped)
+    pixels = load_dataset(replace(manifest, table=few), cropped, min_classes=0).pixels
     crops = centre_crop(torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), crop.crop_px)
     teacher = face.load(recipe.face_net.name, face.GENERATED)
     with torch.no_grad():

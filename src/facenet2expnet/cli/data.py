@@ -88,9 +88,8 @@ def prepare(
     contract = CropContract(detector=detector, template=template, stored_px=size, crop_px=size * 7 // 8)
     out = out or Path("faces") / name
     manifest = sources.read_into(name, path, out.with_name(out.name + ".pictures"), **_options(options))
-    missing = "centre-crop" if centre_crop else "drop"
     with console.progress(quiet) as reporter:
-        faces = store.prepare(manifest, contract, out, missing=missing, progress=reporter.faces)
+        faces = store.prepare(manifest, contract, out, centre_crop=centre_crop, progress=reporter.faces)
     for note in manifest.notes:
         print(note)
     if faces.without_face:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import HELD_OUT, Split
 from facenet2expnet.errors import UserError
 
@@ -109,7 +108,7 @@ def find_copies(
 
 
 def remove_copies(
-    splits: Sequence[Split], pixels: np.ndarray, *, near: bool = False, manifest: Manifest | None = None
+    splits: Sequence[Split], pixels: np.ndarray, *, near: bool = False
 ) -> tuple[list[Split], pd.DataFrame]:
     """Remove copies of held-out pictures from the training side of every split.
 
@@ -119,10 +118,9 @@ def remove_copies(
     Args:
         pixels: (N, H, W, 3) or (N, H, W) uint8, one per row of the manifest; may be memory-mapped.
         near: also remove near-duplicates (see `NEAR_BITS`); this compares all pairs of pictures.
-        manifest: gives the column `image`; without it the column is "".
     Returns:
-        The splits, and a table of what was removed: split, part, row, image, kept_row, kept_part, how ("identical"
-        or "near"). It is empty if nothing was removed.
+        The splits, and a table of what was removed: split, part, row, kept_row, kept_part, how ("identical" or
+        "near"). It is empty if nothing was removed.
     Raises:
         UserError: If no training picture is left in a split.
     """
@@ -136,9 +134,8 @@ def remove_copies(
                 rows = parts[part]
                 copies, identical = find_copies(rows, parts[kept_part], groups, pairs)
                 for i in np.flatnonzero(copies >= 0):
-                    image = "" if manifest is None else manifest.table["image"][rows[i]]
                     how = "identical" if identical[i] else "near"
-                    removed.append((split.name, part, rows[i], image, copies[i], kept_part, how))
+                    removed.append((split.name, part, int(rows[i]), int(copies[i]), kept_part, how))
                 parts[part] = rows[copies < 0]
         if not len(parts["train"]):
             raise UserError(
@@ -146,27 +143,24 @@ def remove_copies(
                 "list them with fn2en data audit, and add other pictures"
             )
         cleaned.append(Split(split.name, **parts))
-    columns = ["split", "part", "row", "image", "kept_row", "kept_part", "how"]
+    columns = ["split", "part", "row", "kept_row", "kept_part", "how"]
     return cleaned, pd.DataFrame(removed, columns=columns)
 
 
-def count_near(
-    splits: Sequence[Split], pixels: np.ndarray, *, limit: int = NEAR_LIMIT
-) -> tuple[int | None, str]:
-    """Count the training pictures, unlabelled ones included, that have a near-duplicate among held-out pictures.
+def count_near(splits: Sequence[Split], pixels: np.ndarray, *, limit: int = NEAR_LIMIT) -> int | None:
+    """Count the training pictures, unlabelled ones included, that are near-duplicates of held-out pictures.
+
+    A picture counts once over all splits; identical pictures do not count.
 
     Returns:
-        The largest number in one split, and a sentence about it; None and the reason for more than `limit` pictures.
+        The number, or None for more than `limit` pictures, which are not compared.
     """
     if len(pixels) > limit:
-        return None, (
-            f"Near-duplicates were not counted, because {len(pixels):,} pictures are more than {limit:,}; "
-            "fn2en data audit compares them."
-        )
-    groups, most = picture_hashes(pixels), 0
-    pairs = near_pairs(pixels, groups)
+        return None
+    groups = picture_hashes(pixels)
+    pairs, found = near_pairs(pixels, groups), set[int]()
     for split in splits:
         trained, held = np.append(split.train, split.unlabelled), np.append(split.test, split.validation)
         copies, identical = find_copies(trained, held, groups, pairs)
-        most = max(most, int(((copies >= 0) & ~identical).sum()))
-    return most, f"At most {most} training pictures of a split are near-duplicates of held-out pictures."
+        found |= set(trained[(copies >= 0) & ~identical].tolist())
+    return len(found)

@@ -190,6 +190,12 @@ def with_validation(manifest: Manifest, split: Split, fraction: float, seed: int
     return replace(made, unlabelled=np.intersect1d(split.unlabelled, allowed))
 
 
+def merge_validation(split: Split) -> Split:
+    """Move the validation part into the training part."""
+    train = np.append(split.train, split.validation)
+    return replace(split, train=train, validation=split.validation[:0])
+
+
 def with_unlabelled(manifest: Manifest, split: Split) -> Split:
     """Fill the part `unlabelled`: rows without a label that share no subject, sequence or fold with held-out rows.
 
