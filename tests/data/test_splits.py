@@ -123,7 +123,7 @@ def test_no_subject_on_two_sides_for_any_manifest(
 
 def test_the_property_was_checked_for_the_main_protocols() -> None:
     if SEEN:
-        assert {"subject-groups", "leave-one-subject-out", "stratified", "split"} <= SEEN
+        assert {"subject-groups", "leave-one-subject-out", "stratified"} <= SEEN
 
 
 class TestSubjectGroups:

@@ -88,8 +88,8 @@ def prepare(
     contract = CropContract(detector=detector, template=template, stored_px=size, crop_px=size * 7 // 8)
     out = out or Path("faces") / name
     manifest = sources.read_into(name, path, out.with_name(out.name + ".pictures"), **_options(options))
-    with console.progress(quiet) as reporter:
-        faces = store.prepare(manifest, contract, out, centre_crop=centre_crop, progress=reporter.faces)
+    with console.progress(quiet) as display:
+        faces = store.prepare(manifest, contract, out, centre_crop=centre_crop, progress=display.of("faces"))
     for note in manifest.notes:
         print(note)
     if faces.without_face:
@@ -155,8 +155,8 @@ def audit(
     from facenet2expnet.experiment.embeddings import face_embeddings
 
     contract = CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX)
-    with console.progress(quiet) as reporter:
-        dataset = load_dataset(data, contract, min_classes=0, progress=reporter.faces)
+    with console.progress(quiet) as display:
+        dataset = load_dataset(data, contract, min_classes=0, progress=display.of("faces"))
     checked = None if protocol == "own" else splits.choose(dataset.manifest, protocol, folds).splits
     wanted = same_subject and dataset.manifest.subjects is not None
     embeddings = face_embeddings(dataset.pixels) if wanted else None
