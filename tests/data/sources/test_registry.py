@@ -16,9 +16,11 @@ from facenet2expnet.data.sources import Source
 from facenet2expnet.errors import UserError
 
 OWN = Source(
-    *("own", "Own", "here", "free", "a.png", "2", "none"),
+    "own",
+    "Own",
     lambda path, scale=1: Manifest(pd.DataFrame({"image": ["a"], "label": [f"x{scale}"]}), path),
     options={"scale": "a number"},
+    text="Terms: free",
 )
 BROKEN = 3
 

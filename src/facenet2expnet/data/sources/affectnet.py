@@ -10,16 +10,8 @@ import numpy as np
 import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.sources import layout
 from facenet2expnet.data.sources.base import Source
-from facenet2expnet.data.sources.layout import (
-    child,
-    choose_classes,
-    counted,
-    find_below,
-    pictures_in,
-    relative,
-    wrong_root,
-)
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import AFFECTNET_CODES, EXPRESSIONS
 
@@ -37,12 +29,16 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
     Raises:
         UserError: If this is not AffectNet, an annotation is damaged, or no picture exists.
     """
-    wanted = choose_classes(classes, CLASSES)
-    sets = {split: part for name, split in SETS.items() if (part := child(path, name)) is not None}
-    lists = {split: files[0] for name, split in LISTS.items() if (files := find_below(path, f"{name}.csv"))}
+    wanted = layout.choose_classes(classes, CLASSES)
+    sets = {split: part for name, split in SETS.items() if (part := layout.child(path, name)) is not None}
+    lists = {
+        split: files[0] for name, split in LISTS.items() if (files := layout.find_below(path, f"{name}.csv"))
+    }
     if not sets and not lists:
         parts = (*SETS, IMAGES, "Manually_Annotated_file_lists", "annotations")
-        raise wrong_root(path, "AffectNet", "train_set and val_set, or Manually_Annotated_file_lists", parts)
+        raise layout.wrong_root(
+            path, "AffectNet", "train_set and val_set, or Manually_Annotated_file_lists", parts
+        )
     rows, left, missing = [], Counter[str](), []
     for picture, code, split, box in _from_sets(sets) if sets else _from_lists(path, lists):
         label = AFFECTNET_CODES.get(code)
@@ -51,7 +47,7 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
         elif not picture.exists():
             missing.append(picture.name)
         else:
-            rows.append({"image": relative(picture, path), "label": label, "split": split} | box)
+            rows.append({"image": layout.relative(picture, path), "label": label, "split": split} | box)
     if not rows:
         raise UserError(f"{path}: none of AffectNet's {len(missing)} listed pictures exists; is it unpacked?")
     table = pd.DataFrame(rows)
@@ -59,7 +55,7 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
     if left:
         numbers = ", ".join(f"{name} {count}" for name, count in sorted(left.items()))
         notes.append(f"{left.total()} were left out: {numbers}.")
-    notes += counted(missing, "listed pictures are missing")
+    notes += layout.counted(missing, "listed pictures are missing")
     absent = [split for split in SETS.values() if split not in set(table["split"])]
     if absent:
         notes.append(f"There is no picture of the part {' and '.join(absent)}: the download is not complete.")
@@ -70,10 +66,10 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
 def _from_sets(sets: dict[str, Path]) -> Iterator[tuple[Path, int, str, dict[str, int]]]:
     """The form with one small .npy file per picture."""
     for split, folder in sets.items():
-        images, annotations = child(folder, "images"), child(folder, "annotations")
+        images, annotations = layout.child(folder, "images"), layout.child(folder, "annotations")
         if images is None or annotations is None:
             raise UserError(f"{folder} lacks images or annotations; is the download complete?")
-        for picture in pictures_in(images):
+        for picture in layout.pictures_in(images):
             file = annotations / f"{picture.stem}_exp.npy"
             try:
                 yield picture, int(str(np.load(file, allow_pickle=False).item())), split, {}
@@ -85,7 +81,7 @@ def _from_sets(sets: dict[str, Path]) -> Iterator[tuple[Path, int, str, dict[str
 
 def _from_lists(path: Path, lists: dict[str, Path]) -> Iterator[tuple[Path, int, str, dict[str, int]]]:
     """The form with two CSV lists."""
-    folders = [p for p in find_below(path, IMAGES) if p.is_dir()]
+    folders = [p for p in layout.find_below(path, IMAGES) if p.is_dir()]
     if not folders:
         raise UserError(f"{path} has AffectNet's lists but no folder {IMAGES}; unpack the pictures")
     for split, file in lists.items():
@@ -104,22 +100,8 @@ def _from_lists(path: Path, lists: dict[str, Path]) -> Iterator[tuple[Path, int,
 SOURCE = Source(
     name="affectnet",
     title="AffectNet (manually annotated part)",
-    ask="Mohammad Mahoor, University of Denver: mohammadmahoor.com/affectnet",
-    terms="Research only, by an agreement that a professor or supervisor signs.",
-    tree="""
-train_set/images/0.jpg, train_set/annotations/0_exp.npy, ...    (the form distributed since 2021)
-val_set/images/..., val_set/annotations/...
-  or
-Manually_Annotated_Images/1/....jpg                             (the first form, also inside Manually_Annotated/)
-Manually_Annotated_file_lists/training.csv, validation.csv
-""",
-    classes="8 (An Co Di Fe Ha Sa Su Ne) or 7 (without contempt).",
-    protocol="Train on the training set, report the validation set (the test set is not public): --protocol split.",
     reader=read,
-    warnings=(
-        "The training set is very unbalanced, the validation set is balanced: report how you balanced.",
-        "Codes 8 (none), 9 (uncertain) and 10 (no face) are left out and counted.",
-        "Subjects are unknown; some people appear often.",
-    ),
-    options={"classes": "8, 7, or names separated by commas"},
+    options={
+        "classes": "8, 7, or names separated by commas",
+    },
 )

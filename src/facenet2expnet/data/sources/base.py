@@ -20,30 +20,21 @@ class Source:
     Attributes:
         name: its name on the command line.
         title: its full name.
-        ask: where to get it.
-        terms: what may be done with it, in one sentence; the owner's own text decides.
-        tree: the expected files and folders, as text.
-        classes: the expressions, in one sentence.
-        protocol: the usual training and test protocol.
         reader: `reader(path, **options) -> Manifest`; the pictures stay where they are.
-        warnings: known pitfalls.
         options: option name -> description; the reader's keyword arguments.
         pictures: for datasets with their pictures inside one file (a CSV, a .mat, a zip):
             `pictures(path, **options)` yields the name of each picture, as in the manifest, and its PNG bytes;
             it returns None if the pictures at this path are files. None if they always are.
+        text: where to get the dataset, its terms, the expected folders, classes, protocol and pitfalls; by default
+            that of the file how_to/NAME.txt here.
     """
 
     name: str
     title: str
-    ask: str
-    terms: str
-    tree: str
-    classes: str
-    protocol: str
     reader: Callable[..., Manifest]
-    warnings: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     pictures: Callable[..., Iterator[tuple[str, bytes]] | None] | None = None
+    text: str = ""
 
     def read(self, path: Path, **options: Any) -> Manifest:
         """Read the manifest of the dataset at this path.
@@ -73,24 +64,13 @@ class Source:
             ) from fault
 
     def how_to(self) -> str:
-        """One page of text: where to get the dataset, the expected tree, the command, and pitfalls."""
+        """One page of text: where to get the dataset, the expected folders, the command, options and pitfalls."""
         defaults = {name: p.default for name, p in inspect.signature(self.reader).parameters.items()}
-        blocks = [
-            f"{self.title}  [{self.name}]",
-            f"Where to get it: {self.ask}",
-            f"Terms: {self.terms}",
-            "Expected in PATH:\n" + _indented(self.tree.strip("\n").splitlines()),
-            f"Command: fn2en data prepare {self.name} PATH",
-            f"Classes: {self.classes}",
-            f"Protocol: {self.protocol}",
+        text = self.text or (Path(__file__).parent / "how_to" / f"{self.name}.txt").read_text(
+            encoding="utf-8"
+        )
+        options = [
+            f"    {name} (default {defaults.get(name)}): {what}" for name, what in self.options.items()
         ]
-        if self.options:
-            lines = [f"{name} (default {defaults.get(name)}): {text}" for name, text in self.options.items()]
-            blocks.append("Options:\n" + _indented(lines))
-        if self.warnings:
-            blocks.append("Note:\n" + _indented([f"- {warning}" for warning in self.warnings]))
-        return "\n\n".join(blocks) + "\n"
-
-
-def _indented(lines: list[str]) -> str:
-    return "\n".join(f"    {line}" for line in lines)
+        end = "\n".join(["", "Options:", *options, ""]) if options else ""
+        return f"{self.title}  [{self.name}]\n\n{text}{end}"

@@ -8,17 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.sources import layout
 from facenet2expnet.data.sources.base import Source
-from facenet2expnet.data.sources.layout import (
-    child,
-    choose_classes,
-    counted,
-    entries,
-    pictures_in,
-    relative,
-    subfolders,
-    wrong_root,
-)
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import CKPLUS_CODES, EXPRESSIONS
 
@@ -42,28 +33,28 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
         UserError: If this is not CK+, or there is no labelled sequence.
     Source: FN2EN, section IV-C.
     """
-    wanted = choose_classes(classes, CLASSES)
+    wanted = layout.choose_classes(classes, CLASSES)
     if frames < 1:
         raise UserError(f"frames is {frames}, expected 1 or more")
     images, emotions = _folders(path)
     rows, empty, short, damaged, unlabelled, existing = [], [], [], [], 0, set()
-    for subject in subfolders(images):
-        for sequence in subfolders(subject):
+    for subject in layout.subfolders(images):
+        for sequence in layout.subfolders(subject):
             name = f"{subject.name}/{sequence.name}"
             existing.add(name.lower())
-            label = _label(child(emotions, name))
+            label = _label(layout.child(emotions, name))
             if not label:
                 unlabelled += 1
             elif label not in EXPRESSIONS:
                 damaged.append(f"{name} ({label})")
             elif label in wanted:
-                found = list(enumerate(pictures_in(sequence), start=1))
+                found = list(enumerate(layout.pictures_in(sequence), start=1))
                 last = found[max(1, len(found) - frames) :] if "neutral" in wanted else found[-frames:]
                 chosen = [(picture, label) for picture in last]
                 if "neutral" in wanted:
                     chosen = [(picture, "neutral") for picture in found[:1]] + chosen
                 rows += [
-                    (relative(picture, path), name_of, subject.name, name, number)
+                    (layout.relative(picture, path), name_of, subject.name, name, number)
                     for (number, picture), name_of in chosen
                 ]
                 if not found:
@@ -76,14 +67,16 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
             "pictures); is the download complete? Expected Emotion/S005/001/S005_001_00000011_emotion.txt"
         )
     table = pd.DataFrame(rows, columns=["image", "label", "subject", "sequence", "frame"])
-    labelled = [f"{s.name}/{q.name}" for s in subfolders(emotions) for q in subfolders(s) if _label(q)]
+    labelled = [
+        f"{s.name}/{q.name}" for s in layout.subfolders(emotions) for q in layout.subfolders(s) if _label(q)
+    ]
     count = table["sequence"].nunique()
     notes = [
         f"{count} labelled sequences were read; {unlabelled} have no emotion file and were left out.",
-        *counted(empty, "labelled sequences hold no picture"),
-        *counted(short, f"sequences have {frames} frames or fewer"),
-        *counted(damaged, "emotion files hold no code from 0 to 7"),
-        *counted(
+        *layout.counted(empty, "labelled sequences hold no picture"),
+        *layout.counted(short, f"sequences have {frames} frames or fewer"),
+        *layout.counted(damaged, "emotion files hold no code from 0 to 7"),
+        *layout.counted(
             [n for n in labelled if n.lower() not in existing],
             "sequences with an emotion file have no folder",
         ),
@@ -97,7 +90,9 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
 def _label(folder: Path | None) -> str:
     """The expression of a sequence, "" without an emotion file, the text of the file if it is not a code."""
     files = (
-        [p for p in entries(folder) if p.name.lower().endswith(".txt")] if folder and folder.is_dir() else []
+        [p for p in layout.entries(folder) if p.name.lower().endswith(".txt")]
+        if folder and folder.is_dir()
+        else []
     )
     if not files:
         return ""
@@ -110,8 +105,10 @@ def _label(folder: Path | None) -> str:
 
 def _folders(path: Path) -> tuple[Path, Path]:
     """The folders of pictures and of emotion files."""
-    images = child(path, f"{IMAGES}/{IMAGES}", f"extended-{IMAGES}/{IMAGES}", IMAGES, f"extended-{IMAGES}")
-    emotions = child(path, "Emotion_labels/Emotion", EMOTION)
+    images = layout.child(
+        path, f"{IMAGES}/{IMAGES}", f"extended-{IMAGES}/{IMAGES}", IMAGES, f"extended-{IMAGES}"
+    )
+    emotions = layout.child(path, "Emotion_labels/Emotion", EMOTION)
     if images is not None and emotions is not None:
         return images, emotions
     if images is not None:
@@ -123,33 +120,19 @@ def _folders(path: Path) -> tuple[Path, Path]:
         raise UserError(
             f"{path} has CK+'s emotion files but not its pictures; unpack them to {path / IMAGES}"
         )
-    subjects = [p for p in subfolders(path) if p.name[:1].upper() == "S" and p.name[1:].isdecimal()]
+    subjects = [p for p in layout.subfolders(path) if p.name[:1].upper() == "S" and p.name[1:].isdecimal()]
     if subjects and path.name.lower() not in (EMOTION.lower(), IMAGES):
         raise UserError(
             f"{path}: this looks like CK+'s image folder (it holds {subjects[0].name}); give its parent, "
             f"{path.resolve().parent}, and name the folder {IMAGES}"
         )
-    raise wrong_root(path, "CK+", f"the folders {IMAGES} and {EMOTION}", (IMAGES, EMOTION))
+    raise layout.wrong_root(path, "CK+", f"the folders {IMAGES} and {EMOTION}", (IMAGES, EMOTION))
 
 
 SOURCE = Source(
     name="ckplus",
     title="CK+ (Extended Cohn-Kanade)",
-    ask="Affect Analysis Group, University of Pittsburgh: fill in the agreement on www.jeffcohn.net/resources",
-    terms="Research only, by signed agreement; only some subjects' faces may be printed.",
-    tree="""
-cohn-kanade-images/S005/001/S005_001_00000001.png, ...
-Emotion/S005/001/S005_001_00000011_emotion.txt      (or Emotion_labels/Emotion/...)
-""",
-    classes="8 (An Co Di Fe Ha Sa Su Ne), 7 (without neutral), 6 (without neutral and contempt), or any names.",
-    protocol="Ten groups of subjects by ascending ID, each tested once (the paper's): --protocol subject-groups.",
     reader=read,
-    warnings=(
-        "593 sequences, 327 with an emotion file: only these are read, 118 subjects.",
-        "The paper takes the last three frames as the expression and the first as neutral: 1,308 pictures, 8 classes.",
-        "The label is that of the peak; earlier frames are weaker and were not labelled.",
-        "Random folds put frames of one person, even of one sequence, on both sides: 99 % means nothing then.",
-    ),
     options={
         "classes": "8, 7, 6, or names separated by commas",
         "frames": "number of last frames that have the label",

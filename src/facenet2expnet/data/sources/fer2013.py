@@ -11,8 +11,8 @@ import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest, from_folder
 from facenet2expnet.data.pictures import png_bytes
+from facenet2expnet.data.sources import layout
 from facenet2expnet.data.sources.base import Source
-from facenet2expnet.data.sources.layout import check_option, child, wrong_root
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import EXPRESSIONS, FER2013_CODES, FERPLUS_VOTES, canonical
 
@@ -37,17 +37,19 @@ def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manif
     Raises:
         UserError: If no form of the dataset is there, FER+'s file does not fit, or a line is damaged.
     """
-    check_option("labels", labels, ("fer2013", "ferplus"))
-    check_option("unlabelled", unlabelled, ("drop", "keep"))
+    layout.check_option("labels", labels, ("fer2013", "ferplus"))
+    layout.check_option("unlabelled", unlabelled, ("drop", "keep"))
     notes: list[str] = []
     if (file := _csv_file(path)) is not None:
         table = _read_csv(file, labels == "ferplus")
     elif _zip_parts(path):
         table = _read_zips(path, notes)
-    elif child(path, "train") is not None:
+    elif layout.child(path, "train") is not None:
         return _read_folders(path, labels)
     else:
-        raise wrong_root(path, "FER2013", f"{' or '.join(CSV_NAMES)}, or training.zip with training.csv")
+        raise layout.wrong_root(
+            path, "FER2013", f"{' or '.join(CSV_NAMES)}, or training.zip with training.csv"
+        )
     if labels == "ferplus":
         votes = table[list(VOTES)].to_numpy(np.int64)
         best = majority(votes)
@@ -103,12 +105,12 @@ def shares(votes: np.ndarray) -> np.ndarray:
 def _csv_file(path: Path) -> Path | None:
     if path.is_file():
         return path if path.suffix.lower() == ".csv" else None
-    return child(path, *CSV_NAMES, *(f"fer2013/{name}" for name in CSV_NAMES))
+    return layout.child(path, *CSV_NAMES, *(f"fer2013/{name}" for name in CSV_NAMES))
 
 
 def _zip_parts(path: Path) -> list[tuple[Path, Path]]:
     """Zip and CSV of each part of the zip form."""
-    found = [(child(path, f"{part}.zip"), child(path, f"{part}.csv")) for part in ZIPS]
+    found = [(layout.child(path, f"{part}.zip"), layout.child(path, f"{part}.csv")) for part in ZIPS]
     return [(packed, table) for packed, table in found if packed is not None and table is not None]
 
 
@@ -144,7 +146,7 @@ def _read_csv(file: Path, ferplus: bool) -> pd.DataFrame:
     table = pd.DataFrame({"image": names, "label": labels, "split": splits})
     if not ferplus:
         return table
-    votes_file = child(file.parent, VOTES_NAME)
+    votes_file = layout.child(file.parent, VOTES_NAME)
     if votes_file is None:
         raise UserError(
             f"labels=ferplus needs FER+'s file {VOTES_NAME} beside {file}; see fn2en data how-to fer2013"
@@ -229,26 +231,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 SOURCE = Source(
     name="fer2013",
     title="FER2013, with FER+ labels if its file is beside it",
-    ask="Kaggle, 'Challenges in Representation Learning: Facial Expression Recognition Challenge'; FER+ is "
-    "fer2013new.csv from github.com/microsoft/FERPlus",
-    terms="Research use; pictures found on the web. FER+ labels: MIT licence.",
-    tree="""
-fer2013.csv  or  icml_face_data.csv        (emotion, pixels, Usage)
-fer2013new.csv                             (FER+ votes, optional)
-  or
-train/angry/..., test/angry/...            (folders of pictures)
-  or
-training.zip + training.csv, public_test.zip + public_test.csv   (PNG, with image, usage, fer2013_label, fp_* votes)
-""",
-    classes="7 (An Di Fe Ha Sa Su Ne); with FER+ 8 (contempt too).",
-    protocol="Train on Training, choose on PublicTest, report PrivateTest: --protocol split.",
     reader=read,
-    warnings=(
-        "279 pictures of PublicTest are in Training, pixel by pixel; fn2en data audit lists them.",
-        "Many labels are wrong: FER+ was made for that reason; report which labels you used.",
-        "With FER+, pictures that are no face, unknown or without a majority are left out and counted.",
-        "Subjects are unknown. Faces are cropped: prepare with --detector already-cropped.",
-    ),
     options={
         "labels": "fer2013 (the competition's) or ferplus (FER+'s majority and vote shares)",
         "unlabelled": "drop or keep the pictures without a label, which are never tested",

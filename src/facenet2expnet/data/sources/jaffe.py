@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest, find_pictures
+from facenet2expnet.data.sources import layout
 from facenet2expnet.data.sources.base import Source
-from facenet2expnet.data.sources.layout import counted, relative, wrong_root
 from facenet2expnet.labels import JAFFE_CODES
 
 PICTURES = 213
@@ -29,12 +29,14 @@ def read(path: Path) -> Manifest:
             other.append(picture.name)
         else:
             subject, code, take, _ = match.groups()
-            rows.append((relative(picture, path), JAFFE_CODES[code.upper()], subject.upper(), int(take)))
+            rows.append(
+                (layout.relative(picture, path), JAFFE_CODES[code.upper()], subject.upper(), int(take))
+            )
     if not rows:
-        raise wrong_root(path, "JAFFE", "pictures with names like KA.AN1.39.tiff")
+        raise layout.wrong_root(path, "JAFFE", "pictures with names like KA.AN1.39.tiff")
     table = pd.DataFrame(rows, columns=["image", "label", "subject", "frame"])
     notes = [f"{len(rows)} pictures of {table['subject'].nunique()} subjects were read."]
-    notes += counted(other, "pictures do not have JAFFE's names")
+    notes += layout.counted(other, "pictures do not have JAFFE's names")
     if len(rows) != PICTURES:
         notes.append(f"The release has {PICTURES} pictures, {len(rows)} are here.")
     return Manifest(table, path, name="jaffe", notes=tuple(notes))
@@ -43,13 +45,5 @@ def read(path: Path) -> Manifest:
 SOURCE = Source(
     name="jaffe",
     title="JAFFE (Japanese Female Facial Expression)",
-    ask="Zenodo, record 3451524 (access on request, zenodo.org/records/3451524)",
-    terms="Non-commercial research; its terms exclude some uses, read them first.",
-    tree="""
-KA.AN1.39.tiff, KA.AN2.40.tiff, ...      (in the folder or below it, often jaffe/)
-""",
-    classes="7 (An Di Fe Ha Sa Su Ne).",
-    protocol="Ten subjects: --protocol leave-one-subject-out, or subject-groups with ten folds, which is the same.",
     reader=read,
-    warnings=("213 pictures of ten women of one country are too few for a claim about people in general.",),
 )

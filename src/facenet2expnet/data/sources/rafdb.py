@@ -7,17 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.sources import layout
 from facenet2expnet.data.sources.base import Source
-from facenet2expnet.data.sources.layout import (
-    check_option,
-    child,
-    counted,
-    find_below,
-    pictures_in,
-    relative,
-    subfolders,
-    wrong_root,
-)
 from facenet2expnet.data.table import raise_faults
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import RAFDB_CODES
@@ -35,18 +26,18 @@ def read(path: Path, faces: str = "aligned") -> Manifest:
     Raises:
         UserError: If this is not RAF-DB, a line of the label file is damaged, or no picture exists.
     """
-    check_option("faces", faces, FACES)
-    labels = next((found for name in LABELS for found in find_below(path, name)), None)
+    layout.check_option("faces", faces, FACES)
+    labels = next((found for name in LABELS for found in layout.find_below(path, name)), None)
     if labels is None:
         return _read_folders(path)
     base = labels.parent.parent if labels.parent.name.lower() == "emolabel" else labels.parent
-    folder = child(base, f"Image/{faces}", faces)
+    folder = layout.child(base, f"Image/{faces}", faces)
     if folder is None:
         raise UserError(
             f"{base} has RAF-DB's labels but not Image/{faces}; unpack {faces}.zip there, or pass "
             f"faces={FACES[1 - FACES.index(faces)]}"
         )
-    existing = {picture.name.lower(): picture for picture in pictures_in(folder)}
+    existing = {picture.name.lower(): picture for picture in layout.pictures_in(folder)}
     rows, missing, faults = [], [], []
     for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), start=1):
         name, *codes = line.split() or [""]
@@ -56,7 +47,7 @@ def read(path: Path, faces: str = "aligned") -> Manifest:
         if name and (label is None or split not in ("train", "test")):
             faults.append(f"{labels.name} line {number}: expected 'train_00001.jpg 5', got '{line}'")
         elif name and found:
-            rows.append((relative(found[0], path), label, split))
+            rows.append((layout.relative(found[0], path), label, split))
         elif name:
             missing.append(name)
     raise_faults(faults)
@@ -66,25 +57,25 @@ def read(path: Path, faces: str = "aligned") -> Manifest:
         )
     notes = [
         f"{len(rows)} pictures were read ({faces}).",
-        *counted(missing, "pictures of the list are missing"),
+        *layout.counted(missing, "pictures of the list are missing"),
     ]
     return _manifest(rows, path, notes)
 
 
 def _read_folders(path: Path) -> Manifest:
     """The form DATASET/train/1/train_00001_aligned.jpg, with a folder per code."""
-    base = child(path, "DATASET") or path
+    base = layout.child(path, "DATASET") or path
     rows = [
-        (relative(picture, path), CODES[code.name], split)
+        (layout.relative(picture, path), CODES[code.name], split)
         for split in ("train", "test")
-        if (part := child(base, split)) is not None
-        for code in subfolders(part)
+        if (part := layout.child(base, split)) is not None
+        for code in layout.subfolders(part)
         if code.name in CODES
-        for picture in pictures_in(code)
+        for picture in layout.pictures_in(code)
     ]
     if not rows:
         parts = ("EmoLabel", "Image", "aligned", "original")
-        raise wrong_root(path, "RAF-DB", f"EmoLabel/{LABELS[0]} and Image/aligned", parts)
+        raise layout.wrong_root(path, "RAF-DB", f"EmoLabel/{LABELS[0]} and Image/aligned", parts)
     return _manifest(rows, path, [f"{len(rows)} pictures were read from a folder per code."])
 
 
@@ -96,20 +87,8 @@ def _manifest(rows: list[tuple[str, str | None, str]], path: Path, notes: list[s
 SOURCE = Source(
     name="rafdb",
     title="RAF-DB (Real-world Affective Faces, basic set)",
-    ask="Weihong Deng, Beijing University of Posts and Telecommunications: www.whdeng.cn/RAF/model1.html",
-    terms="Non-commercial research, by agreement from an academic address.",
-    tree="""
-EmoLabel/list_patition_label.txt           ("train_00001.jpg 5", spelt like this)
-Image/aligned/train_00001_aligned.jpg, test_0001_aligned.jpg, ...
-Image/original/train_00001.jpg, ...        (or the DATASET/train/1/... form that others share)
-""",
-    classes="7 (An Di Fe Ha Sa Su Ne).",
-    protocol="Train on the 12,271 train pictures, report the 3,068 test pictures: --protocol split.",
     reader=read,
-    warnings=(
-        "There is no validation part: choosing the epoch on test, as many do, overstates the accuracy.",
-        "Subjects are unknown.",
-        "Codes start at 1: 1 surprise, 2 fear, 3 disgust, 4 happiness, 5 sadness, 6 anger, 7 neutral.",
-    ),
-    options={"faces": "aligned (the owners' face crops) or original"},
+    options={
+        "faces": "aligned (the owners' face crops) or original",
+    },
 )

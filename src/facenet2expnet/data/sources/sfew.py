@@ -8,16 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest, is_picture_name
+from facenet2expnet.data.sources import layout
 from facenet2expnet.data.sources.base import Source
-from facenet2expnet.data.sources.layout import (
-    check_option,
-    counted,
-    entries,
-    pictures_in,
-    relative,
-    subfolders,
-    wrong_root,
-)
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import canonical
 
@@ -33,22 +25,23 @@ def read(path: Path, faces: str = "auto") -> Manifest:
     Raises:
         UserError: If this is not SFEW, or one of the two parts is missing.
     """
-    check_option("faces", faces, ("auto", "aligned", "original"))
+    layout.check_option("faces", faces, ("auto", "aligned", "original"))
     rows, empty, other, kinds = [], [], [], set()
     for prefix, split in PARTS.items():
         folder, kind = _part(path, prefix, faces)
         kinds.add(kind)
-        for emotion in subfolders(folder):
-            label, found = canonical(emotion.name), pictures_in(emotion)
+        for emotion in layout.subfolders(folder):
+            label, found = canonical(emotion.name), layout.pictures_in(emotion)
             if label is None:
                 if kind == "aligned" or not emotion.name.lower().startswith(prefix):
-                    other.append(relative(emotion, path))
+                    other.append(layout.relative(emotion, path))
             elif not found:
-                empty.append(relative(emotion, path))
+                empty.append(layout.relative(emotion, path))
             else:
                 films = [re.sub(r"_[0-9]+_[0-9]+$", "", picture.stem) for picture in found]
                 rows += [
-                    (relative(p, path), label, split, film) for p, film in zip(found, films, strict=True)
+                    (layout.relative(p, path), label, split, film)
+                    for p, film in zip(found, films, strict=True)
                 ]
     if len(kinds) > 1:
         raise UserError(
@@ -60,53 +53,42 @@ def read(path: Path, faces: str = "auto") -> Manifest:
         raise UserError(f"{path}: {train} pictures in Train and {valid} in Val; both are needed")
     notes = [
         f"{train} pictures of Train and {valid} of Val ({kinds.pop()}).",
-        *counted(empty, "folders hold no picture"),
-        *counted(other, "folders are no expression"),
+        *layout.counted(empty, "folders hold no picture"),
+        *layout.counted(other, "folders are no expression"),
     ]
     return Manifest(table, path, name="sfew", notes=tuple(notes))
 
 
 def _part(path: Path, prefix: str, faces: str) -> tuple[Path, str]:
     """The folder with the expression folders of Train or Val, and whether it is aligned or original."""
-    level = [p for p in subfolders(path) if p.name.lower().startswith(prefix)]
-    below = [q for p in level for q in subfolders(p) if q.name.lower().startswith(prefix)]
-    found = [p for p in [*below, *level] if any(canonical(q.name) for q in subfolders(p))]
+    level = [p for p in layout.subfolders(path) if p.name.lower().startswith(prefix)]
+    below = [q for p in level for q in layout.subfolders(p) if q.name.lower().startswith(prefix)]
+    found = [p for p in [*below, *level] if any(canonical(q.name) for q in layout.subfolders(p))]
     for kind in ("aligned", "original"):
         folders = [p for p in found if ("aligned" in p.name.lower()) == (kind == "aligned")]
         if folders and faces in (kind, "auto"):
             return folders[0], kind
-    if any(canonical(p.name) for p in subfolders(path)):
+    if any(canonical(p.name) for p in layout.subfolders(path)):
         raise UserError(
             f"{path}: this looks like one part of SFEW (it holds the expression folders); give its parent, "
             f"{path.resolve().parent}, which holds Train and Val"
         )
     if level:
-        loose = [p.name for p in level if any(is_picture_name(q.name) for q in entries(p))]
+        loose = [p.name for p in level if any(is_picture_name(q.name) for q in layout.entries(p))]
         what = (
             f"pictures outside expression folders in {', '.join(loose)}" if loose else "no expression folders"
         )
         raise UserError(
             f"{path}: expected {prefix.capitalize()} with {faces} faces in folders like Angry; it has {what}"
         )
-    raise wrong_root(path, "SFEW", "folders with names that begin with Train and Val", PARTS)
+    raise layout.wrong_root(path, "SFEW", "folders with names that begin with Train and Val", PARTS)
 
 
 SOURCE = Source(
     name="sfew",
     title="SFEW 2.0 (Static Facial Expressions in the Wild)",
-    ask="the organisers of EmotiW, Abhinav Dhall: cs.anu.edu.au/few",
-    terms="Research only, by signed agreement; the pictures come from films.",
-    tree="""
-Train_Aligned_Faces/Angry/Airheads_000519240_00000005.png, ...   (or Train/Train_Aligned_Faces/, or Train/Angry/)
-Val_Aligned_Faces/Angry/...                                      (or Val_Aligned_Faces_new, Val/...)
-""",
-    classes="7 (An Di Fe Ha Sa Su Ne).",
-    protocol="Train on Train, report Val: --protocol split. FER2013 may be added to the training side.",
     reader=read,
-    warnings=(
-        "The paper's 891 and 431 pictures are those with an aligned face; there are more whole frames.",
-        "The test part has no public labels and is not read.",
-        "Val is reported, so it must not choose the epoch: the validation part is taken out of Train.",
-    ),
-    options={"faces": "auto, aligned (the organisers' face crops) or original (whole frames)"},
+    options={
+        "faces": "auto, aligned (the organisers' face crops) or original (whole frames)",
+    },
 )

@@ -11,8 +11,8 @@ import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import png_bytes
+from facenet2expnet.data.sources import layout
 from facenet2expnet.data.sources.base import Source
-from facenet2expnet.data.sources.layout import check_option, find_below, wrong_root
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import TFD_CODES
 
@@ -73,12 +73,12 @@ def _name(row: int) -> str:
 def _load(path: Path, size: int) -> dict[str, Any]:
     from scipy.io import loadmat
 
-    check_option("size", size, SIZES)
+    layout.check_option("size", size, SIZES)
     file = path
     if path.is_dir():
-        found = [p for s in (size, *SIZES) for p in find_below(path, f"TFD_{s}x{s}.mat", depth=2)]
+        found = [p for s in (size, *SIZES) for p in layout.find_below(path, f"TFD_{s}x{s}.mat", depth=2)]
         if not found:
-            raise wrong_root(path, "TFD", f"TFD_{size}x{size}.mat")
+            raise layout.wrong_root(path, "TFD", f"TFD_{size}x{size}.mat")
         file = found[0]
     try:
         data: dict[str, Any] = loadmat(str(file), variable_names=VARIABLES)
@@ -103,21 +103,9 @@ def _load(path: Path, size: int) -> dict[str, Any]:
 SOURCE = Source(
     name="tfd",
     title="TFD (Toronto Face Database)",
-    ask="the authors of Susskind, Anderson and Hinton, 'The Toronto Face Dataset', University of Toronto, 2010",
-    terms="Research only; the faces come from some thirty other datasets, whose terms apply too.",
-    tree="""
-TFD_48x48.mat      (or TFD_96x96.mat; variables images, labs_ex, labs_id, folds)
-""",
-    classes="7 (An Di Fe Ha Sa Su Ne).",
-    protocol="Five official folds, each with train, valid and test; train on train, report the mean over test: "
-    "--protocol official.",
     reader=read,
-    warnings=(
-        "112,234 faces, 4,178 of them with an expression: only these are read.",
-        "Faces are already cropped and aligned: prepare with --detector already-cropped.",
-        "The paper trains on train alone; adding valid to it is another protocol.",
-        "TFD contains pictures of CK+ and JAFFE: never train on it and test on those.",
-    ),
-    options={"size": "48 or 96, the side of the faces in pixels"},
+    options={
+        "size": "48 or 96, the side of the faces in pixels",
+    },
     pictures=pictures,
 )
