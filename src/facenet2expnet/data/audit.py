@@ -47,18 +47,21 @@ class Audit:
     @property
     def counts(self) -> dict[str, int]:
         """Name -> number of findings; pictures, subjects and sequences are counted once over all splits."""
-        leaks, groups, faults = (self.tables[name] for name in ("leaks", "group_leakage", "labels"))
+
+        def number(table: str, column: str, value: str, unit: str) -> int:
+            rows = self.tables[table]
+            return int(rows.loc[rows[column] == value, unit].nunique())
+
         return {
-            "identical_groups": int(self.tables["identical"]["group"].nunique()),
             "identical_pictures": len(self.tables["identical"]),
-            "identical_leaks": int(leaks.loc[leaks["how"] == "identical", "row"].nunique()),
+            "identical_leaks": number("leaks", "how", "identical", "row"),
             "near_pairs": len(self.tables["near"]),
-            "near_leaks": int(leaks.loc[leaks["how"] == "near", "row"].nunique()),
-            "subject_leaks": int(groups.loc[groups["kind"] == "subject", "name"].nunique()),
-            "sequence_leaks": int(groups.loc[groups["kind"] == "sequence", "name"].nunique()),
+            "near_leaks": number("leaks", "how", "near", "row"),
+            "subject_leaks": number("group_leakage", "kind", "subject", "name"),
+            "sequence_leaks": number("group_leakage", "kind", "sequence", "name"),
             "same_subject": len(self.tables["same_subject"]),
-            "unlabelled": int((faults["fault"] == "no label").sum()),
-            "conflicting_labels": int((faults["fault"] == "labels differ").sum()),
+            "conflicting_labels": number("labels", "fault", "labels differ", "row"),
+            "unlabelled": number("labels", "fault", "no label", "row"),
         }
 
     @property
@@ -79,9 +82,9 @@ class Audit:
         }
         counts = self.counts
         found = [text.format(counts[name]) for name, text in sentences.items() if counts[name]]
-        if counts["identical_groups"] and not counts["identical_leaks"]:
+        if counts["identical_pictures"] and not counts["identical_leaks"]:
             found.append(
-                f"{counts['identical_pictures']} pictures are copies of one another, all on one side."
+                f"{counts['identical_pictures']} pictures are copies of one another, none across a split."
             )
         return found or [f"Nothing was found in {self.pictures} pictures ({', '.join(self.checked)})."]
 

@@ -9,6 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from facenet2expnet.data.folds import (
+    check_classes,
+    fold_names,
+    group_ids,
+    order_in_proportion,
+    stratified,
+    subject_groups,
+)
 from facenet2expnet.data.manifest import Manifest, natural_key
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import read_json, write_json
@@ -142,7 +150,7 @@ def column_splits(manifest: Manifest, protocol: str) -> list[Split]:
         raise UserError(
             f"manifest '{manifest.name}' has no column {column}, which the protocol '{protocol}' needs"
         )
-    _check_classes(manifest, 0)
+    check_classes(manifest, 0)
     if protocol == "fold":
         names = sorted(set(manifest.table["fold"]) - {""}, key=natural_key)
         return _test_each(manifest, pd.Index(names, dtype=object).get_indexer(manifest.table["fold"]), names)
@@ -180,7 +188,7 @@ def with_validation(manifest: Manifest, split: Split, fraction: float, seed: int
             f"split {split.name}: the training part holds {len(names)} subject, sequence or picture to choose from; "
             "a validation part needs at least two"
         )
-    drawn = _order_in_proportion(manifest.labels[rows[first]], seed)
+    drawn = order_in_proportion(manifest.labels[rows[first]], seed)
     excess = np.abs(sizes[drawn].cumsum() - fraction * len(rows))[:-1]
     validation = rows[np.isin(groups[rows], names[drawn[: np.argmin(excess) + 1]])]
     made = replace(
@@ -225,18 +233,7 @@ def subsample(manifest: Manifest, rows: np.ndarray, count: int, seed: int = 0) -
     rows = np.asarray(rows, dtype=np.int64)
     if not 1 <= count <= len(rows):
         raise UserError(f"{count} training pictures were asked for, expected 1 to {len(rows)}")
-    return np.sort(rows[_order_in_proportion(manifest.labels[rows], seed)[:count]])
-
-
-def group_ids(manifest: Manifest) -> np.ndarray:
-    """Numbers (N,) int64 of what must stay together: the subject, else the sequence, else the row itself."""
-    count, subjects, sequences = len(manifest), manifest.subjects, manifest.sequences
-    ids = np.arange(2 * count, 3 * count)
-    if sequences is not None:
-        ids = np.where(sequences != "", count + pd.factorize(sequences)[0], ids)
-    if subjects is not None:
-        ids = np.where(subjects != "", pd.factorize(subjects)[0], ids)
-    return pd.factorize(ids)[0].astype(np.int64)
+    return np.sort(rows[order_in_proportion(manifest.labels[rows], seed)[:count]])
 
 
 def check(manifest: Manifest, splits: Sequence[Split]) -> None:
@@ -353,85 +350,14 @@ def _make(manifest: Manifest, protocol: str, count: int, seed: int) -> list[Spli
     if count < 2:
         raise UserError(f"{count} folds were asked for; at least 2 are needed")
     if protocol == "stratified":
-        return _stratified(manifest, count, seed)
-    return _subject_groups(manifest, count if protocol == "subject-groups" else None)
+        return _test_each(manifest, stratified(manifest, count, seed), fold_names(count))
+    return _test_each(manifest, *subject_groups(manifest, count if protocol == "subject-groups" else None))
 
 
-def _subject_groups(manifest: Manifest, count: int | None) -> list[Split]:
-    """Subjects by ascending ID, cut into groups of nearly equal size (FN2EN, section IV-C); None: one per subject."""
-    labelled = manifest.labels >= 0
-    subjects = np.full(len(manifest), "", object) if manifest.subjects is None else manifest.subjects
-    blank = np.flatnonzero((subjects == "") & labelled)
-    if len(blank):
-        raise UserError(
-            f"manifest '{manifest.name}': {len(blank)} labelled pictures have no subject, the first is "
-            f"{manifest.table['image'][blank[0]]}; fill in the column subject, or pass --protocol stratified"
-        )
-    _check_classes(manifest, count or 0)
-    names = sorted(set(subjects[labelled]), key=natural_key)
-    _check_enough(len(names), "subjects", count or 2)
-    groups = np.array_split(np.arange(len(names)), count or len(names))
-    group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    fold_of = np.append(group_of, -1)[pd.Index(names, dtype=object).get_indexer(subjects)]
-    return _test_each(manifest, fold_of, None if count else names)
-
-
-def _stratified(manifest: Manifest, count: int, seed: int) -> list[Split]:
-    """Random folds with nearly equal class shares; subjects and sequences stay together."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    _check_classes(manifest, count)
-    rows = np.flatnonzero(manifest.labels >= 0)
-    labels, groups = manifest.labels[rows], group_ids(manifest)[rows]
-    found = len(np.unique(groups))
-    _check_enough(found, "subjects or sequences", count)
-    single = found == len(rows)
-    folder = (StratifiedKFold if single else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
-    drawn = folder.split(rows, labels, None if single else groups)
-    fold_of = np.full(len(manifest), -1)
-    for fold, (_, test) in enumerate(drawn):
-        fold_of[rows[test]] = fold
-    return _test_each(manifest, fold_of)
-
-
-def _test_each(manifest: Manifest, fold_of: np.ndarray, names: Sequence[str] | None = None) -> list[Split]:
+def _test_each(manifest: Manifest, fold_of: np.ndarray, names: Sequence[str]) -> list[Split]:
     """One split per number in `fold_of` (N,): its labelled rows are tested; -1 is in no part."""
     used = np.where(manifest.labels >= 0, fold_of, -1)
-    count = len(names) if names else int(fold_of.max()) + 1
-    names = names or [f"fold-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
     return [
-        Split(names[number], np.flatnonzero((used >= 0) & (used != number)), np.flatnonzero(used == number))
-        for number in range(count)
+        Split(name, np.flatnonzero((used >= 0) & (used != number)), np.flatnonzero(used == number))
+        for number, name in enumerate(names)
     ]
-
-
-def _check_enough(found: int, what: str, count: int) -> None:
-    if found < count:
-        fewer = f"pass --folds {max(found, 2)} or fewer, or another --protocol"
-        raise UserError(f"{found} {what} can't be divided into {count} folds; {fewer}")
-
-
-def _check_classes(manifest: Manifest, count: int) -> None:
-    """Check that two or more classes have pictures, and that each of these has at least `count`."""
-    counts = {name: number for name, number in manifest.counts.items() if number}
-    if len(counts) < 2:
-        found = f"of one class only ('{next(iter(counts))}')" if counts else "of no class"
-        raise UserError(
-            f"manifest '{manifest.name}' has labelled pictures {found}; at least two classes are needed"
-        )
-    few = [f"{name} {number}" for name, number in counts.items() if number < count]
-    if few:
-        raise UserError(
-            f"manifest '{manifest.name}' has classes with fewer pictures than the {count} folds: {', '.join(few)}; "
-            f"add pictures, leave the class out, or pass --folds {max(2, min(counts.values()))}"
-        )
-
-
-def _order_in_proportion(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random order (N,) of the items whose beginning, of any length, has the classes in proportion."""
-    rng = np.random.default_rng(seed)
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.argsort(place, kind="stable")

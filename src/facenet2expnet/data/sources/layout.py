@@ -91,17 +91,15 @@ def choose_classes(option: int | str | Sequence[str], counts: dict[int, tuple[st
     Raises:
         UserError: If it is neither.
     """
-    if str(option).strip().isdecimal():
-        if int(str(option)) not in counts:
-            known = ", ".join(f"{number} ({' '.join(names)})" for number, names in counts.items())
-            raise UserError(f"classes is {option}, expected {known}, or names separated by commas")
-        return counts[int(str(option))]
-    names = option.split(",") if isinstance(option, str) else [str(name) for name in option]  # type: ignore[union-attr]
-    chosen = {canonical(name) for name in names}
+    text = option if isinstance(option, int | str) else ",".join(option)
+    if str(text).strip() in map(str, counts):
+        return counts[int(text)]
+    chosen = {canonical(name) for name in str(text).split(",")}
     if None in chosen or len(chosen) < 2:
+        known = ", ".join(f"{number} ({' '.join(names)})" for number, names in counts.items())
         raise UserError(
-            f"classes is {', '.join(names)}, expected a number ({', '.join(map(str, counts))}) or at least two "
-            f"different names of {', '.join(EXPRESSIONS)}"
+            f"classes is {text}, expected {known}, or at least two different names of {', '.join(EXPRESSIONS)}, "
+            "separated by commas"
         )
     return tuple(name for name in EXPRESSIONS if name in chosen)
 

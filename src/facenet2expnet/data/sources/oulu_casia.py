@@ -51,7 +51,7 @@ def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3)
         raise UserError(f"{folder} holds no pictures in folders like P001/Anger; is the download complete?")
     table = pd.DataFrame(rows, columns=["image", "label", "subject", "sequence", "frame"])
     notes = [
-        f"{len(sequences)} sequences of {table['subject'].nunique()} subjects were read from {layout.relative(folder, path)}.",
+        f"{len(sequences)} sequences of {table['subject'].nunique()} subjects were read ({camera}, {light}).",
         *layout.counted(empty, "sequences hold no picture"),
         *layout.counted(other, "folders are no subject or no expression"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -79,7 +80,7 @@ def _read_folders(path: Path) -> Manifest:
     return _manifest(rows, path, [f"{len(rows)} pictures were read from a folder per code."])
 
 
-def _manifest(rows: list[tuple[str, str | None, str]], path: Path, notes: list[str]) -> Manifest:
+def _manifest(rows: Sequence[tuple[str, str | None, str]], path: Path, notes: list[str]) -> Manifest:
     table = pd.DataFrame(rows, columns=["image", "label", "split"])
     return Manifest(table, path, name="rafdb", notes=tuple(notes))
 

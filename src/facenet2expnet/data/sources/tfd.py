@@ -86,8 +86,7 @@ def _load(path: Path, size: int) -> dict[str, Any]:
         raise UserError(
             f"{file} can't be read as a MATLAB file: {fault}; is the download complete?"
         ) from fault
-    missing = [name for name in VARIABLES if name not in data]
-    if missing:
+    if missing := [name for name in VARIABLES if name not in data]:
         raise UserError(f"{file} lacks the variable {', '.join(missing)}; expected TFD's own file")
     for name in ("labs_ex", "labs_id"):
         data[name] = data[name].reshape(-1)
