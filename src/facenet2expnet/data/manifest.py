@@ -263,7 +263,7 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
     the added set's name as a prefix, because IDs of two datasets are unrelated.
 
     Raises:
-        UserError: If no row is left, the faces were cropped in different ways.
+        UserError: If no row is left, or the faces were prepared in different ways.
     Source: FN2EN, section IV-F and Table VI (SFEW with FER2013).
     """
     if manifest.contract != added.contract:
@@ -284,7 +284,7 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
     main = manifest.table.copy()
     if "split" in main.columns:
         more["split"] = "train"
-    main["train_only"], more["train_only"] = 0, 1
+    main["train_only"], more["train_only"] = manifest.train_only.astype(int), 1
     kept = [c for c in more.columns if c in main.columns or c in ("subject", "sequence")]
     notes = [f"{len(more)} pictures of '{added.name}' are used for training only."]
     if len(more) < len(added):
