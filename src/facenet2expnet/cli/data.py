@@ -152,14 +152,16 @@ def audit(
     from facenet2expnet.crop import CropContract
     from facenet2expnet.data import audit, splits
     from facenet2expnet.data.dataset import load_dataset
-    from facenet2expnet.experiment.embeddings import face_embeddings
 
     contract = CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX)
     with console.progress(quiet) as display:
         dataset = load_dataset(data, contract, min_classes=0, progress=display.of("faces"))
     checked = None if protocol == "own" else splits.choose(dataset.manifest, protocol, folds).splits
-    wanted = same_subject and dataset.manifest.subjects is not None
-    embeddings = face_embeddings(dataset.pixels) if wanted else None
+    embeddings = None
+    if same_subject and dataset.manifest.subjects is not None:
+        from facenet2expnet.experiment.embeddings import face_embeddings
+
+        embeddings = face_embeddings(dataset.pixels)
     found = audit.audit(dataset.manifest, dataset.pixels, checked, embeddings)
     for line in found.lines():
         print(line)
