@@ -120,7 +120,7 @@ def print_tables(runs: list[Path]) -> None:
     folders = [read_run(run) for run in runs]
     predictions = pd.concat([folder.predictions for folder in folders], ignore_index=True)
     metrics = summarise(predictions, folders[0].classes)
-    print(tables.comparison_markdown(metrics, "", folders[0].sizes))
+    print(tables.to_markdown(tables.comparison_text(metrics, "", folders[0].sizes)))
     print()
     print(tables.to_markdown(tables.paired_text(metrics)))
 

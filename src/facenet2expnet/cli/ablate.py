@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from facenet2expnet.experiment.variants import Axis
     from facenet2expnet.recipe import Recipe
 
-ON_THE_PAGE = ("balanced, %", "log loss", "weights, M", "multiply-adds, M")
+ON_THE_PAGE = ("units", "balanced accuracy, %", "log loss", "weights, M", "multiply-adds, M")
 """Columns that a terminal has no room for."""
 
 LEARNING_CURVE = "250.."
@@ -117,7 +117,7 @@ def ablate(
     from facenet2expnet.experiment.ablation import ablate as run_ablation
     from facenet2expnet.experiment.run import Machine
     from facenet2expnet.report import tables
-    from facenet2expnet.report.ablation_page import read_ablation, text
+    from facenet2expnet.report.ablation_page import read_ablation, table_text
 
     base = known.override(known.load(recipe), settings or [])
     wanted = {
@@ -134,7 +134,7 @@ def ablate(
             steps_of=steps_of, protocol=protocol, folds=folds, first_folds=first_folds, seeds=range(seeds),
             machine=Machine(device.value, threads), resume=resume, reporter=reporter,
         )  # fmt: skip
-    table = text(read_ablation(folder))
+    table = table_text(read_ablation(folder))
     console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))
     print(f"report: {folder / 'report.html'}")
 

@@ -250,12 +250,12 @@ def _print_comparison(run: Path) -> None:
     folder = read_run(run)
     if folder.metrics is None:
         return
-    table = tables.comparison(folder.metrics, folder.about["manifest"]["name"], folder.sizes)
-    console.out.print(tables.to_rich(tables.comparison_text(table)))
+    table = tables.comparison_text(folder.metrics, folder.metadata["manifest"]["name"], folder.sizes)
+    console.out.print(tables.to_rich(table))
     if folder.metrics["paired_tests"]:
         console.out.print(tables.to_rich(tables.paired_text(folder.metrics)))
-    if folder.about["protocol"]["note"]:
-        console.out.print(folder.about["protocol"]["note"], markup=False)
+    if folder.metadata["protocol"]["note"]:
+        console.out.print(folder.metadata["protocol"]["note"], markup=False)
 
 
 def new_run(kind: str, resume: bool) -> Path:
