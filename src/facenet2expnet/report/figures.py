@@ -315,7 +315,7 @@ def accuracy_rows(rows: pd.DataFrame, *, chance: float | None = None, title: str
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        if 1 < len(looks) < len(rows):
+        if rows["label"].duplicated().any():
             method_legend(figure, looks)
     return figure
 
