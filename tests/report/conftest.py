@@ -115,7 +115,6 @@ def build_run(
     for file, value in files.items():
         (path / file).write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
     predictions.to_parquet(path / "predictions.parquet", index=False)
-    manifest.to_csv(path / "manifest.csv", index=False)
     if history:
         _history(methods, folds, seeds).to_csv(path / "history.csv", index=False)
     texts = {

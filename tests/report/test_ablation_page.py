@@ -12,13 +12,8 @@ from typer.testing import CliRunner
 
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.errors import UserError
-from facenet2expnet.report.ablation_page import (
-    axis_figure,
-    axis_rows,
-    read_ablation,
-    table_text,
-    write_ablation,
-)
+from facenet2expnet.report import ablation_page
+from facenet2expnet.report.ablation_page import axis_figure, axis_rows, read_ablation, table_text
 
 AXIS = "expnet.width"
 
@@ -32,17 +27,9 @@ def folder(tmp_path: Path) -> Path:
             "number": number, f"axis {AXIS}": width, "method": "fn2en", "pictures": 8, "accuracy": sum(correct) / 8,
             "std": 0.1, "std_over": "seeds", "balanced_accuracy": 0.5, "negative_log_likelihood": 1.0, "r2": 0.25,
             "training_seconds": 60.0 + number, "parameters": 10**6 * (number + 1), "multiply_adds": 2 * 10**6,
-            "folder": f"trainings/fn2en-{number}", "stopped": "",
+            "folder": f"trainings/fn2en-{number}", "stopped": "", "difference": 0.125 if number else None, "low": 0.0,
+            "high": 0.25, "p_value": 0.04 if number else None, "units": 4 if number else None, "unit": "picture",
         }  # fmt: skip
-        if number:
-            row |= {
-                "difference": 0.125,
-                "low": 0.0,
-                "high": 0.25,
-                "p_value": 0.04,
-                "units": 4,
-                "unit": "picture",
-            }
         rows.append(row)
         for seed, count in enumerate(correct):
             table = pd.DataFrame(
@@ -77,9 +64,6 @@ def test_the_table_shows_changes_and_differences(folder: Path) -> None:
     assert table["p"].tolist() == ["–", "0.040", "0.040"]
     assert table["units"].tolist() == ["–", "4 pictures", "4 pictures"]
     assert "method" not in table, "there is one"
-
-
-def test_a_table_without_p_values_or_standard_deviations(folder: Path) -> None:
     edit_table(folder, p_value=float("nan"), std=float("nan"))
     table = table_text(read_ablation(folder))
     assert "p" not in table
@@ -102,26 +86,23 @@ def test_words_of_an_axis_are_lines_that_name_their_row(folder: Path) -> None:
     assert max(map(len, labels)) <= 40
 
 
-def test_a_value_that_is_the_recipes_own_is_no_second_row(folder: Path) -> None:
-    edit_table(folder, **{f"axis {AXIS}": ["", "0.50", "1"], "folder": ["a", "a", "b"]})
-    assert axis_rows(read_ablation(folder), AXIS)["value"].tolist() == ["0.50", "1"]
-
-
-@pytest.mark.parametrize(
-    ("axis", "value"), [("pictures", "8"), ("recipe", "quick"), ("unknown", "unchanged")]
-)
-def test_the_recipes_own_value_of_other_axes(folder: Path, axis: str, value: str) -> None:
+def test_the_unchanged_recipe_has_its_own_value_on_every_axis_unless_a_variant_is_the_same(
+    folder: Path,
+) -> None:
     metadata = json.loads((folder / "ablation.json").read_text())
-    (folder / "ablation.json").write_text(json.dumps({**metadata, "axes": {axis: ["x", "y"]}}))
-    edit_table(folder, **{f"axis {axis}": ["", "x", "y"]})
-    assert axis_rows(read_ablation(folder), axis)["value"].tolist() == [value, "x", "y"]
+    for axis, value in (("pictures", "8"), ("recipe", "quick"), ("unknown", "unchanged")):
+        (folder / "ablation.json").write_text(json.dumps({**metadata, "axes": {axis: ["x", "y"]}}))
+        edit_table(folder, **{f"axis {axis}": ["", "x", "y"]})
+        assert axis_rows(read_ablation(folder), axis)["value"].tolist() == [value, "x", "y"]
+    edit_table(folder, folder=["a", "a", "b"])
+    assert axis_rows(read_ablation(folder), "unknown")["value"].tolist() == ["x", "y"]
 
 
 def test_the_page_is_whole_and_escapes_what_it_quotes(folder: Path) -> None:
     edit_table(folder, covers="It covers <seeds>.", reason="")
     for name in ("axis-stage2.lr.svg", "axis-notes.txt"):
         (folder / name).write_text("old")
-    page = write_ablation(folder).read_text(encoding="utf-8")
+    page = ablation_page.write_ablation(folder).read_text(encoding="utf-8")
     assert page.count('src="data:image/svg+xml') == page.count('href="data:text/csv') == 1
     for text in (
         "faces &amp; more",
@@ -138,7 +119,7 @@ def test_the_page_is_whole_and_escapes_what_it_quotes(folder: Path) -> None:
 
 def test_a_stopped_variant_is_listed_and_not_drawn(folder: Path) -> None:
     edit_table(folder, stopped=["", "", "stage1: R2 is <0>"])
-    assert "stage1: R2 is &lt;0&gt;" in write_ablation(folder).read_text(encoding="utf-8")
+    assert "stage1: R2 is &lt;0&gt;" in ablation_page.write_ablation(folder).read_text(encoding="utf-8")
     assert table_text(read_ablation(folder)).iloc[2, 1] == "stopped"
     assert axis_rows(read_ablation(folder), AXIS)["value"].tolist() == ["0.25", "0.5"]
 

@@ -82,7 +82,7 @@ def edit(file: Path, **values: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text("utf-8")), **values}), encoding="utf-8")
 
 
-def test_the_page_is_self_contained_and_accessible(make_run: MakeRun) -> None:
+def test_the_page_is_self_contained_and_accessible_and_shows_what_was_measured(make_run: MakeRun) -> None:
     run = make_run(per_class=12, subjects=12, folds=4, history=True)
     page = page_of(run)
     assert all(target.startswith(("#", "data:")) for target in page.targets)
@@ -93,36 +93,23 @@ def test_the_page_is_self_contained_and_accessible(make_run: MakeRun) -> None:
     assert all(later - earlier <= 1 for earlier, later in zip(page.headings, page.headings[1:], strict=False))
     assert page.scopeless == 0
     source = (run / "report.html").read_text(encoding="utf-8")
-    assert "default-src 'none'" in source
     assert not re.search(r"(?:src|href)=\"(?:https?:)?//|@import|url\(", source)
-    assert "prefers-color-scheme: dark" in source
-    assert "@media print" in source
-
-
-def test_every_figure_has_its_numbers_as_csv(make_run: MakeRun) -> None:
-    page = page_of(make_run(per_class=12, subjects=12, folds=4, history=True, pictures=False))
+    for text in ("default-src 'none'", "prefers-color-scheme: dark", "@media print"):
+        assert text in source
     csv = [target.split(",")[1] for target in page.targets if target.startswith("data:text/csv")]
     tables = [pd.read_csv(io.BytesIO(base64.b64decode(data))) for data in csv]
     figures = [image for image in page.images if str(image["src"]).startswith("data:image/svg")]
     assert len(tables) == len(figures) == 7
     assert tables[0].columns.tolist() == ["fold", "seed", "pictures", "scratch", "fine-tune", "fn2en"]
     assert tables[1].columns[:5].tolist() == ["method", "stage", "epoch", "loss", "accuracy"]
-
-
-def test_the_page_shows_what_was_measured(make_run: MakeRun) -> None:
-    run = make_run(per_class=12, subjects=12, folds=4)
     metrics = json.loads((run / "metrics.json").read_text())["methods"]["fn2en"]
-    text = page_of(run).text
     mean, std = 100 * metrics["mean"]["accuracy"], 100 * metrics["std"]["accuracy"]
-    assert "Accuracy on test pictures in percent (± over folds): From scratch (BN)" in text
-    assert f"FN2EN {mean:.1f} ± {std:.1f}." in text
-    assert f"{100 * metrics['per_class'][0]['precision']:.1f}" in text
-    assert "fn2en compare 'sample data' --recipe quick --seed 0" in text
-    assert 'loss = "p-norm"' in text
-    assert "torch 2.13.0" in text
-    assert "10,600,000" in text
-    assert "2025-03-04 10:20 UTC" in text
-    assert "0:06:21" in text
+    for text in (
+        "Accuracy on test pictures in percent (± over folds): From scratch (BN)", f"FN2EN {mean:.1f} ± {std:.1f}.",
+        f"{100 * metrics['per_class'][0]['precision']:.1f}", "fn2en compare 'sample data' --recipe quick --seed 0",
+        'loss = "p-norm"', "torch 2.13.0", "10,600,000", "2025-03-04 10:20 UTC", "Minutes6.4",
+    ):  # fmt: skip
+        assert text in page.text
 
 
 def test_the_page_claims_only_what_was_checked_and_lists_what_was_left_out(make_run: MakeRun) -> None:
@@ -152,7 +139,6 @@ def test_the_page_claims_only_what_was_checked_and_lists_what_was_left_out(make_
 
 def test_paired_tests_print_what_the_interval_covers_and_why_there_is_no_p_value(make_run: MakeRun) -> None:
     run = make_run(per_class=6, subjects=6, folds=2, pictures=False)
-    assert "sign-flip permutation test" in page_of(run).text
     tests = json.loads((run / "metrics.json").read_text())["paired_tests"]
     for test in tests:
         test.update(

@@ -31,11 +31,6 @@ def test_numbers_as_text() -> None:
     assert [tables.points(d) for d in (0.0123, -0.2, None)] == ["+1.2", "-20.0", "–"]
 
 
-def test_any_table_becomes_text() -> None:
-    text = tables.as_text(pd.DataFrame({"some_name": [12345, None], "b": [True, [0.25, 2]]}, dtype=object))
-    assert text.to_dict("list") == {"some name": ["12,345", "–"], "b": ["True", "0.25, 2"]}
-
-
 def test_the_comparison_has_means_standard_deviations_and_sizes(metrics: dict[str, Any]) -> None:
     sizes = [{"method": "fn2en", "parameters": 10_600_000, "megabytes": 42.4, "ms_per_picture": 9.0}]
     text = tables.comparison_text(metrics, "sample", sizes).set_index("method")

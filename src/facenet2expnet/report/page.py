@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +71,13 @@ def page_figure(name: str, figure: Figure, numbers: pd.DataFrame) -> dict[str, A
 
 def _context(run: RunFolder) -> dict[str, Any]:
     """Everything that the template shows."""
-    seconds: Any = run.metadata.get("seconds")
-    history = run.history
-    audit = run.audit.get("tables", {}) if run.audit else {}
+    history, audit = run.history, (run.audit or {}).get("tables", {})
     context = {
         "run": run,
         "metadata": {"manifest": {}, "protocol": {}, **run.metadata},
         "metrics": run.metrics,
-        "time": timedelta(seconds=round(seconds)) if tables.is_number(seconds) else None,
         "curves": None,
-        "sizes": tables.as_text(pd.DataFrame(run.sizes)),
+        "sizes": tables.as_text(pd.DataFrame(run.sizes).replace({"method": tables.NAMES})),
         "paper": published,
         "audit": {name: tables.as_text(pd.DataFrame(rows)) for name, rows in audit.items() if rows},
         "analyses": read_analyses(run.path, run.unread),
@@ -99,29 +95,29 @@ def _results(run: RunFolder, metrics: dict[str, Any]) -> dict[str, Any]:
     trained = run.metadata.get("methods", [])
     main = trained[0] if len(trained) == 1 else "fn2en"
     main = main if main in methods else list(methods)[-1]
-    dataset = str(run.metadata.get("manifest", {}).get("name", ""))
+    dataset = run.metadata.get("manifest", {}).get("name", "")
     accuracies = [method["mean"]["accuracy"] for method in methods.values()]
     class_totals = np.sum(methods[main]["pooled"]["confusion"], axis=1)
     chance = float(class_totals.max() / class_totals.sum())
     folds, subjects = tables.per_fold(metrics), tables.per_subject(metrics)
-    fold_rows = _rows(folds.groupby("fold", sort=False)[list(methods)].mean())
+    by = "fold" if folds["fold"].nunique() > 1 else "seed"
+    fold_rows = _rows(folds.groupby(by, sort=False)[list(methods)].mean())
     paper = published.paper_accuracies(dataset, len(classes))
     fold_rows["paper"] = fold_rows["method"].map(paper)
     subject_figure = figures.accuracy_rows(_rows(subjects[list(methods)]))
-    bins = [{"method": name, **part} for name, m in methods.items() for part in m["reliability"]]
-    reliability = pd.DataFrame(bins)
+    bins = pd.DataFrame([{"method": k, **part} for k, m in methods.items() for part in m["reliability"]])
     return {
         "main": main,
         "chance": chance,
+        "std_over": tables.std_of(methods[main])[0],
         "comparison": tables.comparison_text(metrics, dataset),
         "best": [value == max(accuracies) and len(methods) > 1 for value in accuracies],
-        "paper_rows": published.published(dataset, len(classes)),
         "tests": tables.paired_text(metrics),
         "folds": page_figure("folds", figures.accuracy_rows(fold_rows, chance=chance), folds),
         "confusions": {name: _confusion(name, m, classes) for name, m in methods.items()},
         "subjects": page_figure("subjects", subject_figure, subjects) if len(subjects) else None,
         "mistakes": {name: _cards(run, name) for name in sorted(methods, key=lambda name: name != main)},
-        "reliability": page_figure("reliability", figures.reliability_figure(reliability), reliability),
+        "reliability": page_figure("reliability", figures.reliability_figure(bins), bins),
         "scaling": tables.scaling_text(metrics),
     }
 
@@ -137,9 +133,8 @@ def _rows(runs: pd.DataFrame) -> pd.DataFrame:
 def _confusion(name: str, method: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:
     counts = method["pooled"]["confusion"]
     figure = figures.confusion_panels({display_name(name): counts}, classes)
-    numbers = pd.DataFrame(counts, columns=classes)
-    numbers.insert(0, "truth", classes, allow_duplicates=True)
-    return page_figure(f"confusion-{name}", figure, numbers)
+    numbers = pd.DataFrame(counts, columns=classes, index=pd.Index(classes, name="true class"))
+    return page_figure(f"confusion-{name}", figure, numbers.reset_index())
 
 
 def _cards(run: RunFolder, method: str) -> list[Any] | None:
