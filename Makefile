@@ -15,10 +15,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not gpu and not data"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not gpu and not data"
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""FaceNet2ExpNet: a face recognition network and a few labelled faces become a compact expression network.
+"""FaceNet2ExpNet: turn a face recognition network and a few labelled faces into a compact expression network.
 
     import facenet2expnet
 
@@ -20,29 +20,27 @@ if TYPE_CHECKING:
     from facenet2expnet.crop import CropContract
     from facenet2expnet.data.manifest import Manifest, read_manifest
     from facenet2expnet.errors import UserError
+    from facenet2expnet.experiment.compare import compare, train
     from facenet2expnet.experiment.evaluate import evaluate
-    from facenet2expnet.experiment.run import Machine, compare, train
     from facenet2expnet.predict.recognizer import Predictions, Recognizer
     from facenet2expnet.recipe import Recipe, preset
 
 _HOME = {
     "CropContract": "crop",
-    "Machine": "experiment.run",
     "Manifest": "data.manifest",
     "Predictions": "predict.recognizer",
     "Recipe": "recipe",
     "Recognizer": "predict.recognizer",
     "UserError": "errors",
-    "compare": "experiment.run",
+    "compare": "experiment.compare",
     "evaluate": "experiment.evaluate",
     "preset": "recipe",
     "read_manifest": "data.manifest",
-    "train": "experiment.run",
+    "train": "experiment.compare",
 }
 
 __all__ = [
     "CropContract",
-    "Machine",
     "Manifest",
     "Predictions",
     "Recipe",

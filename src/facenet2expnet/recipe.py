@@ -22,18 +22,24 @@ from pydantic.dataclasses import dataclass
 
 from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import write_atomic
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0, le=100)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+NormMode = Literal["trainable", "frozen"]
+
+STAGES = ("fine_tune", "stage1", "stage2", "scratch")
+"""The sections of a recipe that are trained."""
 
 
 @dataclass(frozen=True, config=_STRICT)
 class AugmentRecipe:
-    """Random changes of the training pictures, drawn anew for every picture; a random window is always cut.
+    """Random changes of the training pictures, drawn for every picture; a random window is always cut.
 
     Attributes:
         flip: probability of a horizontal flip.
@@ -44,27 +50,25 @@ class AugmentRecipe:
         erasing: probability of erasing a rectangle.
     """
 
-    flip: Share = 0.5
+    flip: Fraction = 0.5
     rotation_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    blur: Share = 0.0
-    erasing: Share = 0.0
+    blur: Fraction = 0.0
+    erasing: Fraction = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
 class FaceNetRecipe:
-    """The face net (the teacher) and the layer of it that stage 1 reads.
+    """The face net (the teacher) and the layer of it that stage 1 distils.
 
     Attributes:
         name: a registered face net; `fn2en nets` lists them.
-        weights: its weights file, where it brings none.
-        tap: the layer whose output stage 1 regresses on; empty for the face net's own default, "auto" for the one
-            that the neuron analysis recommends on the training part (FN2EN, section III-C). Several are joined by
-            "+": the first is the one that the fully connected layers see.
-        head_norm: an affine-free batch norm before the classifier that stage 0 puts upon it.
+        weights: its weights file, if it does not bring its own.
+        tap: the layer whose output stage 1 distils; empty for the face net's default.
+        head_norm: an affine-free batch norm before the classifier that stage 0 adds.
         head_dropout: dropout before that classifier.
-        fine_tuned: stage 0 fine-tunes the teacher on the training part; False takes the face net as it came.
+        fine_tuned: stage 0 fine-tunes the teacher on the training part; false takes the pretrained face net.
     """
 
     name: str = "dlib-resnet29"
@@ -94,36 +98,29 @@ class ExpNetRecipe:
 
 @dataclass(frozen=True, config=_STRICT)
 class StageRecipe:
-    """How one stage learns.
+    """How one stage is optimised; what all stages share.
 
     Attributes:
         epochs: passes over the training part.
         batch_size: pictures a step.
         optimiser: "sgd" or "adamw".
-        lr: learning rate of what is new.
-        lr_factor_pretrained: factor on `lr` for layers that come trained into the stage.
+        lr: learning rate of new layers.
         momentum: of SGD.
         weight_decay: on weights of more than one dimension.
-        schedule: "step" (by `decay` at `milestones`), "cosine" (down to 0) or "constant".
+        schedule: "step" (times `decay` at `milestones`), "cosine" (down to 0) or "constant".
         milestones: epochs after which "step" lowers the rate.
         decay: factor of "step".
-        warmup_epochs: the rate rises linearly over so many epochs.
+        warmup_epochs: the rate rises linearly over this many epochs.
         clip_norm: largest norm of the gradient; 0 for no clipping.
         ema_decay: of the averaged weights that the stage ends with; 0 for the last weights.
-        label_smoothing: share of the target spread over all classes.
-        balance: "none", "weights" (loss weighted by inverse class frequency) or "sampler".
-        mixup: alpha of the Beta distribution that a blend's share is drawn from; 0 for no blends.
-        batch_norm: "trainable", or "frozen": batch norms that come trained into the stage stay as they are.
-        patience: epochs without a better inner loss after which the stage stops; it ends with its best weights.
-            0 trains all epochs and ends with the last.
-        inner_share: share of the training part that is watched with `patience` and not learned from.
+        patience: early stopping: epochs without a lower validation loss after which the stage ends with its best
+            weights; 0 trains all epochs and ends with the last weights.
     """
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)] = 50
+    epochs: Epochs = 50
     batch_size: Count = 64
     optimiser: Literal["sgd", "adamw"] = "sgd"
-    lr: Rate = 1e-3
-    lr_factor_pretrained: Annotated[float, Field(ge=0, le=10)] = 1.0
+    lr: LearningRate = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 5e-4
     schedule: Literal["step", "cosine", "constant"] = "step"
@@ -132,53 +129,89 @@ class StageRecipe:
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     clip_norm: NotNegative = 0.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    balance: Literal["none", "weights", "sampler"] = "none"
-    mixup: NotNegative = 0.0
-    batch_norm: Literal["trainable", "frozen"] = "trainable"
     patience: Annotated[int, Field(ge=0)] = 0
-    inner_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
 @dataclass(frozen=True, config=_STRICT)
-class RegressRecipe(StageRecipe):
-    """Stage 1: the expression net's convolutions regress the face net's tapped layer.
+class LossTerm:
+    """One term of stage 1's loss.
+
+    Attributes:
+        loss: "p-norm" (the paper), "standardised-l2", "rkd" or "fitnets"; see docs/losses.md.
+        weight: factor on it.
+    """
+
+    loss: Literal["p-norm", "standardised-l2", "rkd", "fitnets"]
+    weight: Annotated[float, Field(gt=0, lt=float("inf"))] = 1.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DistilRecipe(StageRecipe):
+    """Stage 1: the expression net's convolutions learn to give the face net's tapped features, eq. (4).
 
     Attributes:
         epochs: passes over the training part; 0 skips the stage.
-        objective: a weighted sum of objectives, such as "p-norm" (the paper's sum/(2N)) or
-            "standardised-l2(per=channel) + 0.5 * attention-transfer".
-        views: augmented views a picture for which the teacher is computed once; 0 runs it in every step that asks.
-        blend: share of the views that are a blend of two training pictures; the loss needs no labels.
-        unlabelled: use the manifest's pictures without a label as well, except those of subjects tested on.
+        losses: the terms of the loss, summed.
+        cached_views: augmented views a picture for which the teacher is computed once; 0 runs it in every step.
+        mixed_views: share of the cached views that mix two training pictures.
+        unlabelled: use the manifest's pictures without a label too, except those of subjects tested on.
     """
 
     epochs: Annotated[int, Field(ge=0, le=100_000)] = 50
-    objective: str = "p-norm"
-    views: Annotated[int, Field(ge=0, le=10_000)] = 0
-    blend: Share = 0.0
+    losses: tuple[LossTerm, ...] = (LossTerm("p-norm"),)
+    cached_views: Annotated[int, Field(ge=0, le=10_000)] = 0
+    mixed_views: Fraction = 0.0
     unlabelled: bool = False
+
+    @property
+    def standardises(self) -> bool:
+        """Whether the student predicts standardised features: one term of the loss is "standardised-l2"."""
+        return any(term.loss == "standardised-l2" for term in self.losses)
 
 
 @dataclass(frozen=True, config=_STRICT)
 class ClassifyRecipe(StageRecipe):
-    """Stage 2 (and the baseline from scratch): everything learns with cross-entropy.
+    """Cross-entropy on the labels: the baseline from scratch, and what stages 0 and 2 share with it.
 
     Attributes:
-        soft_labels: weight of the soft labels of the fine-tuned face net; 0 is the paper's plain cross-entropy.
-        temperature: of the soft labels.
-        standardised_input: the fully connected layer sees the standardised features instead of the face net's
-            own scale.
-        regress: weight of stage 1's objective beside the cross-entropy; 0 is the paper.
-        adversarial: weight of the gradient, turned round, of a head that names the person from the hidden layer; the
-            head is not kept. 0 for none.
+        label_smoothing: share of the target that is spread over all classes.
+        balance: "none", "weights" (loss weighted by inverse class frequency) or "sampler".
+        mixup: alpha of the Beta distribution that the mixing weight is drawn from; 0 for none.
     """
 
-    soft_labels: Share = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    balance: Literal["none", "weights", "sampler"] = "none"
+    mixup: NotNegative = 0.0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FineTuneRecipe(ClassifyRecipe):
+    """Stage 0: the face net with a new classifier learns the training part.
+
+    Attributes:
+        lr_factor_pretrained: factor on `lr` for pretrained layers.
+        batch_norm: "trainable", or "frozen": pretrained batch norms keep their weights and statistics.
+    """
+
+    lr_factor_pretrained: Annotated[float, Field(ge=0, le=10)] = 1.0
+    batch_norm: NormMode = "trainable"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Stage2Recipe(FineTuneRecipe):
+    """Stage 2: the whole expression net learns the labels, eq. (5).
+
+    Attributes:
+        soft_labels: weight of the fine-tuned face net's soft labels; 0 is the paper's plain cross-entropy.
+        temperature: of the soft labels.
+        standardised_input: the fully connected layer sees standardised features instead of the face net's scale.
+        distil_weight: weight of stage 1's loss beside the cross-entropy; 0 is the paper.
+    """
+
+    soft_labels: Fraction = 0.0
     temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
     standardised_input: bool = False
-    regress: NotNegative = 0.0
-    adversarial: Annotated[float, Field(ge=0, le=100)] = 0.0
+    distil_weight: NotNegative = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -187,15 +220,17 @@ class Recipe:
 
     Attributes:
         name: what it is called; a preset's own name.
-        precision: "32-true" or "bf16-mixed", as Lightning Fabric names them.
+        precision: "32-true" or "bf16-mixed" (forward passes in bfloat16).
         crop: the crop contract.
         augment, face_net, expnet: see there.
         fine_tune: stage 0, the face net on the training part.
-        stage1: regression on the face net's layer.
+        stage1: distillation of the face net's layer.
         stage2: cross-entropy on everything.
         scratch: the baseline "Train From Scratch (BN)".
-        calibration_share: of the training part, kept out of every stage to fit the temperature of the class scores;
-            0 for probabilities as they come.
+        val_fraction: share of the training part kept as validation part, in whole subjects, if a stage stops early
+            or `calibrate` is on and the data has no official validation part.
+        calibrate: fit a temperature for the class scores on the validation part.
+        train_on_validation: train on an official validation part too.
     """
 
     name: str = "custom"
@@ -204,16 +239,18 @@ class Recipe:
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     face_net: FaceNetRecipe = field(default_factory=FaceNetRecipe)
     expnet: ExpNetRecipe = field(default_factory=ExpNetRecipe)
-    fine_tune: StageRecipe = field(default_factory=StageRecipe)
-    stage1: RegressRecipe = field(default_factory=RegressRecipe)
-    stage2: ClassifyRecipe = field(default_factory=ClassifyRecipe)
+    fine_tune: FineTuneRecipe = field(default_factory=FineTuneRecipe)
+    stage1: DistilRecipe = field(default_factory=DistilRecipe)
+    stage2: Stage2Recipe = field(default_factory=Stage2Recipe)
     scratch: ClassifyRecipe = field(default_factory=ClassifyRecipe)
-    calibration_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    val_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    calibrate: bool = False
+    train_on_validation: bool = False
 
-
-def split_taps(text: str) -> tuple[str, ...]:
-    """The layers that `face_net.tap` names, in their order; none where it is empty."""
-    return tuple(name.strip() for name in text.split("+")) if text.strip() else ()
+    @property
+    def needs_validation(self) -> bool:
+        """Whether a stage stops early or a temperature is fitted."""
+        return self.calibrate or any(getattr(self, name).patience for name in STAGES)
 
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -221,12 +258,12 @@ _ADAPTER = TypeAdapter(Recipe)
 
 
 def presets() -> tuple[str, ...]:
-    """Names of the recipes that the package carries."""
+    """Give the names of the recipes in the package."""
     return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
 
 
 def preset(name: str) -> Recipe:
-    """A recipe that the package carries, by name.
+    """Give a recipe of the package by its name.
 
     Raises:
         UserError: If there is none of that name.
@@ -239,7 +276,7 @@ def preset(name: str) -> Recipe:
 
 
 def load(name_or_path: str | Path) -> Recipe:
-    """A preset by its name, or the recipe in a TOML file."""
+    """Give a preset by its name, or the recipe in a TOML file."""
     path = Path(name_or_path)
     if path.suffix == ".toml" or path.is_file():
         return read(path)
@@ -247,7 +284,7 @@ def load(name_or_path: str | Path) -> Recipe:
 
 
 def read(path: Path) -> Recipe:
-    """Read a TOML recipe strictly: what is not named keeps its default, what is unknown or wrong is an error.
+    """Read a TOML recipe strictly: missing numbers keep their default, unknown or wrong ones are errors.
 
     Raises:
         UserError: One message with all the faults: unknown keys, wrong types, values out of range.
@@ -262,31 +299,37 @@ def read(path: Path) -> Recipe:
 
 
 def from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """The recipe of a nested dictionary, as strictly as `read`."""
+    """Give the recipe of a nested dictionary, as strictly as `read`."""
     try:
         recipe = _ADAPTER.validate_json(json.dumps(values))
     except (ValidationError, TypeError) as error:
         raise UserError(_faults(error, where)) from None
-    inner = _contradictions(recipe)
-    if inner:
-        raise UserError(f"{where}: " + "; ".join(inner))
+    if found := _contradictions(recipe):
+        raise UserError(f"{where}: " + "; ".join(found))
     return recipe
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as nested dictionaries of plain values."""
+    """Give the recipe as nested dictionaries of plain values."""
     return dataclasses.asdict(recipe)
 
 
+def to_toml(recipe: Recipe) -> str:
+    """Give the recipe as TOML, every default spelled out."""
+    values = to_dict(recipe)
+    values["stage1"]["losses"] = list(values["stage1"]["losses"])  # tomli_w writes a list of tables
+    return tomli_w.dumps(values)
+
+
 def save(recipe: Recipe, path: Path) -> None:
-    """Write the whole recipe, every default spelled out."""
-    path.write_text(tomli_w.dumps(to_dict(recipe)), encoding="utf-8")
+    """Write the recipe as TOML, every default spelled out."""
+    write_atomic(path, to_toml(recipe).encode())
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """Change numbers by their dotted names, as in `stage1.epochs=10`.
 
-    Values are read as TOML and, where they are no TOML, as text.
+    Values are read as TOML and, if they are not TOML, as text.
 
     Raises:
         UserError: One message with all the faults.
@@ -312,17 +355,20 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 
 def _contradictions(recipe: Recipe) -> list[str]:
+    """Find what single fields can't show: numbers that do not go together."""
     faults = []
+    stage1, stage2 = recipe.stage1, recipe.stage2
     if recipe.crop.crop_px < 32:
         faults.append(f"crop.crop_px is {recipe.crop.crop_px}, expected 32 or more: the net pools five times")
-    for name in ("fine_tune", "stage1", "stage2", "scratch"):
+    for name in STAGES:
         stage: StageRecipe = getattr(recipe, name)
-        if list(stage.milestones) != sorted(set(stage.milestones)) or any(m < 1 for m in stage.milestones):
-            faults.append(f"{name}.milestones is {list(stage.milestones)}, expected rising epochs above 0")
-        if stage.milestones and stage.schedule != "step":
+        milestones = list(stage.milestones)
+        if milestones != sorted(set(milestones)) or any(m < 1 for m in milestones):
+            faults.append(f"{name}.milestones is {milestones}, expected rising epochs above 0")
+        if milestones and stage.schedule != "step":
             faults.append(
-                f"{name}.milestones is {list(stage.milestones)} and {name}.schedule is {stage.schedule}, which looks "
-                f"at none: set {name}.milestones=[] or {name}.schedule=step"
+                f"{name}.milestones is {milestones} and {name}.schedule is {stage.schedule}, which uses none: "
+                f"set {name}.milestones=[] or {name}.schedule=step"
             )
         if stage.batch_size == 1 and _has_batch_norm(recipe, name):
             faults.append(f"{name}.batch_size is 1, expected 2 or more: its batch norms compare pictures")
@@ -330,53 +376,42 @@ def _contradictions(recipe: Recipe) -> list[str]:
             faults.append(
                 f"{name}.warmup_epochs is {stage.warmup_epochs}, expected less than {name}.epochs ({stage.epochs})"
             )
-    if recipe.scratch.soft_labels:
-        faults.append("scratch.soft_labels is above 0, expected 0: the baseline has no teacher")
-    if recipe.scratch.regress:
-        faults.append("scratch.regress is above 0, expected 0: the baseline has no teacher")
-    if not recipe.stage1.epochs and not recipe.stage2.regress and not recipe.stage2.soft_labels:
+    if not stage1.losses:
+        faults.append("stage1.losses is empty, expected one term or more")
+    if not stage1.epochs and not stage2.distil_weight and not stage2.soft_labels:
         faults.append(
-            "stage1.epochs is 0, expected stage2.regress or stage2.soft_labels above 0 with it: otherwise nothing is "
-            "learned from the face net"
+            "stage1.epochs is 0, expected stage2.distil_weight or stage2.soft_labels above 0 with it: otherwise "
+            "nothing is learned from the face net"
         )
-    if recipe.stage2.soft_labels and not recipe.face_net.fine_tuned:
+    if stage2.soft_labels and not recipe.face_net.fine_tuned:
         faults.append(
-            "stage2.soft_labels is above 0, expected face_net.fine_tuned = true with it: a face net as it came has no "
-            "class scores"
+            "stage2.soft_labels is above 0, expected face_net.fine_tuned = true with it: a pretrained face net has no "
+            "scores of these classes"
         )
-    if recipe.stage1.blend and not recipe.stage1.views:
-        faults.append("stage1.blend is above 0, expected stage1.views above 0 with it")
-    blended = round(recipe.stage1.blend * recipe.stage1.views)
-    if recipe.stage1.views and 0 < recipe.stage1.blend < 1 and blended in (0, recipe.stage1.views):
+    if stage2.standardised_input and not stage1.standardises:
         faults.append(
-            f"stage1.blend is {recipe.stage1.blend:g} and stage1.views is {recipe.stage1.views}, which makes {blended} "
-            "of them blends: raise stage1.views, or choose a share that makes some and leaves some"
+            'stage2.standardised_input is true, expected a term "standardised-l2" in stage1.losses with it'
         )
-    for option, off in (("label_smoothing", 0.0), ("balance", "none")):
-        if getattr(recipe.stage1, option) != off:
-            faults.append(
-                f"stage1.{option} is {getattr(recipe.stage1, option)}, expected {off}: it reads no labels"
-            )
-    if recipe.stage1.mixup:
-        faults.append("stage1.mixup is above 0, expected 0: stage1.blend blends its pictures")
-    taught = [name for name in ("soft_labels", "regress") if getattr(recipe.stage2, name)]
-    if recipe.stage2.mixup and taught and recipe.stage1.views:
-        faults.append(
-            f"stage2.mixup and stage2.{' and stage2.'.join(taught)} are above 0, expected stage1.views = 0 with them: "
-            "the teacher has not seen the mixed pictures (stage1.blend blends those that it sees)"
-        )
-    for name in ("stage1", "scratch"):
-        if getattr(recipe, name).batch_norm == "frozen":
-            faults.append(
-                f'{name}.batch_norm is "frozen", expected "trainable": its batch norms come untrained'
-            )
-    if recipe.stage2.batch_norm == "frozen" and not recipe.expnet.batch_norm:
+    if stage2.batch_norm == "frozen" and not recipe.expnet.batch_norm:
         faults.append('stage2.batch_norm is "frozen", expected expnet.batch_norm = true with it')
-    watching = {name: getattr(recipe, name) for name in ("fine_tune", "stage1", "stage2")}
-    shares = {name: stage.inner_share for name, stage in watching.items() if stage.patience}
-    if len(set(shares.values())) > 1:
-        told = ", ".join(f"{name}.inner_share is {share:g}" for name, share in shares.items())
-        faults.append(f"{told}, expected one number: the stages of a training watch the same pictures")
+    if stage1.mixed_views and not stage1.cached_views:
+        faults.append("stage1.mixed_views is above 0, expected stage1.cached_views above 0 with it")
+    mixed = round(stage1.mixed_views * stage1.cached_views)
+    if stage1.cached_views and 0 < stage1.mixed_views < 1 and mixed in (0, stage1.cached_views):
+        faults.append(
+            f"stage1.mixed_views is {stage1.mixed_views:g} and stage1.cached_views is {stage1.cached_views}, which "
+            f"makes {mixed} mixed views: raise stage1.cached_views, or choose a share that makes some and leaves some"
+        )
+    if stage2.mixup and stage1.cached_views and (stage2.soft_labels or stage2.distil_weight):
+        faults.append(
+            "stage2.mixup is above 0 beside soft labels or a distil_weight, expected stage1.cached_views = 0 with it: "
+            "the teacher has not seen the mixed pictures (stage1.mixed_views mixes those that it sees)"
+        )
+    if recipe.train_on_validation and recipe.needs_validation:
+        faults.append(
+            "train_on_validation is true, expected calibrate = false and no patience with it: a validation part that "
+            "is trained on can't be used to stop or to calibrate"
+        )
     return faults
 
 
@@ -384,37 +419,26 @@ def _has_batch_norm(recipe: Recipe, stage: str) -> bool:
     """Whether a network that the stage trains has batch norms that learn from the batch."""
     if stage == "fine_tune":
         return recipe.face_net.fine_tuned and recipe.face_net.head_norm
-    return stage == "scratch" or (
-        recipe.expnet.batch_norm and getattr(recipe, stage).batch_norm == "trainable"
-    )
+    frozen = stage == "stage2" and recipe.stage2.batch_norm == "frozen"
+    return stage == "scratch" or (recipe.expnet.batch_norm and not frozen)
 
 
 def _faults(error: ValidationError | TypeError, where: str) -> str:
     if isinstance(error, TypeError):
         return f"{where}: {error}"
-    known = {f.name for cls in _sections().values() for f in dataclasses.fields(cls)} | set(_sections())
+    sections = {
+        name: type(value) for name, value in vars(Recipe()).items() if dataclasses.is_dataclass(value)
+    }
+    classes = [*sections.values(), Recipe, LossTerm]
+    known = sorted({f.name for cls in classes for f in dataclasses.fields(cls)})
     lines = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])
         if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            close = difflib.get_close_matches(str(fault["loc"][-1]), sorted(known), n=1)
+            close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
             lines.append(f"{name} is unknown" + (f"; did you mean {close[0]}?" if close else ""))
         elif fault["type"] == "value_error":
             lines.append(str(fault["ctx"]["error"]))
         else:
             lines.append(f"{name} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
     return f"{where}: " + "; ".join(lines)
-
-
-def _sections() -> dict[str, type[Any]]:
-    return {
-        "crop": CropContract,
-        "augment": AugmentRecipe,
-        "face_net": FaceNetRecipe,
-        "expnet": ExpNetRecipe,
-        "fine_tune": StageRecipe,
-        "stage1": RegressRecipe,
-        "stage2": ClassifyRecipe,
-        "scratch": ClassifyRecipe,
-        "recipe": Recipe,
-    }

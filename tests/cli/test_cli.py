@@ -57,7 +57,7 @@ def test_train_predict_evaluate_report(
     printed = capsys.readouterr()
     assert f"model:  {run / 'model'}" in printed.out
     assert "FN2EN" in printed.out
-    assert "stage2 epoch 2/2" in printed.err
+    assert "fn2en, fold fold-1, seed 0 (2 of 2): done, accuracy" in printed.err
     for kind in ("csv", "json", "parquet"):
         out = tmp_path / f"predictions.{kind}"
         assert fn2en("predict", run, faces, "--out", out, "--quiet", monkeypatch=monkeypatch) == 0
@@ -72,7 +72,7 @@ def test_train_predict_evaluate_report(
     assert (run / "report.html").stat().st_size > 10_000
 
 
-def test_ablate_prints_its_table_and_goes_on_with_a_learning_curve(
+def test_ablate_prints_its_table_and_is_resumed_with_a_learning_curve(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faces, out = tiny.write_faces(tmp_path / "faces"), tmp_path / "ablation"
@@ -90,17 +90,17 @@ def test_ablate_prints_its_table_and_goes_on_with_a_learning_curve(
         "--threads",
         1,
     ]
-    once = ["--objective", "srd", "--vary", "stage2.lr=0.002", "--vary", "stage2.lr=0.004", "--quiet"]
+    once = ["--vary", "stage1.epochs=3", "--vary", "stage2.lr=0.002", "--vary", "stage2.lr=0.004", "--quiet"]
     assert fn2en(*common, *once, monkeypatch=monkeypatch) == 0
     printed = capsys.readouterr().out
-    assert "objective srd" in printed
+    assert "stage1.epochs 3" in printed
     assert "stage2.lr 0.004" in printed
     assert f"report: {out / 'report.html'}" in printed
     methods = ["--method", "scratch", "--method", "fn2en"]
-    again = ["--pictures", 6, "--pictures", 12, *methods, "--resume", "--quiet"]
+    again = ["--vary", "pictures=6", "--vary", "pictures=12", *methods, "--resume", "--quiet"]
     assert fn2en(*common, *again, monkeypatch=monkeypatch) == 0
     assert (out / "axis-pictures.svg").is_file()
-    assert fn2en(*common, "--pictures", 250, "--resume", monkeypatch=monkeypatch) == 2
+    assert fn2en(*common, "--vary", "pictures=250", "--resume", monkeypatch=monkeypatch) == 2
     assert "250 training pictures were asked for, expected 1 to 12" in capsys.readouterr().err
     assert fn2en(*common, "--vary", "stage2.lr", "--resume", monkeypatch=monkeypatch) == 2
     assert "expected e.g. stage2.soft_labels=0" in capsys.readouterr().err
@@ -181,7 +181,7 @@ def test_other_bad_input(
         assert message in capsys.readouterr().err
 
 
-def test_an_interrupt_says_how_to_go_on(
+def test_an_interrupt_says_how_to_continue(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt() -> None:

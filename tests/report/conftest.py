@@ -96,7 +96,7 @@ def build_run(
                 "name": name, "pictures": len(manifest), "classes": list(classes), "subjects": subjects or None,
                 "counts": dict.fromkeys(classes, per_class),
             },
-            "protocol": {"name": "groups", "note": note, "folds": folds, "unused": 3}, "methods": list(methods),
+            "protocol": {"name": "groups", "note": note, "folds": folds}, "unused": 3, "methods": list(methods),
             "checks": ["No subject is in two parts of a fold.", "2 copies were taken out of the training side."],
             "seconds": 381.2,
         },

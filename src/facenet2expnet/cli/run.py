@@ -1,4 +1,4 @@
-"""fn2en quickstart, train, compare, report, recipe."""
+"""fn2en quickstart, train, compare, ablate, report, recipe."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import typer
 if TYPE_CHECKING:
     from facenet2expnet.data.manifest import Manifest
 
-DATA = typer.Argument(
-    help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces."
-)
-Data = Annotated[Path, DATA]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces."
+    ),
+]
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="quick, normalised, best, paper, or a TOML file.")
 ]
@@ -32,11 +34,16 @@ Protocol = Annotated[
         help="auto, subject-groups, leave-one-subject-out, stratified, split, fold, official, or a split file."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with a run that was interrupted; name it by --out.")
+Folds = Annotated[int, typer.Option(min=2, help="Number of folds, where the protocol leaves it open.")]
+FirstFolds = Annotated[int | None, typer.Option(min=1, help="Run only the first N folds.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0 on.")]
+DropNear = Annotated[
+    bool,
+    typer.Option("--drop-near", help="Take near-duplicates of test pictures out of the training side too."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; name it by --out.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
 
 
 class Device(StrEnum):
@@ -56,24 +63,25 @@ class Method(StrEnum):
     fn2en = "fn2en"
 
 
-Where = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+Methods = Annotated[list[Method] | None, typer.Option("--method", help="Only these methods. Repeatable.")]
+OnDevice = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+
+ON_THE_PAGE = ("units", "balanced accuracy, %", "log loss", "weights, M", "multiply-adds, M")
+"""Columns of an ablation that a terminal has no room for."""
 
 
 def add(app: typer.Typer) -> None:
     """Mount the commands."""
-    app.command()(quickstart)
-    app.command()(train)
-    app.command()(compare)
-    app.command()(report)
-    app.command()(recipe)
+    for command in (quickstart, train, compare, ablate, report, recipe):
+        app.command()(command)
 
 
 def quickstart(
     out: Out = None,
     folds: Annotated[int, typer.Option(min=2, help="Groups that the sample's subjects are cut into.")] = 2,
-    first_folds: Annotated[int | None, typer.Option(min=1, help="Do only so many of them.")] = None,
+    first_folds: FirstFolds = None,
     settings: Settings = None,
-    device: Where = Device.auto,
+    device: OnDevice = Device.auto,
     threads: Threads = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -89,10 +97,9 @@ def quickstart(
     from facenet2expnet.predict.model_folder import CARD
 
     sample = replace(read_manifest(sample_folder() / "manifest.csv"), name="the bundled sample")
-    run = compare_and_print(
-        sample, "quick", settings, out or new_run("quickstart", resume), list(Method),
-        folds=folds, first_folds=first_folds, device=device,
-        threads=threads, resume=resume, quiet=quiet,
+    run = _compare_and_print(
+        sample, "quick", settings, out or _new_run("quickstart", resume), list(Method), folds=folds,
+        first_folds=first_folds, device=device.value, threads=threads, resume=resume, quiet=quiet,
     )  # fmt: skip
     model = min(run.rglob(f"fn2en/model/{CARD}")).parent
     print(f"model:  {model}")
@@ -110,7 +117,8 @@ def train(
     ] = True,
     protocol: Protocol = "auto",
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
-    device: Where = Device.auto,
+    drop_near: DropNear = False,
+    device: OnDevice = Device.auto,
     threads: Threads = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -121,15 +129,13 @@ def train(
     """
     from facenet2expnet import recipe as recipes
     from facenet2expnet.cli import console
-    from facenet2expnet.experiment.run import Machine
-    from facenet2expnet.experiment.run import train as train_model
+    from facenet2expnet.experiment import compare as experiment
 
-    chosen = recipes.override(recipes.load(recipe), settings or [])
-    out = out or new_run("train", resume)
-    with console.progress(quiet) as reporter:
-        run = train_model(
-            data, recipe=chosen, out=out, method=method.value, holdout=holdout, protocol=protocol, seed=seed,
-            machine=Machine(device.value, threads), resume=resume, reporter=reporter,
+    with console.progress(quiet) as display:
+        run = experiment.train(
+            data, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("train", resume),
+            method=method.value, holdout=holdout, protocol=protocol, seed=seed, drop_near=drop_near,
+            device=device.value, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
     if holdout:
         _print_comparison(run)
@@ -142,12 +148,13 @@ def compare(
     recipe: RecipeName = "quick",
     settings: Settings = None,
     out: Out = None,
-    methods: Annotated[list[Method] | None, typer.Option("--method", help="Only these. Repeatable.")] = None,
+    methods: Methods = None,
     protocol: Protocol = "auto",
-    folds: Annotated[int, typer.Option(min=2, help="How many, where the protocol leaves it open.")] = 10,
-    first_folds: Annotated[int | None, typer.Option(min=1, help="Do only so many of them.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0 on.")] = 1,
-    device: Where = Device.auto,
+    folds: Folds = 10,
+    first_folds: FirstFolds = None,
+    seeds: Seeds = 1,
+    drop_near: DropNear = False,
+    device: OnDevice = Device.auto,
     threads: Threads = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -156,50 +163,68 @@ def compare(
 
     Example: fn2en compare faces/ --folds 5 --set stage1.epochs=60
     """
-    compare_and_print(
-        data, recipe, settings, out or new_run("compare", resume), methods or list(Method), protocol=protocol,
-        folds=folds, first_folds=first_folds, seeds=seeds, device=device, threads=threads, resume=resume, quiet=quiet,
+    _compare_and_print(
+        data, recipe, settings, out or _new_run("compare", resume), methods or list(Method), protocol=protocol,
+        folds=folds, first_folds=first_folds, seeds=range(seeds), drop_near=drop_near, device=device.value,
+        threads=threads, resume=resume, quiet=quiet,
     )  # fmt: skip
 
 
-def compare_and_print(
-    data: Path | Manifest,
-    recipe: str,
-    settings: list[str] | None,
-    out: Path,
-    methods: list[Method],
-    *,
-    protocol: str = "auto",
-    folds: int = 10,
-    first_folds: int | None = None,
-    seeds: int = 1,
-    device: Device = Device.auto,
-    threads: int | None = None,
-    resume: bool = False,
-    quiet: bool = False,
-) -> Path:
-    """Run `compare`, print its table and where the report is."""
-    from facenet2expnet import recipe as recipes
-    from facenet2expnet.cli import console
-    from facenet2expnet.experiment.run import Machine
-    from facenet2expnet.experiment.run import compare as compare_methods
+def ablate(
+    data: Data,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary",
+            help="A variant: a number of the recipe, as stage2.soft_labels=0; several joined by ' & '; pictures=500; "
+            "recipe=NAME. Repeatable.",
+        ),
+    ] = None,
+    learning_curve: Annotated[
+        bool,
+        typer.Option(
+            "--learning-curve", help="250, 500, 1,000, 2,000 and so on of the training pictures, all methods."
+        ),
+    ] = False,
+    recipe: RecipeName = "best",
+    settings: Settings = None,
+    out: Out = None,
+    methods: Methods = None,
+    protocol: Protocol = "auto",
+    folds: Folds = 10,
+    first_folds: FirstFolds = None,
+    seeds: Seeds = 1,
+    device: OnDevice = Device.auto,
+    threads: Threads = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a recipe with one thing changed at a time, on the same folds and seeds: what is each worth?
 
-    chosen = recipes.override(recipes.load(recipe), settings or [])
-    with console.progress(quiet) as reporter:
-        run = compare_methods(
-            data, recipe=chosen, out=out, methods=[method.value for method in methods], protocol=protocol,
-            folds=folds, first_folds=first_folds, seeds=range(seeds), machine=Machine(device.value, threads),
-            resume=resume, reporter=reporter,
+    Example: fn2en ablate faces/ --vary face_net.tap=level2 --vary stage1.epochs=40 --seeds 3 --out runs/ablation
+    """
+    from facenet2expnet.cli import console
+    from facenet2expnet.experiment import ablation
+    from facenet2expnet.report import tables
+    from facenet2expnet.report.ablation_page import read_ablation, table_text
+
+    changes = [*(changes or []), *(["pictures=250.."] if learning_curve else [])]
+    methods = methods or (list(Method) if learning_curve else [Method.fn2en])
+    with console.progress(quiet) as display:
+        folder = ablation.ablate(
+            data, changes, recipe=recipe, settings=settings or [], out=out or _new_run("ablation", resume),
+            methods=[method.value for method in methods], protocol=protocol, folds=folds, first_folds=first_folds,
+            seeds=range(seeds), device=device.value, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
-    _print_comparison(run)
-    print(f"report: {run / 'report.html'}")
-    return run
+    table = table_text(read_ablation(folder))
+    console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))
+    print(f"report: {folder / 'report.html'}")
 
 
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a run or an ablation.")],
     analyses: Annotated[
-        bool, typer.Option("--analyses", help="Compute the paper's analyses first and show them, too.")
+        bool, typer.Option("--analyses", help="Compute the paper's analyses first and show them too.")
     ] = False,
 ) -> None:
     """Write the report of a run or an ablation again.
@@ -221,8 +246,8 @@ def report(
         from facenet2expnet.analysis.saliency import WITHOUT
         from facenet2expnet.report.analyses import FOLDER
 
-        for finding in run_all(run):
-            finding.save(run / FOLDER)
+        for result in run_all(run):
+            result.save(run / FOLDER)
         if not has_captum():
             print(WITHOUT)
     print(write_report(run))
@@ -231,15 +256,38 @@ def report(
 def recipe(
     name: Annotated[str, typer.Argument(help="A preset or a TOML file.")] = "quick", settings: Settings = None
 ) -> None:
-    """Print a whole recipe, to be changed and given back with --recipe.
+    """Print a whole recipe, to be changed and used with --recipe.
 
     Example: fn2en recipe normalised > mine.toml
     """
-    import tomli_w
-
     from facenet2expnet import recipe as recipes
 
-    print(tomli_w.dumps(recipes.to_dict(recipes.override(recipes.load(name), settings or []))), end="")
+    print(recipes.to_toml(recipes.override(recipes.load(name), settings or [])), end="")
+
+
+def _compare_and_print(
+    data: Path | Manifest,
+    recipe: str,
+    settings: list[str] | None,
+    out: Path,
+    methods: list[Method],
+    *,
+    quiet: bool,
+    **options: object,
+) -> Path:
+    """Run `compare` with a progress display, print its table and where the report is."""
+    from facenet2expnet import recipe as recipes
+    from facenet2expnet.cli import console
+    from facenet2expnet.experiment import compare as experiment
+
+    chosen = recipes.override(recipes.load(recipe), settings or [])
+    with console.progress(quiet) as display:
+        run = experiment.compare(
+            data, recipe=chosen, out=out, methods=[method.value for method in methods], progress=display, **options
+        )  # type: ignore[arg-type]  # fmt: skip
+    _print_comparison(run)
+    print(f"report: {run / 'report.html'}")
+    return run
 
 
 def _print_comparison(run: Path) -> None:
@@ -254,12 +302,12 @@ def _print_comparison(run: Path) -> None:
     console.out.print(tables.to_rich(table))
     if folder.metrics["paired_tests"]:
         console.out.print(tables.to_rich(tables.paired_text(folder.metrics)))
-    if folder.metadata["protocol"]["note"]:
-        console.out.print(folder.metadata["protocol"]["note"], markup=False)
+    for sentence in folder.metadata.get("checks", []):
+        console.out.print(sentence, markup=False)
 
 
-def new_run(kind: str, resume: bool) -> Path:
-    """A run folder named by the time; a run that goes on has to be named."""
+def _new_run(kind: str, resume: bool) -> Path:
+    """Name a run folder by the time; a run that is resumed has to be named."""
     from facenet2expnet.errors import UserError
 
     if resume:

@@ -35,34 +35,26 @@ class Bridge(nn.Module):
         self.register_buffer("scale", torch.ones(out_chw))
 
     def set_affine(self, shift: Tensor, scale: Tensor) -> None:
-        """Set the last affine. Both broadcast to (C, H, W); scale is above 0."""
+        """Set the last affine; both tensors broadcast to (C, H, W); scale is above 0."""
         self.shift.copy_(shift.expand(self.out_chw))
         self.scale.copy_(scale.expand(self.out_chw))
 
-    @torch.no_grad()
-    def turn(self, rotation: Tensor) -> None:
-        """Multiply the channels of the output before the affine by a matrix (C, C), within the last learned layer."""
-        last = next((m for m in self.resize.modules() if isinstance(m, Deconvolution)), None)
-        if last is not None:
-            last.weight.copy_(torch.einsum("dc,ichw->idhw", rotation, last.weight))
-        else:
-            self.conv.weight.copy_(torch.einsum("dc,cihw->dihw", rotation, self.conv.weight))
-        bias = (last or self.conv).bias
-        assert bias is not None
-        bias.copy_(rotation @ bias)
-
     def before_affine(self, maps: Tensor) -> Tensor:
-        """(B, *in_chw) -> (B, *out_chw), as stage 1 trains it."""
+        """Give (B, *out_chw) of maps (B, *in_chw), as stage 1 trains it."""
         resized: Tensor = self.resize(self.conv(maps))
         return resized
 
+    def affine(self, distilled: Tensor) -> Tensor:
+        """Bring the output before the affine, (B, *out_chw), to the face net's scale."""
+        return self.shift + self.scale * distilled
+
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, *in_chw) -> (B, *out_chw)."""
-        return self.shift + self.scale * self.before_affine(maps)
+        """Give (B, *out_chw) of maps (B, *in_chw)."""
+        return self.affine(self.before_affine(maps))
 
 
 def as_chw(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """A layer's (C, H, W), or its (U,) as the map of one position that it is to a bridge."""
+    """Give a layer's shape as (C, H, W); a vector (U,) is a map of one position, (U, 1, 1)."""
     channels, height, width = shape if len(shape) == 3 else (*shape, 1, 1)
     return channels, height, width
 
@@ -81,8 +73,8 @@ def _resize(channels: int, in_hw: tuple[int, int], out_hw: tuple[int, int]) -> n
 class Deconvolution(nn.ConvTranspose2d):
     """Upsampling by a whole factor, learned, between all channels; begins as bilinear interpolation of each.
 
-    A kernel a channel would be Caffe's habit for upsampling, but then a map of 2x2 can only be spread out smoothly:
-    a student of small pictures explained none of the face net's feature so, and some of it with full kernels.
+    Caffe would use one kernel a channel, which can only spread a 2x2 map out smoothly: with it a student of small
+    pictures explained none of the face net's feature, with full kernels some of it.
     """
 
     def __init__(self, channels: int, factor: int) -> None:

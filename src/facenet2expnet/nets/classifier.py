@@ -30,35 +30,32 @@ class ExpressionClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean_rgb).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, crops: Tensor) -> Tensor:
-        """Pixels (B, 3, H, W) in 0..255 -> what the expression net sees."""
+        """Give what the expression net sees of pixels (B, 3, H, W) in 0..255."""
         return (crops - self.mean) / self.scale
 
-    def maps(self, crops: Tensor) -> Tensor:
-        """The last convolution's maps, which the bridge takes: (B, 3, H, W) in 0..255 -> (B, *bridge.in_chw)."""
-        maps: Tensor = self.net.convolutions(self.normalise(crops))
-        return maps
-
-    def features(self, crops: Tensor) -> Tensor:
-        """g(I): (B, 3, H, W) in 0..255 -> (B, *bridge_chw)."""
-        return self.net.features(self.normalise(crops))
-
     def forward(self, crops: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..255 -> class scores before softmax (B, K)."""
+        """Give class scores before softmax (B, K) of crops (B, 3, H, W) in 0..255."""
         scores: Tensor = self.net(self.normalise(crops))
         return scores
 
-    def with_hidden(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Class scores (B, K), and the hidden layer that they are read from (B, hidden), from one pass."""
-        return self.net.with_hidden(self.normalise(crops))
+    def distilled(self, crops: Tensor) -> Tensor:
+        """Give what stage 1 trains: the bridge's output before its affine, (B, *bridge_chw), of crops in 0..255."""
+        return self.net.bridge.before_affine(self.net.convolutions(self.normalise(crops)))
+
+    def with_distilled(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """Give class scores (B, K) and, from the same pass, what `distilled` gives."""
+        distilled = self.distilled(crops)
+        scores: Tensor = self.net.head(self.net.bridge.affine(distilled))
+        return scores, distilled
 
 
 class FaceClassifier(nn.Module):
-    """A face net with a new classifier upon its embedding: what stage 0 trains, and the paper's second baseline.
+    """A face net with a new classifier on its embedding: what stage 0 trains, and the paper's second baseline.
 
     Args:
         face_net: the face net; all of it learns.
         classes: number of classes K.
-        head_norm: an affine-free batch norm before the classifier, for embeddings of a scale of their own.
+        head_norm: an affine-free batch norm before the classifier, which takes out the embedding's scale.
         head_dropout: before the classifier.
     """
 
@@ -75,13 +72,13 @@ class FaceClassifier(nn.Module):
         self.head = nn.Sequential(OrderedDict(norm=norm, dropout=nn.Dropout(head_dropout), scores=scores))
 
     def forward(self, crops: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0..255 -> class scores before softmax (B, K)."""
+        """Give class scores before softmax (B, K) of crops (B, 3, H, W) in 0..255."""
         return self.with_taps(crops, [])[0]
 
     def with_taps(self, crops: Tensor, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-        """Class scores, and the outputs of more layers from the same pass, all as maps (B, C, H, W).
+        """Give class scores and, from the same pass, the outputs of layers, all as maps (B, C, H, W).
 
-        A layer that gives vectors (B, U) gives maps of one position here, (B, U, 1, 1), as a bridge does.
+        A layer that gives vectors (B, U) gives maps of one position, (B, U, 1, 1), as a bridge does.
         """
         found = self.face_net(crops, list(dict.fromkeys([self.embedding, *taps])))
         embedding = found[self.embedding]
@@ -93,9 +90,7 @@ class FaceClassifier(nn.Module):
 
 @torch.no_grad()
 def divide_scores(model: nn.Module, temperature: float) -> None:
-    """Divide a classifier's scores by a temperature, within its last layer.
-
-    Nothing else has to know of it: whoever runs, saves or exports the network gets the scaled scores.
+    """Divide a classifier's scores by a temperature, within its last layer, so that a saved model needs no other step.
 
     Args:
         model: an ExpressionClassifier or a FaceClassifier.

@@ -65,7 +65,7 @@ class ExpNet(nn.Module):
                 blocks[f"bn{number}"] = nn.BatchNorm2d(outgoing)
             blocks[f"relu{number}"] = nn.ReLU(inplace=True)
             blocks[f"pool{number}"] = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
-            side = pooled_px(side)
+            side //= 2  # kernel 3, stride 2, ceil mode
         self.input_px = input_px
         self.convolutions = nn.Sequential(blocks)
         self.bridge = Bridge((channels[-1], side, side), bridge_chw or (channels[-1], side, side))
@@ -91,24 +91,18 @@ class ExpNet(nn.Module):
         reset_parameters(self)
 
     def features(self, images: Tensor) -> Tensor:
-        """g(I): normalised images (B, 3, H, W) -> bridge output (B, *bridge_chw)."""
+        """Give g(I), the bridge's output (B, *bridge_chw), of normalised images (B, 3, H, W)."""
         bridged: Tensor = self.bridge(self.convolutions(images))
         return bridged
 
     def forward(self, images: Tensor) -> Tensor:
-        """O = h(g(I)): normalised images (B, 3, H, W) -> class scores before softmax (B, K)."""
+        """Give O = h(g(I)), class scores before softmax (B, K), of normalised images (B, 3, H, W)."""
         scores: Tensor = self.head(self.features(images))
         return scores
 
-    def with_hidden(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class scores (B, K) as `forward` gives them, and the hidden layer after its ReLU (B, hidden)."""
-        hidden: Tensor = self.head[:-2](self.features(images))
-        scores: Tensor = self.head[-2:](hidden)
-        return scores, hidden
-
 
 def reset_parameters(net: nn.Module) -> None:
-    """Convolutions from He's normal distribution, fully connected layers from a Gaussian (FN2EN, IV-A)."""
+    """Draw convolutions from He's normal distribution, fully connected layers from a Gaussian (FN2EN, IV-A)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -116,8 +110,3 @@ def reset_parameters(net: nn.Module) -> None:
             nn.init.normal_(module.weight, std=FC_STD)
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def pooled_px(side_px: int) -> int:
-    """Side of a map after one block's pooling (kernel 3, stride 2, ceil mode)."""
-    return side_px // 2

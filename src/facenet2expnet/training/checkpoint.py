@@ -11,16 +11,14 @@ from torch.optim import Optimizer
 def pack(
     module: nn.Module, optimiser: Optimizer, averaged: nn.Module | None, best: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], Any]:
-    """Weights, averaged weights, best weights and optimiser state as flat tensors, the rest as plain values."""
-    tensors = {f"weights/{name}": value for name, value in module.state_dict().items()}
+    """Give weights, averaged weights, best weights and optimiser state as flat tensors, the rest as plain values."""
+    parts = {"weights": module.state_dict(), "best": best}
     if averaged is not None:
-        tensors |= {f"averaged/{name}": value for name, value in averaged.state_dict().items()}
-    tensors |= {f"best/{name}": value for name, value in best.items()}
+        parts["averaged"] = averaged.state_dict()
+    tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
     state = optimiser.state_dict()
     for index, slots in state["state"].items():
-        for slot, value in slots.items():
-            if value is not None:
-                tensors[f"optimiser/{index}/{slot}"] = value
+        tensors |= {f"optimiser/{index}/{slot}": value for slot, value in slots.items() if value is not None}
     return tensors, state["param_groups"]
 
 
@@ -31,17 +29,17 @@ def unpack(
     optimiser: Optimizer,
     averaged: nn.Module | None,
 ) -> dict[str, Tensor]:
-    """Put back what `pack` took out; returns the best weights."""
-    module.load_state_dict(_below(tensors, "weights/"))
+    """Restore what `pack` gave; return the best weights."""
+    module.load_state_dict(_part(tensors, "weights/"))
     if averaged is not None:
-        averaged.load_state_dict(_below(tensors, "averaged/"))
+        averaged.load_state_dict(_part(tensors, "averaged/"))
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below(tensors, "optimiser/").items():
+    for name, value in _part(tensors, "optimiser/").items():
         index, slot = name.split("/")
         state.setdefault(int(index), {})[slot] = value
     optimiser.load_state_dict({"state": state, "param_groups": groups})
-    return _below(tensors, "best/")
+    return _part(tensors, "best/")
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,221 @@
+"""`compare` trains all methods over all folds; `train` makes one model. Both fill one run folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from facenet2expnet import recipe as recipes
+from facenet2expnet.data import splits
+from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.splits import Protocol, Split
+from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs, run_job
+from facenet2expnet.experiment.metrics import summarise
+from facenet2expnet.experiment.run import (
+    Inputs,
+    check_methods_and_seeds,
+    describe,
+    earlier_record,
+    first_splits,
+    load_pictures,
+    model_metadata,
+    now,
+    prepare_inputs,
+    run_folder,
+    write_inputs,
+)
+from facenet2expnet.experiment.speed import measure
+from facenet2expnet.files import atomic_path, write_json
+from facenet2expnet.predict.model_folder import load_model, save_model
+from facenet2expnet.recipe import Recipe
+from facenet2expnet.training import stages
+from facenet2expnet.training.device import choose_device
+
+RECORD = "run.json"
+FORMAT = "facenet2expnet-run-2"
+
+log = logging.getLogger(__name__)
+
+
+def compare(
+    data: str | Path | Manifest,
+    *,
+    recipe: Recipe | str = "quick",
+    out: str | Path,
+    methods: Sequence[str] = METHODS,
+    protocol: str = "auto",
+    folds: int = 10,
+    first_folds: int | None = None,
+    seeds: Sequence[int] = (0,),
+    drop_near: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Train every method on every fold with the same splits and seeds, and test each once.
+
+        compare("faces/", recipe="normalised", out="runs/faces")
+
+    Args:
+        data: a folder of class folders, a CSV or Parquet manifest, a face store, or a manifest.
+        recipe: a recipe, a preset's name or a TOML file.
+        out: the run folder; new, or with `resume` one that the same call began.
+        methods: of METHODS; "fn2en" brings "fine-tune" with it, unless face_net.fine_tuned is false.
+        protocol: see `data.splits.choose`.
+        folds: number of folds, where the protocol leaves it open.
+        first_folds: run only the first so many of them.
+        seeds: of the trainings.
+        drop_near: take near-duplicates of test pictures out of the training side, not only identical ones.
+        device: "auto", "cpu", "cuda" or "mps".
+        threads: of the CPU; None for PyTorch's choice. A resumed run takes those it began with.
+        resume: continue a run that was interrupted.
+        progress: called with what is being done, how much of it is done, and how much there is.
+    Returns:
+        The run folder, with metrics.json, predictions.parquet and report.html.
+    Raises:
+        UserError: If anything given can't be used; nothing is written then.
+    """
+    started = time.monotonic()
+    check_methods_and_seeds(methods, seeds)
+    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    earlier, notes = _begin(Path(out), recipe, methods, threads, resume)
+    dataset = load_pictures(data, recipe, progress)
+    chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
+    inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
+    jobs = plan_jobs(inputs.splits, methods, seeds, recipe, Path(out))
+    compute = choose_device(device)
+    about = describe(
+        inputs, recipe, compute, earlier, kind="compare", methods=list(methods), seeds=list(seeds)
+    )
+    about |= {"format": FORMAT, "kind": "compare", "methods": list(methods), "seeds": list(seeds)}
+    _run(Path(out), inputs, jobs, recipe, compute, earlier, about | {"notes": notes}, started, progress)
+    return Path(out)
+
+
+def train(
+    data: str | Path | Manifest,
+    *,
+    recipe: Recipe | str = "quick",
+    out: str | Path,
+    method: str = "fn2en",
+    holdout: bool = True,
+    protocol: str = "auto",
+    seed: int = 0,
+    drop_near: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Train one model, in `out/model`.
+
+    Args:
+        method: of METHODS.
+        holdout: keep the protocol's first fold (a tenth, more of small sets, by subject if subjects are known; the
+            manifest's own split if it has one) out of the training and test on it once. False trains on everything.
+        seed: of the training.
+        data, recipe, out, protocol, drop_near, device, threads, resume, progress: see `compare`.
+    Returns:
+        The run folder.
+    Raises:
+        UserError: If anything given can't be used; nothing is written then.
+    """
+    started = time.monotonic()
+    check_methods_and_seeds([method], [seed])
+    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    earlier, notes = _begin(Path(out), recipe, [method], threads, resume)
+    dataset = load_pictures(data, recipe, progress)
+    if holdout:
+        chosen = splits.choose(dataset.manifest, protocol, _affordable_folds(dataset.manifest))
+        chosen = replace(chosen, splits=chosen.splits[:1])
+    else:
+        chosen = _everything(dataset.manifest)
+    inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
+    jobs = plan_jobs(inputs.splits, [method], [seed], recipe, Path(out))
+    compute = choose_device(device)
+    about = describe(inputs, recipe, compute, earlier, kind="train", methods=[method], seeds=[seed])
+    about |= {"format": FORMAT, "kind": "train", "methods": [method], "seeds": [seed]}
+    _run(Path(out), inputs, jobs, recipe, compute, earlier, about | {"notes": notes}, started, progress)
+    return Path(out)
+
+
+def _begin(
+    out: Path, recipe: Recipe, methods: Sequence[str], threads: int | None, resume: bool
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Check what can be checked before the pictures are read.
+
+    Returns:
+        The record of an earlier run, and what was assumed when the face net's weights were read.
+    """
+    earlier = earlier_record(out / RECORD, "a run", resume=resume)
+    if threads := earlier["threads"] if earlier else threads:
+        torch.set_num_threads(threads)
+    info = stages.check(recipe, fine_tunes="fine-tune" in methods)
+    return earlier, list(info.notes)
+
+
+def _run(
+    out: Path,
+    inputs: Inputs,
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    device: torch.device,
+    earlier: Mapping[str, Any] | None,
+    about: dict[str, Any],
+    started: float,
+    progress: Progress | None,
+) -> None:
+    """Run all jobs in the run folder, then write metrics, sizes and the report."""
+    from facenet2expnet.report.page import write_report
+
+    def record(**more: Any) -> None:
+        seconds = ((earlier or {}).get("seconds") or 0.0) + time.monotonic() - started
+        write_json(out / RECORD, {**about, "seconds": seconds, **more})
+
+    with run_folder(out / RECORD, earlier, about):
+        write_inputs(out, inputs, recipe)
+        for note in about["notes"]:
+            log.info("%s", note)
+        metadata = model_metadata(about, recipe)
+        for job in jobs:
+            run_job(job, inputs.dataset, recipe, device, metadata, progress)
+            record()
+        predictions, history = collect(jobs)
+        with atomic_path(out / "history.csv") as path:
+            history.to_csv(path, index=False)
+        if len(predictions):
+            with atomic_path(out / "predictions.parquet") as path:
+                predictions.to_parquet(path, index=False)
+            write_json(out / "metrics.json", summarise(predictions, inputs.dataset.manifest.classes))
+        first = {job.method: job.folder / "model" for job in reversed(jobs)}
+        models = {method: load_model(first[method]) for method in METHODS if method in first}
+        crop_px = inputs.dataset.contract.crop_px
+        sizes = [asdict(measure(name, model.module, crop_px, device)) for name, model in models.items()]
+        write_json(out / "sizes.json", sizes)
+        if about["kind"] == "train":
+            save_model(models[about["methods"][0]], out / "model")
+        record(finished=now())
+        write_report(out)
+
+
+def _affordable_folds(manifest: Manifest, most: int = 10) -> int:
+    """Give how many folds the rarest class and the number of subjects allow, `most` at the most."""
+    limits = [most, *(count for count in manifest.counts.values() if count)]
+    if manifest.subjects is not None:
+        limits.append(len(set(manifest.subjects)))
+    return max(2, min(limits))
+
+
+def _everything(manifest: Manifest) -> Protocol:
+    """Give one split that trains on all labelled pictures and tests nothing."""
+    rows = np.flatnonzero(manifest.labels >= 0)
+    note = "Nothing was held out, so there is no honest accuracy of this model."
+    return Protocol("none", [Split("all", rows, rows[:0])], manifest.subjects is not None, note, unused=0)

@@ -1,0 +1,34 @@
+"""Where a training computes: the device, and the precision of its forward passes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Give the device of a name; "auto" is the first GPU that PyTorch sees, otherwise the CPU.
+
+    Raises:
+        UserError: If there is no such device here.
+    """
+    from facenet2expnet.errors import UserError
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    if name not in DEVICES:
+        raise UserError(f"device is '{name}', expected one of {', '.join(DEVICES)}")
+    if (name == "cuda" and not cuda) or (name == "mps" and not mps):
+        raise UserError(f"device is '{name}', but PyTorch sees no such GPU here; use cpu or auto")
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Give the context of a forward pass: "32-true" changes nothing, "bf16-mixed" computes in bfloat16."""
+    if precision == "32-true":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
