@@ -109,7 +109,7 @@ def build_run(
         "audit.json": {
             "pictures": len(manifest), "checked": ["labels", "identical pictures"],
             "lines": ["2 pictures are copies of one another, all on one side."],
-            "tables": {"exact": rows, "near": []},
+            "tables": {"identical": rows, "near": []},
         },
     }  # fmt: skip
     for file, value in files.items():
