@@ -145,7 +145,7 @@ def _base_value(metadata: dict[str, Any], axis: str, base: pd.DataFrame) -> str:
     value: Any = metadata["recipe"]
     for name in ("name",) if axis == "recipe" else axis.split("."):
         value = value.get(name, "unchanged") if isinstance(value, dict) else "unchanged"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def axis_figure(rows: pd.DataFrame, axis: str) -> Figure:
