@@ -72,10 +72,14 @@ def test_a_paired_test_without_a_p_value_has_a_dash(metrics: dict[str, Any]) -> 
     assert text["trainings"].tolist() == ["1"] * 3
 
 
-def test_scaling_shows_every_temperature_and_the_scores(metrics: dict[str, Any]) -> None:
+def test_scaling_shows_the_range_of_temperatures_and_the_scores(metrics: dict[str, Any]) -> None:
     assert tables.scaling_text(metrics).empty
     scores = {"negative_log_likelihood": 1.5, "expected_calibration_error": 0.1}
-    metrics["methods"]["fn2en"]["scaling"] = {"temperatures": [1.25, 2.0], "before": scores, "after": scores}
+    metrics["methods"]["fn2en"]["scaling"] = {
+        "temperatures": [1.25, 2.0, 1.5],
+        "before": scores,
+        "after": scores,
+    }
     text = tables.scaling_text(metrics)
     assert text.iloc[0, :2].tolist() == ["FN2EN", "1.25, 2"]
     assert text["before: expected calibration error"].tolist() == ["0.1"]

@@ -24,13 +24,11 @@ from facenet2expnet.files import write_atomic
 from facenet2expnet.report.tables import display_name, is_number, readable
 
 INK, QUIET, RULE = "#1a1a1a", "#6b6b6b", "#d9d9d9"
-DASHED = (0, (4, 3))
 
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "axes.edgecolor": QUIET,
     "axes.labelcolor": INK,
-    "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -44,7 +42,6 @@ STYLE: dict[str, Any] = {
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
     "legend.frameon": False,
-    "lines.linewidth": 1.8,
     "savefig.dpi": 200,
     "pdf.fonttype": 42,
     "svg.fonttype": "path",
@@ -52,14 +49,17 @@ STYLE: dict[str, Any] = {
 }
 """Matplotlib settings of every figure; `text.parse_math` is off because class names may contain a dollar sign."""
 
-_FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Arabic", "Arial Unicode MS")
-_METADATA: Mapping[str, dict[str, None]] = {
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    "png": {"Software": None},
-}
-LARGE_SVG = 400_000
-"""A page shows a figure with a larger SVG (in bytes) as PNG."""
+_FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Noto Sans Arabic",
+    "Noto Sans Devanagari",
+    "Arial Unicode MS",
+)
+_METADATA: Mapping[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+LARGE_SVG = 400_000  # bytes
 
 _KNOWN_LOOKS: Mapping[str, dict[str, Any]] = {
     "scratch": {"color": "#e08a00", "linestyle": (0, (1.2, 1.2)), "marker": "s"},
@@ -293,7 +293,7 @@ def accuracy_rows(rows: pd.DataFrame, *, chance: float | None = None, title: str
         figure = new_figure(7.4, 0.4 * max(len(rows), 1.2 * len(labels)) + 1.2)
         axes = figure.add_subplot(title=short(title, 60))
         if chance is not None:
-            axes.axvline(chance, color=QUIET, linestyle=DASHED, linewidth=1)
+            axes.axvline(chance, color=QUIET, linestyle="--", linewidth=1)
         for label, part in rows.groupby("label", sort=False):
             middle = labels.index(label) - 0.13 * (len(part) - 1)
             for place, row in enumerate(part.to_dict("records")):
@@ -359,7 +359,7 @@ def reliability_figure(bins: pd.DataFrame) -> Figure:
         for axes, (name, look) in zip(panels, looks.items(), strict=True):
             part = bins[bins["method"] == name]
             x, y, area = part["confidence"], part["accuracy"], part["pictures"] / part["pictures"].sum()
-            axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=DASHED)
+            axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--")
             axes.plot(x, y, color=look["color"], linewidth=1.2)
             axes.scatter(x, y, s=12 + 260 * area, color=look["color"], alpha=0.6, linewidths=0)
             axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence, %", ylabel="accuracy, %")

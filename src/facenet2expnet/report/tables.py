@@ -155,11 +155,11 @@ def paired_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def scaling_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """The temperatures, and two scores before and after scaling, as text; empty if no method was scaled."""
+    """The lowest and the highest temperature, and two scores before and after scaling, as text; empty if no method was scaled."""
     rows = [
-        {"method": display_name(name), **method["scaling"]}
+        {"method": display_name(name), **s, "temperatures": [min(s["temperatures"]), max(s["temperatures"])]}
         for name, method in metrics["methods"].items()
-        if method.get("scaling")
+        if (s := method.get("scaling"))
     ]
     return as_text(pd.json_normalize(rows, sep=": "))
 
