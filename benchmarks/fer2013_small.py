@@ -120,7 +120,7 @@ def print_tables(runs: list[Path]) -> None:
     """Print the comparison and the paired tests of one or more runs together, as Markdown."""
     folders = [read_run(run) for run in runs]
     predictions = pd.concat([folder.predictions for folder in folders], ignore_index=True)
-    metrics = summarise(predictions, folders[0].classes)
+    metrics = summarise(predictions, folders[0].metadata["manifest"]["classes"])
     print(tables.to_markdown(tables.comparison_text(metrics, "", folders[0].sizes)))
     print()
     print(tables.to_markdown(tables.paired_text(metrics)))
