@@ -53,6 +53,7 @@ def compare_features(inputs: AnalysisInput) -> AnalysisResult:
     groups = {"expression": np.asarray(inputs.classes, dtype=object)[labels]}
     if subjects is not None:
         groups["subject"] = subjects
+    tsne = TSNE(2, perplexity=min(30.0, (count - 1) / 3), init="pca", random_state=inputs.seed)
     rows, points, summary = [], [], ""
     for name, model in inputs.nets.items():
         layer = hidden_layer(model)
@@ -60,11 +61,10 @@ def compare_features(inputs: AnalysisInput) -> AnalysisResult:
         axes = main_axes(features)
         expression = expression_probe(features, labels, subjects, inputs.seed)
         identity = identity_probe(features, subjects, sequences, inputs.seed)
-        perplexity = min(30.0, (count - 1) / 3)
-        placed = TSNE(2, perplexity=perplexity, init="pca", random_state=inputs.seed).fit_transform(axes)
+        placed = tsne.fit_transform(axes)
         points.append(pd.DataFrame({"network": name, "x": placed[:, 0], "y": placed[:, 1], **groups}))
         summary = (
-            f"Features of {count:,} images. Expression: {expression.summary} Identity: {identity.summary}"
+            f"{count:,} images. Expression probe: {expression.summary} Identity probe: {identity.summary}"
         )
         rows.append(
             {
@@ -114,7 +114,7 @@ def expression_probe(
         splitter = GroupKFold(max(2, folds), shuffle=True, random_state=seed)
         summary = f"{folds} subject-independent folds."
     if folds < 2:
-        return Probe("There is one subject only, or one image of a class, so there is no probe.")
+        return Probe("none, since there is one subject only, or one image of a class.")
     return _probe(features, labels, splitter, subjects, summary)
 
 
@@ -131,14 +131,14 @@ def identity_probe(
         seed: of the folds.
     """
     if subjects is None:
-        return Probe("Subjects are unknown, so there is no probe.")
+        return Probe("none, since subjects are unknown.")
     names, held_out = subjects.astype(str), "images" if sequences is None else "sequences"
     numbers = np.arange(len(names)) if sequences is None else sequences
     groups = np.array([f"{name}\n{number}" for name, number in zip(names, numbers, strict=True)])
     counts = {name: len(np.unique(groups[names == name])) for name in np.unique(names)}
     kept = sorted(count for count in counts.values() if count >= 2)
     if len(kept) < 2:
-        return Probe(f"Fewer than two subjects have two {held_out}, so there is no probe.")
+        return Probe(f"none, since fewer than two subjects have two {held_out}.")
     folds = min(FOLDS, kept[len(kept) // 2])
     summary = f"{folds} folds that hold out {held_out} of the same {len(kept)} subjects."
     if sequences is None:
@@ -208,7 +208,11 @@ def _scatter(axes: Axes, points: pd.DataFrame, kind: str, names: Sequence[str]) 
     for number, name in enumerate(names):
         group, colour = points[points[kind] == name], COLOURS[number % len(COLOURS)]
         marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
-        look: dict[str, Any] = {"marker": marker, "facecolors": "none" if number % 2 else colour, "edgecolors": colour}
+        look: dict[str, Any] = {
+            "marker": marker,
+            "facecolors": "none" if number % 2 else colour,
+            "edgecolors": colour,
+        }
         axes.scatter(group["x"], group["y"], s=size, linewidths=edge, label=short(name, 16), **look)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

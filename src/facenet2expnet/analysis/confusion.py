@@ -10,8 +10,8 @@ import pandas as pd
 from facenet2expnet.analysis.result import AnalysisResult
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import metrics
-from facenet2expnet.report import tables
 from facenet2expnet.report.figures import confusion_panels
+from facenet2expnet.report.tables import display_name
 
 
 def confusion(predictions: pd.DataFrame) -> AnalysisResult:
@@ -32,11 +32,10 @@ def confusion(predictions: pd.DataFrame) -> AnalysisResult:
         raise UserError(
             f"predictions: '{wrong[0]}' is not one of {', '.join(classes)}; each image needs a label"
         )
-    numbers = named.apply(lambda column: column.map(classes.index))
     method = predictions["method"] if "method" in predictions else pd.Series("model", predictions.index)
     matrices, rows, scores = {}, [], []
-    for name, part in numbers.groupby(method, sort=False):
-        counts = metrics.confusion(part["truth"].to_numpy(), part["predicted"].to_numpy(), len(classes))
+    for name, part in named.groupby(method, sort=False):
+        counts = metrics.confusion(part["truth"], part["predicted"], classes)
         totals = counts.sum(axis=1, keepdims=True)
         shares = counts / np.where(totals, totals, np.nan)
         rows += [
@@ -46,7 +45,7 @@ def confusion(predictions: pd.DataFrame) -> AnalysisResult:
         t, p = np.unravel_index(mistakes.argmax(), mistakes.shape)
         mistake = (f"{classes[t]} taken for {classes[p]}", counts[t, p]) if mistakes.any() else ("", 0)
         scores.append((name, len(part), counts.trace() / len(part), *mistake, mistakes[t, p]))
-        matrices[tables.NAMES.get(str(name), str(name))] = counts
+        matrices[display_name(name)] = counts
     columns = ["method", "pictures", "accuracy", "commonest_mistake", "mistakes", "share_of_truth"]
     summary = (
         "Rows are the truth, each row sums to 100 %. The small numbers are images, over all folds and seeds."

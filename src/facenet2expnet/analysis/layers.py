@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from facenet2expnet.crop import centre_crop
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.face.base import FaceNet
-from facenet2expnet.training.augment import centre_crop
 
 SCORES = "scores"
 

@@ -52,11 +52,6 @@ ANALYSES: list[tuple[Analyse, Part, tuple[str, ...]]] = []
 """What `all` computes: analysis input -> results; the part of the fold, and the networks of a run, by default."""
 
 
-def add(parent: typer.Typer) -> None:
-    """Mount the commands."""
-    parent.add_typer(app, name="analyse")
-
-
 def _command(part: Part, *of_run: str) -> Callable[[Analyse], None]:
     """Register a command that loads its input by the shared options; `all` leaves it out if a network is missing."""
 
@@ -182,13 +177,13 @@ def run_all(run: Path, fold: str = "", seed: int = 0, device: str = "cpu") -> It
 def _save(results: Iterable[Any], data: Path, out: Path | None, images: str = "") -> None:
     """Print each result and write its files."""
     from facenet2expnet.cli import console
-    from facenet2expnet.report.analyses import FOLDER, readable_table
-    from facenet2expnet.report.tables import to_rich
+    from facenet2expnet.report.analyses import FOLDER
+    from facenet2expnet.report.tables import as_text, to_rich
 
     folder = out or (data / FOLDER if (data / "run.json").is_file() else Path(FOLDER))
     for result in results:
         written = result.save(folder)
         console.out.print(f"\n{result.title}", markup=False, style="bold")
-        console.out.print(to_rich(readable_table(result.table)))
+        console.out.print(to_rich(as_text(result.table)))
         console.out.print(f"{images} {result.summary}".strip(), markup=False)
         print("\n".join(str(path) for path in written))

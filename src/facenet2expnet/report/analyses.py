@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from facenet2expnet.report.tables import number
+from facenet2expnet.report.tables import as_text
 
 FOLDER = "analyses"
 ORDER = ("neurons", "mean-faces", "deepdraw", "saliency", "features", "stage1")
@@ -39,7 +39,7 @@ def read_analyses(run: Path, unread: list[str]) -> list[Analysis]:
         try:
             title, _, summary = text.read_text(encoding="utf-8").partition("\n")
             images = [base64.b64encode(figure.read_bytes()).decode()] if figure.is_file() else []
-            rows = readable_table(pd.read_csv(table)) if table.is_file() else None
+            rows = as_text(pd.read_csv(table)) if table.is_file() else None
         except (OSError, ValueError) as error:
             unread.append(
                 f"{text.relative_to(run)} and its files can't be read: {str(error).splitlines()[0]}"
@@ -48,18 +48,3 @@ def read_analyses(run: Path, unread: list[str]) -> list[Analysis]:
             uris = [f"data:image/svg+xml;base64,{image}" for image in images]
             found.append(Analysis(title, summary.strip(), uris, rows))
     return found
-
-
-def readable_table(table: pd.DataFrame) -> pd.DataFrame:
-    """A table as text: three decimals, thousands, signed changes, a dash for NaN."""
-    formats = {name: "{:+,}" if str(name).endswith("change") else "{:,}" for name in table}
-
-    def text(value: object, of_number: str) -> str:
-        if isinstance(value, float):
-            return number(value)
-        return of_number.format(value) if isinstance(value, int) and value is not True else str(value)
-
-    cells = {
-        str(name).replace("_", " "): [text(v, formats[name]) for v in table[name].tolist()] for name in table
-    }
-    return pd.DataFrame(cells, dtype=object)
