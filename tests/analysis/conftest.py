@@ -1,27 +1,29 @@
-"""Trained small networks, made once."""
+"""Small trained networks and their images, made once."""
 
 from __future__ import annotations
 
 import pytest
-from small_nets import Faces, expression_net, face_classifier, make_faces, trained
+from small_nets import expression_net, face_classifier, make_inputs, trained
 
-from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
-
-
-@pytest.fixture(scope="session")
-def faces() -> Faces:
-    return make_faces()
+from facenet2expnet.analysis.inputs import EXPRESSION, FINE_TUNED, AnalysisInput
 
 
 @pytest.fixture(scope="session")
-def trained_expression_net(faces: Faces) -> ExpressionClassifier:
-    model = trained(expression_net(), faces)
-    assert isinstance(model, ExpressionClassifier)
-    return model
+def inputs() -> AnalysisInput:
+    """The images with a trained face net and a trained expression net."""
+    images = make_inputs()
+    return make_inputs(
+        {FINE_TUNED: trained(face_classifier(), images), EXPRESSION: trained(expression_net(), images)}
+    )
 
 
 @pytest.fixture(scope="session")
-def trained_face_net(faces: Faces) -> FaceClassifier:
-    model = trained(face_classifier(), faces)
-    assert isinstance(model, FaceClassifier)
-    return model
+def student(inputs: AnalysisInput) -> AnalysisInput:
+    """The images with the expression net."""
+    return inputs.only(EXPRESSION)
+
+
+@pytest.fixture(scope="session")
+def teacher(inputs: AnalysisInput) -> AnalysisInput:
+    """The images with the face net."""
+    return inputs.only(FINE_TUNED)

@@ -1,14 +1,13 @@
-"""Small networks and pictures: three classes, told apart by where a bright patch stands; four subjects by colour."""
+"""Small networks and images: a bright patch shows the class, the colour above it the subject."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facenet2expnet.analysis.inputs import AnalysisInput
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
@@ -45,27 +44,20 @@ class TinyFaceNet(ChainFaceNet):
         return functional.relu((self.first if name == "early" else self.second)(features))
 
 
-@dataclass(frozen=True)
-class Faces:
-    pixels: np.ndarray
-    labels: np.ndarray
-    subjects: np.ndarray
-    sequences: np.ndarray
-
-
-def make_faces() -> Faces:
-    """72 pictures: 3 classes x 4 subjects x 6 sequences of one frame."""
+def make_inputs(nets: dict[str, nn.Module] | None = None) -> AnalysisInput:
+    """72 images: 3 classes x 4 subjects x 6 sequences of one frame."""
     generator = np.random.default_rng(0)
     labels = np.tile(np.arange(3), 24)
     people = np.repeat(np.arange(4), 18)
     pixels = generator.integers(90, 130, (72, STORED_PX, STORED_PX, 3)).astype(np.int64)
-    for row, (label, person) in enumerate(zip(labels, people, strict=True)):
+    for row, (label, subject) in enumerate(zip(labels, people, strict=True)):
         top, left = ((12, 5), (12, 22), (24, 14))[label]
         pixels[row, top : top + 8, left : left + 8] += 100
-        pixels[row, :6, :, person % 3] += 40 * (1 + person // 3)
-    subjects = np.array([f"S{person}" for person in people], dtype=object)
+        pixels[row, :6, :, subject % 3] += 40 * (1 + subject // 3)
+    subjects = np.array([f"S{subject}" for subject in people], dtype=object)
     sequences = np.array([str(row % 6) for row in range(72)], dtype=object)
-    return Faces(pixels.clip(0, 255).astype(np.uint8), labels, subjects, sequences)
+    images = pixels.clip(0, 255).astype(np.uint8)
+    return AnalysisInput(nets or {}, images, labels, CLASSES, CROP_PX, subjects, sequences, tap="late")
 
 
 def expression_net(seed: int = 0) -> ExpressionClassifier:
@@ -79,12 +71,12 @@ def face_classifier(seed: int = 0) -> FaceClassifier:
     return FaceClassifier(TinyFaceNet(), 3, head_norm=False, head_dropout=0.0)
 
 
-def trained(model: nn.Module, faces: Faces, steps: int = 40) -> nn.Module:
-    """The model after a short training on all the faces; it tells the classes apart afterwards."""
+def trained(model: nn.Module, inputs: AnalysisInput, steps: int = 40) -> nn.Module:
+    """The model after a short training on all images, which learns the classes."""
     edge = (STORED_PX - CROP_PX) // 2
-    cut = slice(edge, edge + CROP_PX)
-    crops = torch.from_numpy(faces.pixels[:, cut, cut]).permute(0, 3, 1, 2).float()
-    targets = torch.from_numpy(faces.labels)
+    window = slice(edge, edge + CROP_PX)
+    crops = torch.from_numpy(inputs.pixels[:, window, window]).permute(0, 3, 1, 2).float()
+    targets = torch.from_numpy(inputs.labels)
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
     model.train()
     for _ in range(steps):

@@ -1,73 +1,57 @@
-"""Gradient ascent: the drawn picture beats every training picture; the seed decides everything."""
+"""Gradient ascent: the drawn image beats every training image, and the seed decides it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from small_nets import CLASSES, CROP_PX, TinyFaceNet
 
-from facenet2expnet.analysis.deepdraw import DrawRecipe, best_responses, deepdraw, draw
-from facenet2expnet.analysis.layers import all_responses
+from facenet2expnet.analysis.deepdraw import deepdraw, draw
+from facenet2expnet.analysis.layers import layer_features, mean_crop
 from facenet2expnet.errors import UserError
 
-SHORT = DrawRecipe(octaves=(0.5, 1.0), steps=15)
+
+def test_images_of_all_networks_score_higher_than_any_training_image(inputs):
+    result = deepdraw(inputs, steps=15)
+    assert len(result.figure.axes) == 6
+    assert result.table["network"].tolist() == ["fine-tuned face net"] * 3 + ["expression net"] * 3
+    assert result.table["target"].tolist() == [*CLASSES, *CLASSES]
+    assert "6 of 6 score higher than any of the 72 images" in result.summary
+    for name, rows in result.table.groupby("network"):
+        highest = layer_features(inputs.nets[name], inputs.pixels, "scores", CROP_PX).max(axis=0)
+        np.testing.assert_allclose(rows["best_picture_score"], highest, rtol=1e-5)
+        assert (rows["score"] > highest).all()
 
 
-@pytest.mark.parametrize("name", ["trained_expression_net", "trained_face_net"])
-def test_the_picture_scores_higher_than_any_training_picture(name, faces, request):
-    model = request.getfixturevalue(name)
-    found = draw(model, [0, 1, 2], crop_px=CROP_PX, recipe=SHORT)
-    highest = all_responses(model, faces.pixels, "scores", CROP_PX).max(axis=0)
-    assert (found.scores > highest).all(), f"{found.scores} against {highest}"
-
-
-def test_scores_are_those_of_the_8_bit_pictures(trained_expression_net):
-    found = draw(trained_expression_net, [0, 2], crop_px=CROP_PX, recipe=SHORT)
-    crops = torch.from_numpy(found.pictures).permute(0, 3, 1, 2).float()
+def test_scores_are_those_of_the_8_bit_images_and_weights_stay(student):
+    model = student.net
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.zero_grad(set_to_none=True)
+    images, scores = draw(model, [0, 2], mean_crop(student.pixels, CROP_PX, model), steps=5)
     with torch.no_grad():
-        scores = trained_expression_net(crops).numpy()
-    np.testing.assert_allclose(found.scores, [scores[0, 0], scores[1, 2]], rtol=1e-4)
+        found = model(torch.from_numpy(images).permute(0, 3, 1, 2).float()).numpy()
+    np.testing.assert_allclose(scores, [found[0, 0], found[1, 2]], rtol=1e-4)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_seed_decides(trained_expression_net):
-    def pictures(seed: int) -> np.ndarray:
-        recipe = DrawRecipe(octaves=(1.0,), steps=5, seed=seed)
-        return draw(trained_expression_net, [1], crop_px=CROP_PX, recipe=recipe).pictures
-
+def test_the_seed_decides(student):
+    start = mean_crop(student.pixels, CROP_PX, student.net)
     torch.manual_seed(1)
-    first = pictures(0)
+    first, _ = draw(student.net, [1], start, steps=3)
     torch.manual_seed(2)
-    np.testing.assert_array_equal(first, pictures(0))
-    assert (first != pictures(1)).any()
+    np.testing.assert_array_equal(first, draw(student.net, [1], start, steps=3)[0])
+    assert (first != draw(student.net, [1], start, steps=3, seed=1)[0]).any()
 
 
-def test_channels_of_a_layer_with_maps_can_be_drawn(faces, trained_face_net):
-    found = draw(trained_face_net, [3], crop_px=CROP_PX, layer="late", recipe=SHORT)
-    highest = best_responses(trained_face_net, faces.pixels, [3], crop_px=CROP_PX, layer="late")
-    maps = all_responses(trained_face_net, faces.pixels, "late", CROP_PX).reshape(72, 8, 36)
-    np.testing.assert_allclose(highest, [maps[:, 3].mean(axis=1).max()], rtol=1e-5)
-    assert found.scores[0] > highest[0]
-
-
-def test_drawing_leaves_the_networks_weights_and_gradients_alone(trained_expression_net):
-    before = {name: value.clone() for name, value in trained_expression_net.state_dict().items()}
-    trained_expression_net.zero_grad(set_to_none=True)
-    draw(trained_expression_net, [0], crop_px=CROP_PX, recipe=DrawRecipe(octaves=(1.0,), steps=2))
-    assert all(
-        torch.equal(before[name], value) for name, value in trained_expression_net.state_dict().items()
-    )
-    assert all(parameter.grad is None for parameter in trained_expression_net.parameters())
-
-
-def test_networks_stand_side_by_side_one_column_a_class(faces, trained_expression_net, trained_face_net):
-    nets = {"fine-tuned": trained_face_net, "expression net": trained_expression_net}
-    finding = deepdraw(
-        nets, faces.pixels, range(3), CLASSES, crop_px=CROP_PX, recipe=SHORT, from_mean_face=True
-    )
-    assert len(finding.figure.axes) == 6
-    assert finding.table["network"].tolist() == ["fine-tuned"] * 3 + ["expression net"] * 3
-    assert "6 of 6 score higher than any of the 72 pictures" in finding.says
+def test_channels_of_a_layer_with_maps_can_be_drawn(teacher):
+    row = deepdraw(teacher, ["3"], layer="late", steps=15).table.iloc[0]
+    maps = layer_features(teacher.net, teacher.pixels, "late", CROP_PX).reshape(72, 8, 36)
+    np.testing.assert_allclose(row["best_picture_score"], maps[:, 3].mean(axis=1).max(), rtol=1e-5)
+    assert row["score"] > row["best_picture_score"]
 
 
 class Blocked(TinyFaceNet):
@@ -77,12 +61,12 @@ class Blocked(TinyFaceNet):
         return super().step(name, features).detach()
 
 
-def test_bad_input():
-    with pytest.raises(UserError, match="layer 'late' of tiny has 8 channels, numbered from 0; number 8 was"):
-        draw(TinyFaceNet(), [8], crop_px=CROP_PX, layer="late")
-    with pytest.raises(UserError, match="tiny has no layer 'scores'"):
-        draw(TinyFaceNet(), [0], crop_px=CROP_PX)
+def test_bad_input(teacher):
+    with pytest.raises(UserError, match="target '8' of layer 'late': expected a number below 8"):
+        deepdraw(teacher, ["8"], layer="late")
+    with pytest.raises(UserError, match="target '' of layer 'late': expected a number below 8"):
+        deepdraw(teacher, layer="late")
+    with pytest.raises(UserError, match="target 'boredom' of layer 'scores': expected left, right, below"):
+        deepdraw(teacher, ["left", "boredom"])
     with pytest.raises(UserError, match="passes no gradient"):
-        draw(Blocked(), [0], crop_px=CROP_PX, layer="pooled")
-    with pytest.raises(UserError, match="octaves"):
-        DrawRecipe(octaves=(0.5,))
+        deepdraw(replace(teacher, nets={"blocked": Blocked()}), ["0"], layer="pooled")

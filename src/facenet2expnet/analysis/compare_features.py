@@ -29,8 +29,7 @@ COLOURS = (
     "#0b4f8a", "#d55e00", "#009e73", "#b5408a", "#e0a800", "#2a2a2a", "#56b4e9", "#7a3b00", "#8a8a8a", "#8c8c00",
 )  # fmt: skip
 """Used in turn with `MARKERS`, every second one hollow, so that groups differ without colour, too."""
-LEGEND = 12
-"""With more groups than this a legend would hide the figure, so subjects have none."""
+LEGEND = 12  # with more groups a legend would hide the figure
 DIMENSIONS = 128
 FOLDS = 5
 

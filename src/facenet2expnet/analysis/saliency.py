@@ -17,8 +17,7 @@ from facenet2expnet.errors import UserError
 
 STEPS = 24
 BATCH = 16
-DATA_PX = 28
-"""The averaged maps are saved as numbers at this size at most."""
+DATA_PX = 28  # the averaged maps are saved as numbers at this size at most
 
 
 def saliency(inputs: AnalysisInput, per_class: int = 20) -> AnalysisResult:
@@ -45,9 +44,8 @@ def saliency(inputs: AnalysisInput, per_class: int = 20) -> AnalysisResult:
         averaged = _maps(model, pixels[drawn], number, baseline).mean(axis=0)
         thirds = np.array([part.sum() for part in np.array_split(averaged, 3, axis=0)])
         rows.append((name, len(drawn), *(thirds / max(thirds.sum(), 1e-12))))
-        small = functional.adaptive_avg_pool2d(torch.from_numpy(averaged)[None], min(DATA_PX, crop_px))[
-            0
-        ].numpy()
+        maps = torch.from_numpy(averaged)[None]
+        small = functional.adaptive_avg_pool2d(maps, min(DATA_PX, crop_px)).numpy()[0]
         shares = small / max(small.sum(), 1e-12)
         numbers += [(name, *place, share) for place, share in np.ndenumerate(shares)]
         face = mean_crop(pixels[of_class], crop_px, model)[0].permute(1, 2, 0).cpu().numpy() / 255
@@ -99,7 +97,6 @@ def _overlay(face: np.ndarray, values: np.ndarray) -> np.ndarray:
     blurred = gaussian_filter(values, values.shape[-1] / 40)
     strength = np.clip(blurred / max(float(np.quantile(blurred, 0.995)), 1e-12), 0, 1)[..., None]
     colours = colormaps["inferno"](strength[..., 0])[..., :3]
-    overlaid: np.ndarray = (
-        face.mean(axis=-1, keepdims=True) * 0.75 * (1 - 0.85 * strength) + colours * 0.85 * strength
-    )
+    grey, alpha = face.mean(axis=-1, keepdims=True) * 0.75, 0.85 * strength
+    overlaid: np.ndarray = grey * (1 - alpha) + colours * alpha
     return overlaid
