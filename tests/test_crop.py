@@ -1,37 +1,54 @@
-import pytest
+import json
 
-from facenet2expnet.crop import DETECTORS, PAPER, CropContract
+import numpy as np
+import pytest
+import torch
+
+from facenet2expnet.crop import DETECTORS, CropContract, centre_crop, resize_square
 from facenet2expnet.errors import UserError
 
 
-def test_round_trip_through_a_plain_dictionary() -> None:
-    contract = CropContract(detector="mtcnn", template="eyes", stored_px=96, crop_px=84, choice="central")
-    values = contract.to_dict()
-    values["mean"] = list(values["mean"])  # as JSON gives it back
-    assert CropContract.from_dict(values) == contract
-
-
-def test_the_paper_s_contract() -> None:
-    assert (PAPER.detector, PAPER.template, PAPER.stored_px, PAPER.crop_px) == (
-        "viola-jones",
-        "eyes-mouth",
-        256,
-        224,
+def test_round_trip_through_json() -> None:
+    contract = CropContract(
+        detector="mtcnn", template="eyes", stored_px=96, crop_px=84, choice="central", aligned_px=256
     )
+    assert CropContract.from_dict(json.loads(json.dumps(contract.to_dict()))) == contract
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_contract_of_an_earlier_version_is_read() -> None:
+    assert CropContract.from_dict({"stored_px": 72, "crop_px": 64, "colour": "rgb"}).stored_px == 72
+    with pytest.raises(UserError, match="unknown key colour"):
+        CropContract.from_dict({"colour": "lab"})
+
+
+def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        CropContract(detector="retina", template="nose", stored_px=64, crop_px=65, choice="best", scale=0)
-    for word in (*DETECTORS, "'nose'", "crop_px is 65", "'best'", "scale is 0"):
+        CropContract(
+            detector="retina", template="nose", stored_px=64, crop_px=65, choice="best", scale=0, aligned_px=4
+        )
+    for word in (*DETECTORS, "'nose'", "crop_px is 65", "'best'", "scale is 0", "aligned_px is 4"):
         assert word in str(caught.value)
 
 
-def test_a_template_without_a_detector_is_refused() -> None:
-    with pytest.raises(UserError, match="needs landmarks, which 'already-cropped' does not look for"):
+def test_template_needs_a_detector() -> None:
+    with pytest.raises(UserError, match="needs landmarks, and detector 'already-cropped' finds none"):
         CropContract(template="eyes-mouth")
 
 
-def test_an_unknown_key_is_named() -> None:
-    with pytest.raises(UserError, match="unknown key colour_space"):
-        CropContract.from_dict({"colour_space": "lab"})
+def test_resize_square_takes_the_centre_and_averages_areas() -> None:
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = 100
+    assert (resize_square(wide, 4) == 100).all()
+    board = np.zeros((4, 4, 3), np.uint8)
+    board[::2, ::2] = 200
+    assert (resize_square(board, 2) == 50).all()
+    assert resize_square(board, 16).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(("crop_px", "first"), [(4, 1), (3, 1), (6, 0)])
+def test_centre_crop(crop_px: int, first: int) -> None:
+    faces = torch.arange(2 * 3 * 36, dtype=torch.uint8).reshape(2, 3, 6, 6)
+    window = slice(first, first + crop_px)
+    found = centre_crop(faces, crop_px)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, faces[:, :, window, window].float())

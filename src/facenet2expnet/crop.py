@@ -1,59 +1,64 @@
-"""The crop contract: how a picture becomes a network's input, one value that goes with manifest and model."""
+"""The crop contract: how a picture becomes a network's input. It is saved with prepared faces and with models."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from facenet2expnet.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 DETECTORS = ("already-cropped", "viola-jones", "mtcnn", "dlib68")
-"""How a face is found; "already-cropped" takes the picture as the face."""
+"""How a face is found. "already-cropped" uses the whole picture as the face."""
 
 TEMPLATES = ("none", "eyes-mouth", "eyes")
-"""Where the face goes in the crop; "none" is the detector's box (or the whole picture), not turned."""
+"""How the face is aligned. "none" uses the detector's box (or the whole picture) without rotation."""
 
 CHOICES = ("largest", "central")
-"""Which of several faces is taken: the one with the largest box, or the one nearest the picture's middle."""
+"""Which of several faces is used: the one with the largest box, or the one nearest the centre of the picture."""
 
 
 @dataclass(frozen=True)
 class CropContract:
-    """Everything that stands between a picture on disk and the numbers that the expression net sees.
+    """All the steps from a picture on disk to the numbers that the expression net sees.
 
-    The face is found and aligned as `detector` and `template` say, resized to `stored_px` on a side and
-    kept as 8-bit RGB. Training cuts a random `crop_px` window out of it, testing the centre one (FN2EN,
-    section IV-A: 224 out of 256). The expression net then sees `(pixel - mean) / scale`, pixels in 0..255.
-    A face net has a preprocessing of its own, which starts from the same 0..255 RGB crop.
+    1. The face is found and cut out, aligned by the template: a square of `aligned_px`.
+    2. `resize_square` makes it a stored face of `stored_px`, 8-bit RGB.
+    3. Training cuts a random window of `crop_px` out of it, testing the centre window.
+    4. The expression net sees `(pixel - mean) / scale`, pixels in 0..255; a face net has its own preprocessing.
+
+    The paper (FN2EN, section IV-A) uses Viola-Jones, landmarks and windows of 224 out of 256.
 
     Attributes:
         detector: one of `DETECTORS`.
         template: one of `TEMPLATES`; "none" with "already-cropped".
-        stored_px: side of the stored crop.
-        crop_px: side of the window that the nets see.
-        colour: always "rgb".
+        stored_px: side of the stored face.
+        crop_px: side of the window that the networks see.
         mean: subtracted from pixels in 0..255, in RGB order.
         scale: divides the difference.
         choice: one of `CHOICES`, for a picture with several faces.
-        margin: with a detector and template "none": how much wider the crop is than the box, as a part of the
-            box's longer side (0.25: a quarter wider and higher). Of no effect otherwise.
+        margin: with a detector and template "none": how much wider the crop is than the box, as a fraction of the
+            box's longer side (0.25: a quarter wider and higher). Not used otherwise.
+        aligned_px: side at which the face is cut out; 0 for `stored_px`. Faces from a face store have the store's
+            side here, so that a model trained on them crops new pictures in the same two steps.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {
-        "extra": "forbid",
-        "strict": True,
-    }  # read as part of a recipe
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}  # in a recipe
 
     detector: str = "already-cropped"
     template: str = "none"
     stored_px: int = 256
     crop_px: int = 224
-    colour: str = "rgb"
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     scale: float = 64.0
     choice: str = "largest"
     margin: float = 0.25
+    aligned_px: int = 0
 
     def __post_init__(self) -> None:
         faults = []
@@ -63,15 +68,15 @@ class CropContract:
                 faults.append(f"{name} is '{value}', expected one of {', '.join(known)}")
         if self.detector == "already-cropped" and self.template in TEMPLATES[1:]:
             faults.append(
-                f"template '{self.template}' needs landmarks, which 'already-cropped' does not look for; "
-                "expected template 'none' or another detector"
+                f"template '{self.template}' needs landmarks, and detector 'already-cropped' finds none; "
+                "use template 'none' or another detector"
             )
-        if self.colour != "rgb":
-            faults.append(f"colour is '{self.colour}', expected rgb")
         if not 8 <= self.crop_px <= self.stored_px:
             faults.append(
                 f"crop_px is {self.crop_px}, expected 8 or more and at most stored_px ({self.stored_px})"
             )
+        if self.aligned_px and self.aligned_px < 8:
+            faults.append(f"aligned_px is {self.aligned_px}, expected 8 or more, or 0 for stored_px")
         if len(self.mean) != 3:
             faults.append(f"mean has {len(self.mean)} numbers, expected 3")
         if not self.scale > 0:
@@ -82,23 +87,45 @@ class CropContract:
             raise UserError("crop contract: " + "; ".join(faults))
 
     def to_dict(self) -> dict[str, Any]:
-        """A plain dictionary for JSON or TOML."""
+        """Return a plain dictionary for JSON or TOML."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CropContract:
-        """The contract that `to_dict` wrote.
+        """Build the contract that `to_dict` wrote.
+
+        The key `colour` of earlier versions is ignored: its only value was "rgb".
 
         Raises:
-            UserError: If a key is unknown or a value out of range.
+            UserError: If a key is unknown or a value is out of range.
         """
+        values = {name: value for name, value in values.items() if (name, value) != ("colour", "rgb")}
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise UserError(f"crop contract: unknown key {', '.join(sorted(unknown))}")
         if "mean" in values:
-            values = {**values, "mean": tuple(values["mean"])}
+            values["mean"] = tuple(values["mean"])
         return cls(**values)
 
 
-PAPER = CropContract(detector="viola-jones", template="eyes-mouth")
-"""FN2EN, section IV-A: Viola-Jones, landmarks, normalised, 256 x 256; dlib's landmarks for IntraFace's."""
+def resize_square(picture: np.ndarray, side_px: int) -> np.ndarray:
+    """Resize the centre square of an (H, W, 3) uint8 picture to (side_px, side_px, 3).
+
+    Shrinking averages areas, enlarging is cubic. A square of the right size is returned as a view, not a copy.
+    """
+    import cv2
+
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = picture[top : top + side, left : left + side]
+    if side == side_px:
+        return square
+    method = cv2.INTER_AREA if side > side_px else cv2.INTER_CUBIC
+    return cv2.resize(square, (side_px, side_px), interpolation=method)
+
+
+def centre_crop(faces: Tensor, crop_px: int) -> Tensor:
+    """Cut the centre window, the one test crop: (..., S, S) -> (..., crop_px, crop_px), as float."""
+    start = (faces.shape[-1] - crop_px) // 2
+    return faces[..., start : start + crop_px, start : start + crop_px].float()

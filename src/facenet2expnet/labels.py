@@ -1,4 +1,4 @@
-"""Expressions, their order and every dataset's codes. Only here."""
+"""Expressions, their order, and each dataset's label codes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,6 @@ EXPRESSIONS: tuple[str, ...] = (
 )
 """The eight classes of CK+ in the order of the paper's Table II (An Co Di Fe Ha Sa Su Ne)."""
 
-ABBREVIATIONS: Mapping[str, str] = {
-    "anger": "An",
-    "contempt": "Co",
-    "disgust": "Di",
-    "fear": "Fe",
-    "happiness": "Ha",
-    "sadness": "Sa",
-    "surprise": "Su",
-    "neutral": "Ne",
-}
-
 SYNONYMS: Mapping[str, str] = {
     "angry": "anger",
     "disgusted": "disgust",
@@ -38,61 +27,23 @@ SYNONYMS: Mapping[str, str] = {
     "sad": "sadness",
     "surprised": "surprise",
 }
-"""Everyday spellings found in datasets. Only dataset sources apply them; a user's class names stay as they are."""
+"""Spellings found in datasets. Only dataset readers apply them; a user's class names are not changed."""
 
-CKPLUS_CODES: Mapping[int, str] = {
-    0: "neutral",
-    1: "anger",
-    2: "contempt",
-    3: "disgust",
-    4: "fear",
-    5: "happiness",
-    6: "sadness",
-    7: "surprise",
-}
-
-FER2013_CODES: Mapping[int, str] = {
-    0: "anger",
-    1: "disgust",
-    2: "fear",
-    3: "happiness",
-    4: "sadness",
-    5: "surprise",
-    6: "neutral",
-}
-
-TFD_CODES: Mapping[int, str] = {
-    1: "anger",
-    2: "disgust",
-    3: "fear",
-    4: "happiness",
-    5: "sadness",
-    6: "surprise",
-    7: "neutral",
-}
-
-RAFDB_CODES: Mapping[int, str] = {
-    1: "surprise",
-    2: "fear",
-    3: "disgust",
-    4: "happiness",
-    5: "sadness",
-    6: "anger",
-    7: "neutral",
-}
-
-AFFECTNET_CODES: Mapping[int, str] = {
-    0: "neutral",
-    1: "happiness",
-    2: "sadness",
-    3: "surprise",
-    4: "fear",
-    5: "disgust",
-    6: "anger",
-    7: "contempt",
-}
-"""8 (none), 9 (uncertain) and 10 (no face) are no expressions."""
-
+# Codes of expressions in the datasets' own label files.
+CKPLUS_CODES: Mapping[int, str] = dict(
+    enumerate(("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"))
+)
+FER2013_CODES: Mapping[int, str] = dict(
+    enumerate(("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"))
+)
+TFD_CODES: Mapping[int, str] = {code + 1: name for code, name in FER2013_CODES.items()}
+RAFDB_CODES: Mapping[int, str] = dict(
+    enumerate(("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"), start=1)
+)
+AFFECTNET_CODES: Mapping[int, str] = dict(
+    enumerate(("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"))
+)
+"""8 (none), 9 (uncertain) and 10 (no face) are not expressions."""
 JAFFE_CODES: Mapping[str, str] = {
     "AN": "anger",
     "DI": "disgust",
@@ -113,27 +64,33 @@ FERPLUS_VOTES: tuple[str, ...] = (
     "fear",
     "contempt",
 )
-"""The order of FER+'s vote columns; after them come `unknown` and `NF` (not a face)."""
+"""The order of FER+'s vote columns; `unknown` and `NF` (not a face) follow."""
 
 
 def canonical(name: str) -> str | None:
-    """The paper's expression for a dataset's spelling of it (Happy, sad, FEAR), or None if it is no expression."""
+    """The paper's name of an expression (Happy, sad, FEAR -> happiness, sadness, fear), or None if it is none."""
     lowered = name.strip().lower()
     lowered = SYNONYMS.get(lowered, lowered)
     return lowered if lowered in EXPRESSIONS else None
 
 
 def in_canonical_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Distinct class names: the paper's expressions first and in its order, any other name after them, sorted."""
+    """Distinct class names: the paper's expressions first and in its order, then any other name, sorted."""
     distinct = set(names)
     known = [name for name in EXPRESSIONS if name in distinct]
     return (*known, *sorted(distinct - set(EXPRESSIONS)))
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name most like the given one, or None where nothing is close."""
+    """The known name that is most similar to the given one, or None if none is close."""
     synonym = SYNONYMS.get(name.strip().lower())
     if synonym in known:
         return synonym
     matches = difflib.get_close_matches(name.strip().lower(), [k.lower() for k in known], n=1, cutoff=0.6)
     return next((k for k in known if matches and k.lower() == matches[0]), None)
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The end of an error message: "; did you mean 'happy'?", or "" if no known name is close."""
+    match = nearest(name, known)
+    return f"; did you mean '{match}'?" if match else ""

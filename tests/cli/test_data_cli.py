@@ -1,4 +1,4 @@
-"""fn2en data and sample: from a dataset as downloaded to faces, folds and checks."""
+"""fn2en data and sample: from a dataset as distributed to faces, splits and checks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from PIL import Image
 from test_cli import fn2en
 
 import tiny
-from facenet2expnet import recipe as recipes
 
 
 @pytest.fixture
 def ckplus(tmp_path: Path) -> Path:
-    """A miniature CK+: four subjects, two sequences each."""
+    """A small CK+: four subjects, two sequences each."""
     root, rng = tmp_path / "CK+ Ümläut", np.random.default_rng(0)
     for subject in range(4):
         for sequence, code in ((1, 1), (2, 5)):
@@ -32,12 +31,10 @@ def ckplus(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.mark.usefixtures("tiny_face_net")
-def test_ckplus_from_download_to_comparison(
+def test_ckplus_from_download_to_splits(
     ckplus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    faces, run, file = tmp_path / "faces", tmp_path / "run", tmp_path / "tiny.toml"
-    recipes.save(tiny.tiny_recipe(), file)
+    faces, split = tmp_path / "faces", tmp_path / "folds.json"
     assert (
         fn2en("data", "prepare", "ckplus", ckplus, "--out", faces, "--size", 64, monkeypatch=monkeypatch) == 0
     )
@@ -45,20 +42,16 @@ def test_ckplus_from_download_to_comparison(
     assert "32 faces in" in printed
     assert "CK+ happiness is printed as 147 and must be 207" in printed
     assert fn2en("data", "summary", faces, monkeypatch=monkeypatch) == 0
-    assert "paper, put right" in capsys.readouterr().out
-    split = tmp_path / "folds.json"
-    command = ["data", "split", faces, "--out", split, "--folds", 2]
-    assert fn2en(*command, monkeypatch=monkeypatch) == 0
+    assert "paper, corrected" in capsys.readouterr().out
+    assert fn2en("data", "split", faces, "--out", split, "--folds", 2, monkeypatch=monkeypatch) == 0
+    assert "no subject of 4 is on two sides" in capsys.readouterr().out
     assert [fold["name"] for fold in json.loads(split.read_text())["folds"]] == ["fold-1", "fold-2"]
-    command = ["compare", faces, "--recipe", file, "--protocol", split, "--out", run, "--method", "scratch"]
-    assert fn2en(*command, "--device", "cpu", "--threads", 1, monkeypatch=monkeypatch) == 0
-    assert "No subject of 4 is on two sides" in capsys.readouterr().out
-    about = json.loads((run / "run.json").read_text())
-    assert about["manifest"]["counts"] == {"anger": 12, "happiness": 12, "neutral": 8}
-    assert about["contract"]["stored_px"] == 36
+    command = ["data", "audit", faces, "--protocol", split, "--no-same-subject"]
+    assert fn2en(*command, monkeypatch=monkeypatch) == 0
+    assert "Nothing was found in 32 pictures" in capsys.readouterr().out
 
 
-def test_a_wrong_root_and_option_are_explained(
+def test_messages_for_wrong_folders_and_options(
     ckplus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, message in (
@@ -81,8 +74,8 @@ def test_audit_finds_a_planted_copy(
     (faces / "anger" / "copy.png").write_bytes((faces / "happiness" / "00.png").read_bytes())
     command = ["data", "audit", faces, "--protocol", "stratified", "--folds", 4, "--out", tmp_path / "found"]
     assert fn2en(*command, monkeypatch=monkeypatch) == 0
-    assert "2 pictures exist twice with different labels." in capsys.readouterr().out
-    assert (tmp_path / "found" / "exact.csv").is_file()
+    assert "2 identical pictures have different labels." in capsys.readouterr().out
+    assert (tmp_path / "found" / "identical.csv").is_file()
 
 
 def test_how_to_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Tables and folders of pictures: what is read, and what is said when it can't be."""
+"""Manifests from tables and folders, and the messages for wrong ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facenet2expnet.crop import CropContract
-from facenet2expnet.data.manifest import Manifest, from_folder, natural_key, read_manifest
+from facenet2expnet.data.manifest import (
+    Manifest,
+    from_folder,
+    natural_key,
+    read_manifest,
+    with_train_only,
+)
 from facenet2expnet.errors import UserError
 
 
@@ -37,7 +43,7 @@ def refused(path: Path, **options: object) -> str:
 
 
 class TestFolder:
-    def test_classes_come_from_folder_names_and_pictures_may_lie_deeper(self, tmp_path: Path) -> None:
+    def test_folder_names_are_the_classes_and_pictures_may_be_deeper(self, tmp_path: Path) -> None:
         touch(tmp_path / "surprise/b.JPG", tmp_path / "anger/deep/er/a.png", tmp_path / "zest/c.tiff")
         manifest = from_folder(tmp_path)
         assert list(manifest.table["image"]) == ["anger/deep/er/a.png", "surprise/b.JPG", "zest/c.tiff"]
@@ -46,7 +52,7 @@ class TestFolder:
         assert manifest.paths[0] == tmp_path / "anger/deep/er/a.png"
         assert manifest.subjects is None
 
-    def test_what_other_programs_leave_behind_is_passed_over(self, tmp_path: Path) -> None:
+    def test_hidden_files_are_ignored(self, tmp_path: Path) -> None:
         left = ["a/.DS_Store", "a/._x.png", "__MACOSX/a/x.png", ".git/y.png", "a/Thumbs.db"]
         touch(tmp_path / "a/x.png", tmp_path / "b/y.png", *(tmp_path / name for name in left))
         assert list(from_folder(tmp_path).table["image"]) == ["a/x.png", "b/y.png"]
@@ -57,7 +63,7 @@ class TestFolder:
         assert list(manifest.table["split"]) == ["train", "valid"]
         assert list(manifest.table["label"]) == ["happy", "sad"]
 
-    def test_spaces_and_letters_beyond_ascii(self, tmp_path: Path) -> None:
+    def test_spaces_and_non_ascii_names(self, tmp_path: Path) -> None:
         folder = tmp_path / "Gesichter & Gefühle 表情"
         touch(folder / "freude é/bild 1.png", folder / "wut/2.png")
         manifest = from_folder(folder)
@@ -67,24 +73,24 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("make", "said"),
         [
-            ([], r"holds no pictures; expected one folder a class .*\.png, \.jpg"),
+            ([], r"holds no pictures; expected one folder per class .*\.png, \.jpg"),
             (["notes.txt"], r"holds no pictures"),
             (["a.png", "b.png"], r"holds 2 pictures but no class folders.*image,label"),
-            (["a/1.png", "b/2.png", "loose.png"], r"loose\.png lies outside the class folders"),
+            (["a/1.png", "b/2.png", "loose.png"], r"loose\.png is outside the class folders"),
             (["a/1.png", "b/readme.txt"], r"b holds no pictures; add some or remove the folder"),
         ],
     )
-    def test_what_is_said_of_a_wrong_folder(self, tmp_path: Path, make: list[str], said: str) -> None:
+    def test_wrong_folder_message(self, tmp_path: Path, make: list[str], said: str) -> None:
         touch(*(tmp_path / name for name in make))
         with pytest.raises(UserError, match=said):
             from_folder(tmp_path)
 
-    def test_missing_folder_names_the_nearest_that_exists(self, tmp_path: Path) -> None:
+    def test_missing_folder_message_has_the_nearest_parent(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"nowhere was not found; the nearest .* is {tmp_path}$"):
             from_folder(tmp_path / "deep" / "nowhere")
 
     @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
-    def test_closed_folder(self, tmp_path: Path) -> None:
+    def test_unreadable_folder(self, tmp_path: Path) -> None:
         touch(tmp_path / "a/1.png", tmp_path / "b/1.png")
         (tmp_path / "b").chmod(0)
         try:
@@ -93,7 +99,7 @@ class TestFolder:
         finally:
             (tmp_path / "b").chmod(0o755)
 
-    def test_allowed_classes_are_held(self, tmp_path: Path) -> None:
+    def test_allowed_classes(self, tmp_path: Path) -> None:
         touch(tmp_path / "happiness/1.png", tmp_path / "suprise/2.png")
         assert "did you mean 'surprise'?" in refused(tmp_path, classes=("happiness", "surprise"))
         (tmp_path / "suprise").rename(tmp_path / "surprise")
@@ -102,21 +108,20 @@ class TestFolder:
 
 
 class TestTable:
-    def test_reads_text_as_text_and_numbers_as_numbers(self, tmp_path: Path) -> None:
+    def test_values_are_text(self, tmp_path: Path) -> None:
         path = table(
             tmp_path, "image,label,subject,age,code,p\na.png,happy,007,31,007,\nb.png,sad,8,2,1,.5\n", "a.png"
         )
         manifest = read_manifest(path)
         assert list(manifest.subjects) == ["007", "8"]  # type: ignore[arg-type]
-        assert manifest.table["age"].dtype == np.int64
-        assert list(manifest.table["code"]) == ["007", "1"]
+        assert list(manifest.table["age"]) == ["31", "2"]
         assert manifest.classes == ("happy", "sad")
         assert manifest.counts == {"happy": 1, "sad": 1}
 
     @pytest.mark.parametrize(
         "text", ["image;label\na.png;x\nb.png;y\n", "\ufeffimage,label\r\na.png,x\r\n\r\nb.png,y"]
     )
-    def test_what_spreadsheets_write(self, tmp_path: Path, text: str) -> None:
+    def test_spreadsheet_formats(self, tmp_path: Path, text: str) -> None:
         assert list(read_manifest(table(tmp_path, text, "a.png")).table["label"]) == ["x", "y"]
 
     def test_unlabelled_rows_are_kept(self, tmp_path: Path) -> None:
@@ -130,7 +135,7 @@ class TestTable:
         assert (
             "labels.csv line 4: split 'trian' is not one of train, valid, test; did you mean 'train'?" in said
         )
-        assert "labels.csv line 5: 'a.png' stands already in line 2; keep one of the two" in said
+        assert "labels.csv line 5: 'a.png' is already in line 2; keep one of the two" in said
         assert "labels.csv line 6: the column image is empty" in said
 
     def test_many_faults_are_counted(self, tmp_path: Path) -> None:
@@ -140,15 +145,18 @@ class TestTable:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("path,emotion\na.png,x\n", "has no column image and no column label; .*is 'path' the image"),
-            ("", "has no column image and no column label; its first line says nothing"),
+            (
+                "path,emotion\na.png,x\n",
+                "has no column image and no column label; its header is path, emotion",
+            ),
+            ("", "has no column image and no column label; its header is empty"),
             ("image,label\n", "has no rows"),
             ("image,label\na.png\n", r"line 2: expected 2 cells \(image, label\), got 1"),
             ("image,label,label\na.png,x,y\n", "has the column label twice"),
             ("image,label\nmissing.png,x\n", "none of its 1 pictures was found; the first .*missing.png"),
         ],
     )
-    def test_what_is_said_of_a_wrong_table(self, tmp_path: Path, text: str, said: str) -> None:
+    def test_wrong_table_message(self, tmp_path: Path, text: str, said: str) -> None:
         path = table(tmp_path, text, "a.png")
         with pytest.raises(UserError, match=said):
             read_manifest(path)
@@ -160,13 +168,13 @@ class TestTable:
     def test_other_endings_and_broken_parquet(self, tmp_path: Path) -> None:
         touch(tmp_path / "labels.xlsx", tmp_path / "labels.parquet")
         assert "ends in .csv or .parquet" in refused(tmp_path / "labels.xlsx")
-        assert "can't be read as Parquet" in refused(tmp_path / "labels.parquet")
+        assert "can't be read as a parquet table" in refused(tmp_path / "labels.parquet")
         assert "was not found" in refused(tmp_path / "none.csv")
 
 
 class TestSaved:
     @pytest.mark.parametrize("ending", [".csv", ".parquet"])
-    def test_comes_back_as_it_was(self, tmp_path: Path, ending: str) -> None:
+    def test_round_trip(self, tmp_path: Path, ending: str) -> None:
         touch(tmp_path / "faces/a, b.png", tmp_path / "faces/c.png")
         manifest = Manifest(
             pd.DataFrame(
@@ -206,9 +214,7 @@ class TestSaved:
         assert Manifest(frame.assign(label=["y", "x"]), tmp_path).sha256() != first.sha256()
         assert Manifest(frame, tmp_path, ("y", "x")).sha256() != first.sha256()
 
-    def test_full_disk_or_closed_folder_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_full_disk_leaves_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(_: int) -> None:
             raise OSError(28, "No space left on device")
 
@@ -219,10 +225,10 @@ class TestSaved:
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_manifest_itself_refuses_what_cannot_be() -> None:
+def test_constructor_checks() -> None:
     with pytest.raises(UserError, match="no column label"):
         Manifest(pd.DataFrame({"image": ["a"]}), Path())
-    with pytest.raises(UserError, match="row 1: 'a' stands already in row 0"):
+    with pytest.raises(UserError, match="row 1: 'a' is already in row 0"):
         Manifest(pd.DataFrame({"image": ["a", "a"], "label": ["x", "x"]}), Path())
     with pytest.raises(UserError, match="class 'z' is not one of x, y"):
         Manifest(pd.DataFrame({"image": ["a"], "label": ["z"]}), Path(), ("x", "y"))
@@ -230,12 +236,58 @@ def test_the_manifest_itself_refuses_what_cannot_be() -> None:
         Manifest(pd.DataFrame({"image": ["a"], "label": ["x"]}), Path(), ("x", "x"))
 
 
-def test_rows_take_numbers_and_masks() -> None:
+def test_rows_takes_numbers_and_masks() -> None:
     manifest = Manifest(pd.DataFrame({"image": ["a", "b", "c"], "label": ["x", "y", "x"]}), Path())
     assert list(manifest.rows([2, 0]).table["image"]) == ["c", "a"]
     part = manifest.rows(np.array([False, True, False]))
     assert list(part.table.index) == [0]
     assert part.classes == ("x", "y")
+
+
+def test_rows_does_not_check_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 100_000
+    frame = pd.DataFrame({"image": [f"{n}.png" for n in range(count)], "label": ["x", "y"] * (count // 2)})
+    manifest = Manifest(frame, Path())
+    monkeypatch.setattr("facenet2expnet.data.manifest.check_rows", lambda *_: pytest.fail("checked again"))
+    part = manifest.rows(np.arange(1, count, 2))
+    assert len(part) == count // 2
+    assert set(part.labels) == {1}
+
+
+class TestTrainOnly:
+    @staticmethod
+    def made(root: Path, name: str, labels: str, **columns: list[str]) -> Manifest:
+        images = [f"{number}.png" for number in range(len(labels))]
+        touch(*(root / image for image in images))
+        return Manifest(pd.DataFrame({"image": images, "label": list(labels), **columns}), root, name=name)
+
+    def test_sfew_with_fer2013(self, tmp_path: Path) -> None:
+        sfew = self.made(tmp_path / "a" / "sfew", "sfew", "abab", split=["train", "train", "valid", "valid"])
+        fer = self.made(
+            tmp_path / "fer", "fer2013", "abcab", split=["train", "valid", "test", "test", "train"]
+        )
+        both = with_train_only(sfew, fer)
+        assert both.name == "sfew+fer2013"
+        assert all(path.is_file() for path in both.paths)
+        assert "1 of its pictures have no label or another class" in both.notes[-1]
+        both.save(tmp_path / "a" / "sfew" / "both.csv")
+        again = read_manifest(tmp_path / "a" / "sfew" / "both.csv")
+        assert list(again.train_only) == [False] * 4 + [True] * 4
+        assert all(path.is_file() for path in again.paths)
+        assert list(again.table["split"])[4:] == ["train"] * 4
+
+    def test_subjects_of_two_datasets_differ(self, tmp_path: Path) -> None:
+        main = self.made(tmp_path / "m", "m", "ab", subject=["1", "2"])
+        both = with_train_only(main, self.made(tmp_path / "e", "e", "ab", subject=["1", ""]))
+        assert list(both.table["subject"]) == ["1", "2", "e:1", ""]
+
+    def test_messages(self, tmp_path: Path) -> None:
+        main, other = self.made(tmp_path / "m", "m", "ab"), self.made(tmp_path / "o", "o", "cd")
+        with pytest.raises(UserError, match=r"'o' has no picture of the classes of 'm' \(a, b\)"):
+            with_train_only(main, other)
+        cropped = Manifest(other.table, other.root, contract=CropContract(stored_px=64, crop_px=56))
+        with pytest.raises(UserError, match="were prepared in different ways"):
+            with_train_only(main, cropped)
 
 
 def test_natural_order() -> None:
@@ -258,9 +310,7 @@ def test_natural_order_is_total(names: list[str]) -> None:
         st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=8), min_size=1
     )
 )
-def test_any_label_and_name_comes_back_from_csv(
-    tmp_path_factory: pytest.TempPathFactory, names: list[str]
-) -> None:
+def test_any_label_and_name_survives_csv(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any")
     images = [f"{number}/{name.strip()}.png" for number, name in enumerate(names)]
     manifest = Manifest(pd.DataFrame({"image": images, "label": names, "note": names}), folder)
@@ -276,7 +326,7 @@ def test_any_label_and_name_comes_back_from_csv(
     assert again.sha256() == manifest.sha256()
 
 
-def test_a_table_called_manifest_has_the_name_of_its_folder(tmp_path: Path) -> None:
+def test_manifest_csv_is_named_after_its_folder(tmp_path: Path) -> None:
     for folder, file, name in (("faces", "manifest.csv", "faces"), ("faces", "mine.csv", "mine")):
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "a.png").touch()

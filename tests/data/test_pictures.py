@@ -1,4 +1,4 @@
-"""Pictures of every kind, and those that are no pictures."""
+"""Pictures of every kind, and files that are not pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from facenet2expnet.data import pictures
-from facenet2expnet.data.pictures import Skipped, fit_square, read_picture, read_pictures, write_skipped
+from facenet2expnet.data.pictures import Skipped, read_picture, write_contact_sheet, write_skipped
 from facenet2expnet.errors import UserError
 
 
@@ -84,7 +84,7 @@ def broken(tmp_path: Path) -> dict[str, Path]:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     files = {
         "zero": b"",
-        "text": b"this is no picture at all",
+        "text": b"not a picture at all",
     }
     for name, content in files.items():
         (tmp_path / f"{name}.png").write_bytes(content)
@@ -96,7 +96,7 @@ def broken(tmp_path: Path) -> dict[str, Path]:
     return named | {"missing.png": tmp_path / "missing.png"}
 
 
-SAID = {
+REASONS = {
     "zero.png": "zero bytes",
     "text.png": r"not a picture that can be read \(\.png",
     "cut.png": "damaged or truncated",
@@ -108,17 +108,17 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_what_cannot_be_read_says_why(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=SAID[name]):
+@pytest.mark.parametrize("name", REASONS)
+def test_unreadable_file_gives_the_reason(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=REASONS[name]):
         read_picture(broken(tmp_path)[name])
 
 
-@pytest.mark.parametrize("most", [23, 5])
-def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+@pytest.mark.parametrize("limit", [23, 5])
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     path = save(solid("L", 1), tmp_path / "a.png")
-    monkeypatch.setattr(pictures, "PIXELS_MOST", most)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 if most > 12 else most)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", limit)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 if limit > 12 else limit)
     with pytest.raises(UserError, match="is too large"):
         read_picture(path)
 
@@ -131,32 +131,21 @@ def test_no_permission(tmp_path: Path) -> None:
         read_picture(path)
 
 
-def test_one_bad_picture_never_loses_the_others(tmp_path: Path) -> None:
-    bad = broken(tmp_path)
-    good = [save(solid("L", value), tmp_path / f"good{value}.png") for value in (10, 20, 30)]
-    paths = [good[0], *bad.values(), good[1], good[2]]
-    done: list[int] = []
-    got, kept, skipped = read_pictures(paths, 8, workers=4, progress=done.append)
-    assert got.shape == (3, 8, 8, 3)
-    assert [int(picture[0, 0, 0]) for picture in got] == [10, 20, 30]
-    assert kept == [0, len(bad) + 1, len(bad) + 2]
-    assert [item.image for item in skipped] == [str(path) for path in bad.values()]
-    assert sum(done) == len(paths)
-
-
-def test_skipped_is_named_as_the_manifest_names_it_and_saved(tmp_path: Path) -> None:
-    _, kept, skipped = read_pictures([tmp_path / "x"], 8, workers=1, names=["a, b.png"])
-    assert kept == []
-    assert skipped == [Skipped("a, b.png", "was not found")]
-    write_skipped(skipped, tmp_path / "skipped.csv")
+def test_write_skipped(tmp_path: Path) -> None:
+    write_skipped([Skipped("a, b.png", "was not found")], tmp_path / "skipped.csv")
     assert (tmp_path / "skipped.csv").read_text() == 'image,reason\n"a, b.png",was not found\n'
 
 
-def test_middle_square_and_area_average() -> None:
-    wide = np.zeros((4, 8, 3), np.uint8)
-    wide[:, 2:6] = 100
-    assert (fit_square(wide, 4) == 100).all()
-    board = np.zeros((4, 4, 3), np.uint8)
-    board[::2, ::2] = 200
-    assert (fit_square(board, 2) == 50).all()
-    assert fit_square(board, 16).shape == (16, 16, 3)
+def test_contact_sheet_has_a_tile_with_a_caption_for_each_picture(tmp_path: Path) -> None:
+    save(solid("RGB", (255, 0, 0), (20, 10)), tmp_path / "a name that is much too long for its tile.png")
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    paths = sorted([*tmp_path.iterdir()] * 3)
+    write_contact_sheet(paths, "title", tmp_path / "sheet.png", limit=4)
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    assert pixels.shape == (14 + 128 + 14, 6 * 128, 3)
+    assert (pixels[:14] < 128).any()  # the title
+    assert pixels[82, 64].tolist() == [255, 0, 0]
+    assert pixels[25, 64].tolist() == [255, 255, 255]  # above a picture that is wider than high
+    assert (pixels[142:, :128] < 128).any()  # its caption
+    assert pixels[82, 3 * 128 + 64].tolist() == [128, 128, 128]  # a picture that can't be read
+    assert (pixels[14:, 4 * 128 :] == 255).all()  # beyond the limit

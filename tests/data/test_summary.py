@@ -1,4 +1,4 @@
-"""The paper's Table II and its two slips."""
+"""The paper's Table II and its two errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.summary import TABLE_TWO, summarise_counts
+from facenet2expnet.data.summary import CORRECTED, ERRORS, PRINTED, summarise_counts
 from facenet2expnet.errors import UserError
 
 
@@ -19,39 +19,36 @@ def manifest_of(name: str, counts: dict[str, int]) -> Manifest:
     )
 
 
-@pytest.mark.parametrize("name", list(TABLE_TWO))
-def test_put_right_every_row_sums_to_its_total(name: str) -> None:
-    row = TABLE_TWO[name]
-    assert sum(row.counts.values()) == row.right_total
-    assert (sum(row.printed.values()) == row.total) == (not row.slip)
+@pytest.mark.parametrize("name", list(PRINTED))
+def test_corrected_rows_sum_to_their_total(name: str) -> None:
+    assert sum(CORRECTED[name][0].values()) == CORRECTED[name][1]
+    assert (sum(PRINTED[name][0].values()) == PRINTED[name][1]) == (name not in ERRORS)
 
 
 def test_the_papers_counts_are_recognised() -> None:
-    summary = summarise_counts([manifest_of("ckplus", TABLE_TWO["ckplus"].counts)])
-    assert [row.whose for row in summary.rows] == ["found", "paper, as printed", "paper, put right"]
-    assert summary.columns[-1] == "neutral"
-    found, printed, right = summary.rows
-    assert found.counts == right.counts
-    assert found.total == right.total == printed.total == 1308
-    assert printed.counts[4] == 147
-    assert "ckplus has the paper's counts in every class." in summary.notes
-    assert any("must be 207" in note for note in summary.notes)
+    table, notes = summarise_counts([manifest_of("ckplus", CORRECTED["ckplus"][0])])
+    assert list(table["counts"]) == ["found", "paper, as printed", "paper, corrected"]
+    assert list(table.columns[-2:]) == ["neutral", "total"]
+    assert list(table.iloc[0])[2:] == list(table.iloc[2])[2:]
+    assert list(table["happiness"]) == [207, 147, 207]
+    assert set(table["total"]) == {1308}
+    assert "ckplus has the paper's counts in every class." in notes
+    assert any("must be 207" in note for note in notes)
 
 
-def test_six_classes_are_held_against_the_same_six() -> None:
-    six = {k: v for k, v in TABLE_TWO["ckplus"].counts.items() if k not in ("neutral", "contempt")}
-    summary = summarise_counts([manifest_of("ckplus", six)])
-    assert len(summary.columns) == 6
-    assert "ckplus has the paper's counts in the classes read (anger" in summary.notes[-1]
+def test_six_classes_are_compared_with_the_same_six() -> None:
+    six = {k: v for k, v in CORRECTED["ckplus"][0].items() if k not in ("neutral", "contempt")}
+    table, notes = summarise_counts([manifest_of("ckplus", six)])
+    assert len(table.columns) == 6 + 3
+    assert "ckplus has the paper's counts in the classes read (anger" in notes[-1]
 
 
-def test_differences_and_sets_the_paper_has_not() -> None:
-    summary = summarise_counts(
+def test_differences_and_other_datasets() -> None:
+    table, notes = summarise_counts(
         [manifest_of("sfew", {"anger": 254, "fear": 124}), manifest_of("mine", {"zest": 2})]
     )
-    assert summary.columns == ("anger", "fear", "zest")
-    assert "sfew differs from the paper: anger 254 (paper 255)." in summary.notes
-    assert summary.rows[-1].counts == (None, None, 2)
-    assert summary.rows[-1].whose == "found"
+    assert list(table.columns) == ["data", "counts", "anger", "fear", "zest", "total"]
+    assert "sfew differs from the paper: anger 254 (paper 255)." in notes
+    assert list(table.iloc[-1]) == ["mine", "found", "", "", 2, 2]
     with pytest.raises(UserError, match="at least one manifest"):
         summarise_counts([])

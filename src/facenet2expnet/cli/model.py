@@ -1,4 +1,4 @@
-"""fn2en predict, evaluate, nets."""
+"""fn2en predict, nets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facenet2expnet.cli.run import Data, Quiet
+from facenet2expnet.cli.run import Device, OnDevice, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,6 @@ ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run fold
 TableFile = Annotated[
     Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")
 ]
-WhereText = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
 NetNames = Annotated[
     list[str] | None, typer.Argument(metavar="NAME", help="Also timm:NAME and onnx:PATH.", show_default=False)
 ]
@@ -36,78 +35,44 @@ WIDTH = 80
 def add(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command()(predict)
-    app.command()(evaluate)
     app.command()(nets)
 
 
 def predict(
     model: ModelFolder,
-    images: Annotated[list[str], typer.Argument(help="Pictures, or folders of pictures.")],
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders of images.")],
     out: TableFile = None,
     centre_crop: Annotated[
-        bool, typer.Option("--centre-crop", help="Use the whole picture where no face is found.")
+        bool, typer.Option("--centre-crop", help="Use the centre of images in which no face is found.")
     ] = False,
-    device: WhereText = "cpu",
+    device: OnDevice = Device.auto,
     quiet: Quiet = False,
 ) -> None:
-    """Tell the expression of faces in pictures: a table on screen, and a file by --out.
+    """Predict the expressions of faces in images: prints a table, and writes it to a file with --out.
 
     Example: fn2en predict runs/mine holiday/ --out faces.csv
     """
     from facenet2expnet.cli import console
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.recognizer import Recognizer
+    from facenet2expnet.training.device import choose_device
 
     if out:
         check_table_name(out)
-    recognizer = Recognizer.load(model, device)
-    with console.progress(quiet) as reporter:
-        found = recognizer.predict(
-            list(images), missing="centre-crop" if centre_crop else "drop", progress=reporter.faces
-        )
+    recognizer = Recognizer.load(model, choose_device(device.value))
+    with console.progress(quiet) as display:
+        found = recognizer.predict(images, centre_crop=centre_crop, progress=display.of("images"))
     for skipped in found.skipped:
-        print(f"left out: {skipped.image}: {skipped.reason}")
+        print(f"skipped {skipped.image}: {skipped.reason}")
     if not len(found):
-        raise UserError(f"none of the {len(found.skipped)} pictures could be used")
+        raise UserError(f"none of the {len(found.skipped)} images could be used")
     table = found.table()
     if not quiet or not out:
         _print_predictions(table)
     if out:
         write_table(table, out)
         print(f"{len(table)} rows written to {out}")
-        _write_skipped(found.skipped, out)
-
-
-def evaluate(
-    model: ModelFolder,
-    data: Data,
-    out: TableFile = None,
-    device: WhereText = "cpu",
-    quiet: Quiet = False,
-) -> None:
-    """Test a model on labelled faces.
-
-    Example: fn2en evaluate runs/mine faces/ --out predictions.csv
-    """
-    from facenet2expnet.cli import console
-    from facenet2expnet.experiment.evaluate import evaluate as evaluate_model
-    from facenet2expnet.report import tables
-
-    if out:
-        check_table_name(out)
-    with console.progress(quiet) as reporter:
-        found = evaluate_model(model, data, device=device, progress=reporter.faces)
-    for note in found.notes:
-        print(note)
-    console.out.print(tables.to_rich(tables.comparison_text(found.metrics)))
-    per_class = tables.per_class(found.metrics)
-    scores = per_class.columns[2:]
-    per_class[scores] = per_class[scores].map(tables.percent)
-    console.out.print(tables.to_rich(per_class))
-    if out:
-        write_table(found.predictions, out)
-        print(f"{len(found.predictions)} rows written to {out}")
-        _write_skipped(found.skipped, out)
+        write_skipped_beside(found.skipped, out)
 
 
 def nets(names: NetNames = None, weights: NetWeights = "") -> None:
@@ -207,7 +172,7 @@ def _wrapped(title: str, text: str, indent: int = 4) -> str:
 
 
 def check_table_name(path: Path) -> None:
-    """Refuse a file name whose ending says no known kind of table, before any work."""
+    """Raise UserError, before any work, if a table can't be written to a file of this name."""
     from facenet2expnet.errors import UserError
 
     if path.suffix.lower() not in (".csv", ".json", ".parquet"):
@@ -215,31 +180,26 @@ def check_table_name(path: Path) -> None:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as its file name says."""
-    import io
+    """Write a table in the format of its file name's ending."""
+    from facenet2expnet.files import atomic_path
 
-    from facenet2expnet.files import write_atomic
-
-    kind = path.suffix.lower()
-    if kind == ".csv":
-        content = table.to_csv(index=False).encode()
-    elif kind == ".json":
-        content = table.to_json(orient="records", indent=1, force_ascii=False).encode()
-    else:
-        buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False)
-        content = buffer.getvalue()
-    write_atomic(path, content)
+    with atomic_path(path) as temporary:
+        if path.suffix.lower() == ".csv":
+            table.to_csv(temporary, index=False)
+        elif path.suffix.lower() == ".json":
+            table.to_json(temporary, orient="records", indent=1, force_ascii=False)
+        else:
+            table.to_parquet(temporary, index=False)
 
 
-def _write_skipped(skipped: Sequence[Skipped], table: Path) -> None:
-    """Write what was left out beside the table, if anything was."""
+def write_skipped_beside(skipped: Sequence[Skipped], table: Path) -> None:
+    """Write the list of skipped images beside the table, if there are any."""
     from facenet2expnet.data.pictures import write_skipped
 
     if skipped:
         path = table.with_name(f"{table.stem}.skipped.csv")
         write_skipped(skipped, path)
-        print(f"{len(skipped)} pictures left out, listed in {path}")
+        print(f"{len(skipped)} images skipped, listed in {path}")
 
 
 def _print_predictions(table: pd.DataFrame) -> None:
@@ -253,4 +213,4 @@ def _print_predictions(table: pd.DataFrame) -> None:
         shown.add_row(str(row["image"]), str(row["predicted"]), *(f"{row[name]:.0%}" for name in classes))
     console.out.print(shown)
     if len(table) > SHOWN:
-        print(f"... and {len(table) - SHOWN} more; write all of them with --out")
+        print(f"... and {len(table) - SHOWN} more; --out writes all of them")

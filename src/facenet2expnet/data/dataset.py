@@ -1,130 +1,115 @@
-"""The data in hand: every usable picture as a stored face, with its row of the manifest."""
+"""The dataset: every usable picture as a stored face, with its row of the manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from facenet2expnet.crop import CropContract
+from facenet2expnet.crop import CropContract, resize_square
 from facenet2expnet.data.manifest import Manifest, read_manifest
-from facenet2expnet.data.pictures import Skipped, fit_square
-from facenet2expnet.data.splits import official_columns
+from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces.prepare import load_crops, worker_count
-from facenet2expnet.faces.store import FaceStore, is_store
-
-NO_LABEL = "no label"
+from facenet2expnet.faces.prepare import Progress, check_any, crop_files
+from facenet2expnet.faces.store import FACE_COLUMN, MANIFEST, FaceStore, is_store
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Pictures that can be trained and tested on.
+    """Faces to train and test on, labelled and unlabelled together.
 
     Attributes:
-        manifest: N rows, each with a label.
-        pixels: (N, stored_px, stored_px, 3) uint8 RGB.
-        contract: how a picture as it came becomes such a crop.
-        skipped: the pictures left out, each with its reason.
-        unlabelled_pixels: (M, stored_px, stored_px, 3) uint8 RGB, faces without a label, where asked for.
-        unlabelled: their rows.
+        manifest: N rows; a row without a label has `manifest.labels` -1.
+        pixels: (N, stored_px, stored_px, 3) uint8 RGB, row by row; memory-mapped if a face store has this size.
+        contract: how a picture becomes such a face.
+        skipped: the pictures that could not be used, each with its reason.
     """
 
     manifest: Manifest
     pixels: np.ndarray
     contract: CropContract
     skipped: list[Skipped]
-    unlabelled_pixels: np.ndarray
-    unlabelled: Manifest
+
+    def pixels_sha256(self) -> str:
+        """The hash of all faces and their shape, read in chunks."""
+        digest = hashlib.sha256(str(self.pixels.shape).encode())
+        for first in range(0, len(self.pixels), 256):
+            digest.update(self.pixels[first : first + 256].tobytes())
+        return digest.hexdigest()
 
 
 def load_dataset(
     data: str | Path | Manifest,
     contract: CropContract,
     *,
-    unlabelled: bool = False,
-    least_classes: int = 2,
+    min_classes: int = 2,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Dataset:
-    """Read the pictures of a folder of class folders, a CSV or Parquet manifest, or a face store.
+    """Load the faces of a folder of class folders, a CSV or Parquet manifest, or a face store.
+
+    A face store whose faces have the contract's `stored_px` is memory-mapped. All other faces are held in memory,
+    N * stored_px^2 * 3 bytes.
 
     Args:
-        data: where they are, or a manifest.
-        contract: size, window and pixel scale; also detector and template, unless the data was made ready
-            already and brings them.
-        unlabelled: keep pictures without a label for stage 1, but none that the manifest's split holds out;
-            otherwise they are left out.
-        least_classes: classes with pictures that there have to be.
-        workers: threads; None for one a core.
-        progress: called with how many pictures are done and how many there are.
+        data: the path, or a manifest.
+        contract: how a picture becomes a face. A face store, or the manifest of one, has its own detector, template,
+            choice and margin, and its side becomes `aligned_px`.
+        min_classes: the number of classes that must have pictures.
+        workers: number of threads; None for one per core.
+        progress: called with the number of finished pictures and the number of all.
     Raises:
-        UserError: If the data can't be read, or holds too few classes.
+        UserError: If the data can't be read, or has too few classes.
     """
-    manifest, pixels, skipped = read_faces(data, contract, workers=workers, progress=progress)
-    contract = _made_ready(contract, manifest)
-    blank = np.flatnonzero(manifest.labels < 0)
-    kept = blank[_not_held_out(manifest)[blank]] if unlabelled else blank[:0]
-    extra, extra_pixels = manifest.rows(kept), pixels[kept]
-    if len(blank):
-        images = manifest.table["image"]
-        skipped += [Skipped(str(images[row]), NO_LABEL) for row in np.setdiff1d(blank, kept)]
-        labelled = np.flatnonzero(manifest.labels >= 0)
-        manifest, pixels = manifest.rows(labelled), pixels[labelled]
-    found = [name for name, count in manifest.counts.items() if count]
-    if len(found) < least_classes:
-        named = ", ".join(found) or "none"
-        raise UserError(f"{manifest.name}: classes with pictures: {named}; expected {least_classes} or more")
-    return Dataset(manifest, pixels, contract, skipped, extra_pixels, extra)
-
-
-def _not_held_out(manifest: Manifest) -> np.ndarray:
-    """A mask of the rows that no column of the manifest puts into a valid or test part."""
-    columns = [*official_columns(manifest), *(["split"] if "split" in manifest.table.columns else [])]
-    return ~manifest.table[columns].isin(["valid", "test"]).any(axis=1).to_numpy(dtype=bool)
-
-
-def read_faces(
-    data: str | Path | Manifest,
-    contract: CropContract,
-    *,
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Manifest, np.ndarray, list[Skipped]]:
-    """Every usable picture, labelled or not: its manifest row, its face at the contract's size, and what was left out.
-
-    Arguments and errors are those of `gather`.
-    """
-    if not isinstance(data, Manifest) and is_store(Path(data)):
-        store = FaceStore.open(Path(data))
-        return store.manifest, _resized(store.pixels, contract.stored_px, workers), list(store.skipped)
-    manifest = data if isinstance(data, Manifest) else read_manifest(Path(data))
-    pixels, rows, skipped = load_crops(manifest, _as_it_lies(contract, manifest), workers, progress=progress)
-    return manifest.rows(rows), pixels, skipped
-
-
-def _made_ready(contract: CropContract, manifest: Manifest) -> CropContract:
-    """The contract for pictures as they came: finding and aligning is as the data was made ready."""
+    manifest, store = (data, None) if isinstance(data, Manifest) else _read(Path(data))
     made = manifest.contract
-    if made is None:
-        return contract
-    return replace(
-        contract, detector=made.detector, template=made.template, choice=made.choice, margin=made.margin
-    )
+    if made is not None:
+        alignment = {name: getattr(made, name) for name in ("detector", "template", "choice", "margin")}
+        contract = replace(contract, **alignment, aligned_px=made.aligned_px or made.stored_px)
+    if store is not None:
+        pixels: np.ndarray = store.pixels
+        if pixels.shape[1] != contract.stored_px:
+            face_type = np.dtype((np.uint8, (contract.stored_px, contract.stored_px, 3)))
+            faces = (resize_square(face, contract.stored_px) for face in pixels)
+            pixels = np.fromiter(faces, face_type, len(pixels))
+        dataset = Dataset(manifest, pixels, contract, store.skipped)
+    else:
+        dataset = _crop(manifest, contract, workers, progress)
+    found = [name for name, count in dataset.manifest.counts.items() if count]
+    if len(found) < min_classes:
+        raise UserError(
+            f"{dataset.manifest.name}: classes with pictures: {', '.join(found) or 'none'}; "
+            f"expected {min_classes} or more"
+        )
+    return dataset
 
 
-def _as_it_lies(contract: CropContract, manifest: Manifest) -> CropContract:
-    """The contract for the manifest's own files: faces that were made ready are only resized."""
-    if manifest.contract is None:
-        return contract
-    return replace(contract, detector="already-cropped", template="none")
+def _read(path: Path) -> tuple[Manifest, FaceStore | None]:
+    folder = path.parent if path.name == MANIFEST else path
+    if not is_store(folder):
+        return read_manifest(path), None
+    store = FaceStore.open(folder)
+    return store.manifest, store
 
 
-def _resized(pixels: np.ndarray, side_px: int, workers: int | None) -> np.ndarray:
-    if pixels.shape[1] == side_px:
-        return pixels
-    with ThreadPoolExecutor(worker_count(workers)) as pool:
-        return np.stack(list(pool.map(lambda crop: fit_square(np.asarray(crop), side_px), pixels)))
+def _crop(
+    manifest: Manifest, contract: CropContract, workers: int | None, progress: Progress | None
+) -> Dataset:
+    """Crop the faces of the manifest's pictures; what a face store centre-cropped is centre-cropped again."""
+    centre_crop = "centre-crop" in set(manifest.table.get(FACE_COLUMN, ()))
+    pixels = np.empty((len(manifest), contract.stored_px, contract.stored_px, 3), np.uint8)
+    rows: list[int] = []
+    skipped: list[Skipped] = []
+    results = crop_files(manifest.paths, contract, centre_crop=centre_crop, workers=workers)
+    for row, (image, result) in enumerate(zip(manifest.table["image"], results, strict=True)):
+        if result.crop is None:
+            skipped.append(Skipped(str(image), result.reason))
+        else:
+            pixels[len(rows)] = result.crop
+            rows.append(row)
+        if progress:
+            progress(row + 1, len(manifest))
+    check_any(len(rows), skipped)
+    return Dataset(manifest.rows(np.array(rows, np.int64)), pixels[: len(rows)], contract, skipped)

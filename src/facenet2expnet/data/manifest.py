@@ -1,17 +1,15 @@
-"""The manifest: the table of pictures, from which everything else starts."""
+"""The manifest: the table of pictures that everything else starts from."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,49 +18,36 @@ import numpy as np
 import pandas as pd
 
 from facenet2expnet.crop import CropContract
+from facenet2expnet.data.table import COLUMNS, SPLITS, as_text, check_rows, raise_faults, read_table
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import write_atomic
-from facenet2expnet.labels import in_canonical_order, nearest
+from facenet2expnet.files import atomic_path, read_json, write_json
+from facenet2expnet.labels import in_canonical_order
 
-COLUMNS = ("image", "label", "subject", "sequence", "frame", "split", "fold")
-"""`image` and `label` are needed, the others are absent when unknown; further columns are kept."""
-
-SPLITS = ("train", "valid", "test")
-
-SPLIT_SPELLINGS = {
-    "training": "train",
-    "val": "valid",
-    "validation": "valid",
-    "dev": "valid",
-    "testing": "test",
-}
+_SPELLINGS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
 FORMAT = "facenet2expnet-manifest-1"
-FAULTS_SHOWN = 10
-
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,14})")
 
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
     """Pictures with their labels and whatever else is known about them.
 
+    The table is checked when a manifest is constructed. `rows` selects from it without checking again.
+
     Attributes:
-        table: one row a picture, RangeIndex. `image` is the path relative to `root` with forward slashes,
-            `label` a class name or "" where the picture has none. Subject, sequence, split and fold are
-            text, "" where unknown.
-        root: the folder that `image` starts from.
+        table: one row per picture, RangeIndex. `image` is the path relative to `root` with forward slashes,
+            `label` a class name or "" for a picture without a label. Subject, sequence, split and fold are
+            text, "" where unknown. Rows with 1 in an optional column `train_only` are never tested.
+        root: the folder that `image` is relative to.
         classes: class names in the order of the network's outputs; by default the labels found, in canonical
             order.
-        name: what the data is called in reports.
-        contract: how the faces were made ready; None for pictures as they came.
-        notes: plain sentences about what was left out on the way here, and why.
+        name: the name of the data in reports.
+        contract: how the faces were cropped and aligned; None for original pictures.
+        notes: sentences about what was left out, and why.
     Raises:
-        UserError: If a column is missing, a picture stands in two rows, or a label is no class.
+        UserError: If a column is missing, a picture is in two rows, or a label is not a class.
     """
 
     table: pd.DataFrame
@@ -79,10 +64,9 @@ class Manifest:
         table = self.table.reset_index(drop=True).copy()
         for column in COLUMNS:
             if column in table.columns:
-                table[column] = _as_text(table[column])
+                table[column] = as_text(table[column])
         classes = tuple(self.classes) or in_canonical_order(label for label in table["label"] if label)
-        where = [f"manifest '{self.name}' row {i}" for i in range(len(table))]
-        _raise_faults(_faults(table, where, classes))
+        check_rows(table, lambda row: f"manifest '{self.name}' row {row}", classes)
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "root", Path(self.root))
         object.__setattr__(self, "classes", classes)
@@ -92,9 +76,10 @@ class Manifest:
 
     @property
     def labels(self) -> np.ndarray:
-        """Class numbers (N,), int64, as indices into `classes`; -1 where a picture has no label."""
-        codes = {name: number for number, name in enumerate(self.classes)}
-        return np.fromiter((codes.get(label, -1) for label in self.table["label"]), np.int64, len(self))
+        """Class numbers (N,), int64, as indices into `classes`; -1 for a picture without a label."""
+        return (
+            pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.table["label"])).astype(np.int64)
+        )
 
     @property
     def subjects(self) -> np.ndarray | None:
@@ -105,13 +90,21 @@ class Manifest:
     def sequences(self) -> np.ndarray | None:
         """Sequence names (N,) of dtype object, "" where unknown; None if none is known.
 
-        A sequence's name counts within its subject: sequence 1 of S5 is not sequence 1 of S10.
+        A sequence name is unique within its subject only: sequence 1 of S5 is not sequence 1 of S10.
         """
         return self._known("sequence")
 
     @property
+    def train_only(self) -> np.ndarray:
+        """A mask (N,) of train-only rows: those with 1, true or yes in the column `train_only`."""
+        if "train_only" not in self.table.columns:
+            return np.zeros(len(self), bool)
+        texts = self.table["train_only"].astype(str).str.strip().str.lower()
+        return texts.isin(("1", "1.0", "true", "yes")).to_numpy(dtype=bool)
+
+    @property
     def paths(self) -> list[Path]:
-        """The pictures' files."""
+        """The picture files."""
         return [self.root / image for image in self.table["image"]]
 
     @property
@@ -121,31 +114,33 @@ class Manifest:
         return {name: int(found.get(name, 0)) for name in self.classes}
 
     def sha256(self) -> str:
-        """The hash of the table and the classes; the same wherever the pictures lie."""
+        """The hash of the table and the classes; it does not depend on the root folder."""
         names = [c for c in COLUMNS if c in self.table.columns]
         names += sorted(c for c in map(str, self.table.columns) if c not in COLUMNS)
-        text = json.dumps(self.classes) + "\n" + _to_csv(self.table[names])
+        text = json.dumps(self.classes) + "\n" + self.table[names].to_csv(index=False, lineterminator="\n")
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def rows(self, indices: Sequence[int] | np.ndarray) -> Manifest:
-        """The rows with these numbers, or where a mask of N truth values holds, in the order given."""
-        return dataclasses.replace(self, table=self.table.iloc[np.asarray(indices)])
+        """Select rows by their numbers, each at most once, in the order given, or by a mask of N truth values."""
+        selected = object.__new__(Manifest)  # the rows are checked already
+        table = self.table.iloc[np.asarray(indices)].reset_index(drop=True)
+        vars(selected).update(vars(self) | {"table": table})
+        return selected
 
     def save(self, path: Path) -> None:
         """Write the table (.csv or .parquet) and, beside it, NAME.json with root, classes, contract and name.
 
-        The root is written relative to the file if it lies in the same folder or below, absolute otherwise.
+        The root is written relative to the file if it is the same folder or below it, absolute otherwise.
         """
         path = Path(path)
         _check_ending(path)
-        if path.suffix.lower() == ".csv":
-            content = _to_csv(self.table).encode("utf-8")
-        else:
-            buffer = io.BytesIO()
-            self.table.to_parquet(buffer, index=False)
-            content = buffer.getvalue()
+        with atomic_path(path) as temporary:
+            if path.suffix.lower() == ".csv":
+                self.table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+            else:
+                self.table.to_parquet(temporary, index=False)
         root, folder = self.root.resolve(), path.resolve().parent
-        about = {
+        metadata = {
             "format": FORMAT,
             "name": self.name,
             "root": root.relative_to(folder).as_posix() if root.is_relative_to(folder) else root.as_posix(),
@@ -154,10 +149,7 @@ class Manifest:
             "notes": list(self.notes),
             "sha256": self.sha256(),
         }
-        write_atomic(path, content)
-        write_atomic(
-            path.with_suffix(".json"), (json.dumps(about, indent=2, ensure_ascii=False) + "\n").encode()
-        )
+        write_json(path.with_suffix(".json"), metadata)
 
     def _known(self, column: str) -> np.ndarray | None:
         if column not in self.table.columns or not (self.table[column] != "").any():
@@ -165,8 +157,150 @@ class Manifest:
         return self.table[column].to_numpy(dtype=object)
 
 
+def read_manifest(
+    path: Path, *, classes: Sequence[str] | None = None, need_pictures: bool = True
+) -> Manifest:
+    """Read a manifest from a CSV or Parquet table, or from a folder.
+
+    A NAME.json beside a table, as `Manifest.save` writes it, gives root, classes, contract and name. Without it,
+    `image` is relative to the table's folder, or absolute. A folder with a saved `manifest.csv` or
+    `manifest.parquet` is read from that table; any other folder is read as class folders.
+
+    Args:
+        path: the table or folder.
+        classes: the allowed class names in the order of the network's outputs; by default those found.
+        need_pictures: raise an error if none of the pictures exists; a face store does not need them.
+    Raises:
+        UserError: All faults in one message, with line numbers and the nearest class to an unknown label.
+    """
+    path = Path(path)
+    if os.path.isdir(path):
+        saved = [path / "manifest.csv", path / "manifest.parquet"]
+        table_path = next((p for p in saved if p.is_file() and p.with_suffix(".json").is_file()), None)
+        if table_path is None:
+            return from_folder(path, classes)
+        path = table_path
+    if not os.path.exists(path):
+        need_folder(path)
+    _check_ending(path)
+    metadata = _read_metadata(path.with_suffix(".json"))
+    table, lines = read_table(path)
+    if not metadata:  # forward slashes and no detours, so that each picture has one name
+        table["image"] = [posixpath.normpath(i.replace("\\", "/")) if i else "" for i in table["image"]]
+    if "split" in table.columns:
+        table["split"] = [_split_name(split) for split in table["split"]]
+    names = tuple(classes) if classes is not None else tuple(metadata.get("classes", ()))
+    check_rows(table, lambda row: f"{path.name} line {lines[row]}", names)
+    if not len(table):
+        raise UserError(f"{path} has no rows; expected one line per picture below the header")
+    root = path.parent / metadata.get("root", "")
+    if need_pictures and not any(os.path.exists(root / image) for image in table["image"]):
+        raise UserError(
+            f"{path}: none of its {len(table)} pictures was found; the first one was expected at "
+            f"{root / table['image'].iloc[0]}; the column image is relative to the folder of the table"
+            + (f" (root in {path.with_suffix('.json').name})" if metadata else "")
+        )
+    contract = metadata.get("contract")
+    own_name = path.stem if path.stem != "manifest" else path.resolve().parent.name or path.stem
+    return Manifest(
+        table,
+        root,
+        names,
+        name=metadata.get("name", own_name),
+        contract=None if contract is None else CropContract.from_dict(contract),
+        notes=tuple(metadata.get("notes", ())),
+    )
+
+
+def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
+    """Read a folder of class folders; the folder's name is the class, and pictures may be deeper inside it.
+
+    A folder of `train`, `test` (and `valid`) folders that hold class folders gives the column `split`.
+
+    Raises:
+        UserError: If there is no such folder, no picture, no class folder, a class folder without a picture, or
+            a class that is not allowed.
+    """
+    folder = need_folder(folder)
+    pictures = find_pictures(folder)
+    if not pictures:
+        raise UserError(
+            f"{folder} holds no pictures; expected one folder per class with pictures inside "
+            f"({', '.join(PICTURE_ENDINGS)})"
+        )
+    parts = [path.relative_to(folder).parts for path in pictures]
+    loose = [names[0] for names in parts if len(names) == 1]
+    if len(loose) == len(parts):
+        raise UserError(
+            f"{folder} holds {len(loose)} pictures but no class folders; put the pictures of each class "
+            f"into a folder with the name of the class, or give a CSV with the columns image,label"
+        )
+    tops = {names[0] for names in parts}
+    odd = [path for path in pictures if any("\ud800" <= letter <= "\udfff" for letter in path.as_posix())]
+    empty = sorted(
+        p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name) and p.name not in tops
+    )
+    raise_faults(
+        [f"{folder / name} is outside the class folders; move it into one" for name in loose]
+        + [f"{str(path)!a} has a name that is not UTF-8; rename it" for path in odd]
+        + [f"{folder / name} holds no pictures; add some or remove the folder" for name in empty]
+    )
+    by_split = all(_split_name(top) in SPLITS for top in tops) and all(len(names) > 2 for names in parts)
+    labels = [unicodedata.normalize("NFC", names[1 if by_split else 0]) for names in parts]
+    table = pd.DataFrame({"image": ["/".join(names) for names in parts], "label": labels}, dtype=object)
+    if by_split:
+        table["split"] = [_split_name(names[0]) for names in parts]
+    allowed = tuple(classes or ())
+    check_rows(table, lambda row: str(pictures[row]), allowed)
+    return Manifest(table, folder, allowed, name=folder.resolve().name or "data")
+
+
+def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
+    """Append another manifest's labelled rows as train-only rows, as the paper adds FER2013 to SFEW.
+
+    Train-only rows join every training part and are never tested or validated on. Rows without a label, or of a
+    class that `manifest` does not have, are left out and counted in the notes. Their subjects and sequences get
+    the added set's name as a prefix, because IDs of two datasets are unrelated.
+
+    Raises:
+        UserError: If no row is left, or the faces were prepared in different ways.
+    Source: FN2EN, section IV-F and Table VI (SFEW with FER2013).
+    """
+    if manifest.contract != added.contract:
+        raise UserError(
+            f"'{manifest.name}' and '{added.name}' were prepared in different ways ({manifest.contract} and "
+            f"{added.contract}); prepare both with the same options"
+        )
+    more = added.table[added.table["label"].isin(manifest.classes)].copy()
+    if not len(more):
+        raise UserError(
+            f"'{added.name}' has no picture of the classes of '{manifest.name}' ({', '.join(manifest.classes)})"
+        )
+    more["image"] = [
+        Path(os.path.relpath(added.root / image, manifest.root)).as_posix() for image in more["image"]
+    ]
+    for column in {"subject", "sequence"} & set(more.columns):
+        more[column] = [f"{added.name}:{name}" if name else "" for name in more[column]]
+    main = manifest.table.copy()
+    if "split" in main.columns:
+        more["split"] = "train"
+    main["train_only"], more["train_only"] = manifest.train_only.astype(int), 1
+    kept = [c for c in more.columns if c in main.columns or c in ("subject", "sequence")]
+    notes = [f"{len(more)} pictures of '{added.name}' are used for training only."]
+    if len(more) < len(added):
+        notes.append(
+            f"{len(added) - len(more)} of its pictures have no label or another class and were left out."
+        )
+    return dataclasses.replace(
+        manifest,
+        table=pd.concat([main, more[kept]], ignore_index=True),
+        name=f"{manifest.name}+{added.name}",
+        notes=(*manifest.notes, *added.notes, *notes),
+    )
+
+
 def natural_key(name: str) -> tuple[Any, ...]:
-    """A sort key in which numbers inside a name count as numbers: S2 before S10."""
+    """A sort key that compares numbers inside names as numbers: S2 before S10."""
     parts = re.split(r"([0-9]+)", name)
     key = tuple(
         (len(p.lstrip("0")), p.lstrip("0")) if number % 2 else p.casefold() for number, p in enumerate(parts)
@@ -175,7 +309,7 @@ def natural_key(name: str) -> tuple[Any, ...]:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """All pictures in a folder and below it, in natural order; hidden files and folders are passed over.
+    """All pictures in a folder and below it, in natural order, without hidden files and folders.
 
     Raises:
         UserError: If a folder can't be read.
@@ -192,22 +326,18 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether a file name ends like a picture's; what macOS leaves behind (`._x.jpg`) does not count."""
+    """Whether a file name has a picture's ending and is not hidden (`._x.jpg` of macOS)."""
     return not _is_hidden(name) and name.lower().endswith(PICTURE_ENDINGS)
 
 
 def need_folder(folder: Path) -> Path:
-    """The folder itself, if it is there and can be read.
+    """Return the folder if it exists and can be read.
 
     Raises:
-        UserError: If it is missing, a file, or closed to us.
+        UserError: If it is missing, a file, or not readable.
     """
     folder = Path(folder)
-    try:
-        there = folder.exists()
-    except PermissionError as fault:
-        raise UserError(f"{folder} can't be reached: no permission for a folder above it") from fault
-    if not there:
+    if not os.path.exists(folder):
         parent = next((p for p in folder.absolute().parents if os.path.isdir(p)), None)
         raise UserError(f"{folder} was not found; the nearest folder that exists is {parent}")
     if not folder.is_dir():
@@ -217,296 +347,27 @@ def need_folder(folder: Path) -> Path:
     return folder
 
 
-def from_folder(folder: Path) -> Manifest:
-    """A manifest of a folder of class folders; a class is named as its folder, its pictures may lie deeper.
-
-    A folder of `train` and `test` (and `valid`) folders that hold class folders gives the column `split`.
-
-    Raises:
-        UserError: If there is no such folder, no picture, no class folder, or a class folder without a
-            picture.
-    """
-    folder = need_folder(folder)
-    pictures = find_pictures(folder)
-    endings = ", ".join(PICTURE_ENDINGS)
-    if not pictures:
-        raise UserError(
-            f"{folder} holds no pictures; expected one folder a class with pictures inside ({endings})"
-        )
-    parts = [path.relative_to(folder).parts for path in pictures]
-    loose = [names[0] for names in parts if len(names) == 1]
-    if len(loose) == len(parts):
-        raise UserError(
-            f"{folder} holds {len(loose)} pictures but no class folders; put the pictures of each class "
-            f"into a folder named as the class, or give a CSV with the columns image,label"
-        )
-    _raise_faults(
-        [f"{folder / name} lies outside the class folders; move it into one" for name in loose]
-        + [f"{str(path)!a} has a name that is not UTF-8; rename it" for path in pictures if _odd(path)]
-        + _empty_class_folders(folder, {names[0] for names in parts})
-    )
-    tops = {names[0] for names in parts}
-    by_split = all(_split_name(top) in SPLITS for top in tops) and all(len(names) > 2 for names in parts)
-    table = pd.DataFrame(
-        {
-            "image": ["/".join(names) for names in parts],
-            "label": [unicodedata.normalize("NFC", names[1 if by_split else 0]) for names in parts],
-        }
-    )
-    if by_split:
-        table["split"] = [_split_name(names[0]) for names in parts]
-    return Manifest(table, folder, name=folder.resolve().name or "data")
-
-
-def read_manifest(
-    path: Path, *, classes: Sequence[str] | None = None, need_pictures: bool = True
-) -> Manifest:
-    """A manifest from a CSV or Parquet table, or from a folder.
-
-    The NAME.json beside a table is honoured; without one, `image` starts from the table's own folder and
-    absolute paths stay. A folder with a `manifest.csv` or `manifest.parquet` that was saved by us is
-    read from there, any other is taken as a folder of class folders.
-
-    Args:
-        path: the table or folder.
-        classes: the class names that are allowed, in the order of the network's outputs; by default those
-            found.
-        need_pictures: refuse a table none of whose pictures is there; a face store does without them.
-    Raises:
-        UserError: All faults in one message, with line numbers and the nearest class to an unknown label.
-    """
-    path = Path(path)
-    if os.path.isdir(path):
-        saved = [path / "manifest.csv", path / "manifest.parquet"]
-        table_path = next((p for p in saved if p.is_file() and p.with_suffix(".json").is_file()), None)
-        if table_path is None:
-            manifest = from_folder(path)
-            if classes is None:
-                return manifest
-            where = [f"{path / image}" for image in manifest.table["image"]]
-            _raise_faults(_faults(manifest.table, where, tuple(classes)))
-            return dataclasses.replace(manifest, classes=tuple(classes))
-        path = table_path
-    if not os.path.exists(path):
-        need_folder(path)
-    _check_ending(path)
-    about = _read_about(path.with_suffix(".json"))
-    try:
-        table, lines = _read_csv(path) if path.suffix.lower() == ".csv" else _read_parquet(path)
-    except PermissionError as fault:
-        raise UserError(f"{path} can't be read: no permission; give yourself read permission") from fault
-    if about is None:
-        table["image"] = [_tidy_image(image) for image in table["image"]]
-    if "split" in table.columns:
-        table["split"] = [_split_name(split) for split in table["split"]]
-    names = tuple(classes) if classes is not None else tuple(about["classes"]) if about else ()
-    where = [f"{path.name} line {line}" for line in lines]
-    _raise_faults(_faults(table, where, names))
-    if not len(table):
-        raise UserError(f"{path} has no rows; expected one line a picture below the header")
-    root = path.parent if about is None else path.parent / about["root"]
-    if need_pictures and not any(os.path.exists(root / image) for image in table["image"]):
-        raise UserError(
-            f"{path}: none of its {len(table)} pictures was found; the first one was looked for at "
-            f"{root / table['image'].iloc[0]}; the column image counts from the folder of the table"
-            + (f" (root in {path.with_suffix('.json').name})" if about else "")
-        )
-    contract = about["contract"] if about else None
-    return Manifest(
-        table,
-        root,
-        names,
-        name=about["name"] if about else _name(path),
-        contract=None if contract is None else CropContract.from_dict(contract),
-        notes=tuple(about.get("notes", ())) if about else (),
-    )
-
-
-def _name(path: Path) -> str:
-    """A table's own name; that of its folder where it is called no more than "manifest"."""
-    return path.stem if path.stem != "manifest" else path.resolve().parent.name or path.stem
-
-
-def _faults(table: pd.DataFrame, where: Sequence[str], classes: tuple[str, ...]) -> Iterator[str]:
-    """Every fault of a table's rows, in plain words; `where` names each row."""
-    first_row: dict[str, int] = {}
-    splits = table["split"] if "split" in table.columns else [""] * len(table)
-    for row, (image, label, split) in enumerate(zip(table["image"], table["label"], splits, strict=True)):
-        if not image:
-            yield f"{where[row]}: the column image is empty; expected the path of a picture"
-        elif image in first_row:
-            earlier = where[first_row[image]].rsplit(" ", 2)
-            yield f"{where[row]}: '{image}' stands already in {' '.join(earlier[-2:])}; keep one of the two"
-        else:
-            first_row[image] = row
-        if _CONTROL.search(image + label):
-            yield f"{where[row]}: {image!r}, {label!r} holds a line break or control character; take it out"
-        if label and classes and label not in classes:
-            yield f"{where[row]}: class '{label}' is not one of {', '.join(classes)}" + _guess(label, classes)
-        if split and split not in SPLITS:
-            yield f"{where[row]}: split '{split}' is not one of {', '.join(SPLITS)}" + _guess(split, SPLITS)
-    if len(set(classes)) < len(classes):
-        yield f"the classes {', '.join(classes)} name one class twice"
-
-
-def _raise_faults(faults: Iterator[str] | list[str]) -> None:
-    found = list(faults)
-    if found:
-        more = len(found) - FAULTS_SHOWN
-        raise UserError("\n".join(found[:FAULTS_SHOWN]) + (f"\n… and {more} more" if more > 0 else ""))
-
-
-def _guess(name: str, known: Sequence[str]) -> str:
-    match = nearest(name, known)
-    return f"; did you mean '{match}'?" if match else ""
-
-
-def _read_csv(path: Path) -> tuple[pd.DataFrame, list[int]]:
-    """A CSV (commas, semicolons or tabs) as text, and the line on which each row ends; no blank lines."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        line = fault.object[: fault.start].count(b"\n") + 1
-        raise UserError(f"{path} line {line} is not UTF-8; save the table as 'CSV UTF-8'") from fault
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-    header: list[str] = []
-    cells, lines, faults = [], [], []
-    try:
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            if not header:
-                header = [name.strip() for name in row]
-            elif len(row) != len(header):
-                faults.append(
-                    f"{path.name} line {reader.line_num}: expected {len(header)} cells "
-                    f"({', '.join(header)}), got {len(row)}"
-                )
-            else:
-                cells.append(row)
-                lines.append(reader.line_num)
-    except csv.Error as fault:
-        raise UserError(f"{path} line {reader.line_num} can't be read as CSV: {fault}") from fault
-    _check_header(path, header)
-    _raise_faults(faults)
-    table = pd.DataFrame(cells, columns=header, dtype=object)
-    for column in header:
-        if column in COLUMNS:
-            table[column] = _as_text(table[column])
-        else:
-            table[column] = _numbers_where_plain(table[column])
-    return table, lines
-
-
-def _read_parquet(path: Path) -> tuple[pd.DataFrame, list[int]]:
-    try:
-        table = pd.read_parquet(path)
-    except PermissionError:
-        raise
-    except Exception as fault:
-        raise UserError(f"{path} can't be read as Parquet: {fault}") from fault
-    _check_header(path, [str(column) for column in table.columns])
-    for column in table.columns:
-        if column in COLUMNS:
-            table[column] = _as_text(table[column])
-    return table.reset_index(drop=True), list(range(1, len(table) + 1))
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    missing = [column for column in COLUMNS[:2] if column not in header]
-    if missing:
-        guesses = "".join(_guess_column(column, header) for column in missing)
-        raise UserError(
-            f"{path} has no column {' and no column '.join(missing)}; its first line says "
-            f"{', '.join(header) or 'nothing'}{guesses}; expected at least image,label"
-        )
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise UserError(f"{path} has the column {', '.join(twice)} twice; rename or remove one")
-
-
-def _guess_column(column: str, header: list[str]) -> str:
-    others = {
-        "image": ("path", "file", "filename", "picture", "img"),
-        "label": ("class", "emotion", "expression"),
-    }
-    wanted = (column, *others[column])
-    match = next((name for name in header if name.lower().rstrip("s") in wanted), None)
-    return f"; is '{match}' the {column}? Then rename it" if match else ""
-
-
 def _check_ending(path: Path) -> None:
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"{path}: a manifest ends in .csv or .parquet; or give a folder of class folders")
 
 
-def _read_about(path: Path) -> dict[str, Any] | None:
-    """What NAME.json says, or None where there is none of ours beside the table."""
-    if not path.is_file():
-        return None
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        raise UserError(f"{path} can't be read as JSON: {fault}; restore it, or remove it") from fault
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        return None
-    missing = [key for key in ("root", "classes", "contract", "name") if key not in about]
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """Read NAME.json beside a table; empty if there is none, or if it is not one of ours."""
+    metadata = read_json(path) if path.is_file() else None
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        return {}
+    missing = [key for key in ("root", "classes", "contract", "name") if key not in metadata]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; prepare the data again, or remove the file")
-    return about
-
-
-def _as_text(column: pd.Series) -> pd.Series:
-    """Plain text with "" for what is missing; whole numbers that pandas holds as floats lose their `.0`."""
-    if pd.api.types.is_float_dtype(column):
-        texts = ["" if pd.isna(v) else str(int(v)) if v == int(v) else str(v) for v in column]
-    else:
-        texts = ["" if pd.isna(v) else v.strip() if isinstance(v, str) else str(v) for v in column]
-    return pd.Series(texts, dtype=object)
-
-
-def _numbers_where_plain(column: pd.Series) -> pd.Series:
-    """A column of plain numbers as numbers, any other as text: 007 stays text."""
-    values = list(column)
-    filled = [value for value in values if value]
-    if filled and all(_WHOLE.fullmatch(value) for value in values):
-        return pd.Series([int(value) for value in values], dtype="int64")
-    if filled and all(_NUMBER.fullmatch(value) for value in filled):
-        return pd.Series([float(value) if value else np.nan for value in values], dtype="float64")
-    return column
-
-
-def _to_csv(table: pd.DataFrame) -> str:
-    text = table.to_csv(index=False, lineterminator="\n")
-    assert isinstance(text, str)
-    return text
-
-
-def _tidy_image(image: str) -> str:
-    """Forward slashes and no detours, so that one picture has one name."""
-    return posixpath.normpath(image.replace("\\", "/")) if image else ""
+    return metadata
 
 
 def _split_name(name: str) -> str:
     lowered = name.strip().lower()
-    lowered = SPLIT_SPELLINGS.get(lowered, lowered)
+    lowered = _SPELLINGS.get(lowered, lowered)
     return lowered if lowered in SPLITS else name
 
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
-
-
-def _odd(path: Path) -> bool:
-    return any("\ud800" <= letter <= "\udfff" for letter in path.as_posix())
-
-
-def _empty_class_folders(folder: Path, filled: set[str]) -> list[str]:
-    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name))
-    return [
-        f"{folder / name} holds no pictures; add some or remove the folder"
-        for name in names
-        if name not in filled
-    ]

@@ -1,46 +1,43 @@
-"""Pictures of every kind to plain 8-bit RGB; those that can't be read are listed, never lost in silence."""
+"""Read pictures of every kind as 8-bit RGB; a picture that can't be read gives an error with the reason."""
 
 from __future__ import annotations
 
-import csv
 import io
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import pandas as pd
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from facenet2expnet.data.manifest import PICTURE_ENDINGS
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import write_atomic
 
-PIXELS_MOST = 89_478_485
-"""Pillow's own bound against decompression bombs: a quarter of a gigabyte at three bytes a pixel."""
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit against decompression bombs: a quarter of a gigabyte at three bytes a pixel."""
 
 BACKGROUND = 127
 """Grey level behind transparent pixels: the middle of the range, near zero after the crop contract's mean."""
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A picture that was left out, and why."""
+class Skipped(NamedTuple):
+    """A picture that was skipped, and the reason."""
 
     image: str
     reason: str
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """One picture as (H, W, 3) uint8 RGB, whatever its kind.
+    """Read a picture as (H, W, 3) uint8 RGB.
 
     Grey and palette pictures become RGB, CMYK is converted, 16-bit values become 8-bit (65535 -> 255),
-    transparent pixels are laid over mid-grey, the EXIF orientation is applied, and of several frames the
-    first is taken. A 32-bit float picture counts as 0..1 if it has no value above 1, else as 0..255.
+    transparent pixels get a mid-grey background, the EXIF orientation is applied, and only the first frame of
+    several is read. A 32-bit float picture counts as 0..1 if it has no value above 1, else as 0..255.
 
     Raises:
-        UserError: With the reason: not there, no permission, zero bytes, no picture, truncated, too large.
+        UserError: With the reason: not found, no permission, zero bytes, not a picture, truncated, too large.
     """
     path = Path(path)
     try:
@@ -50,115 +47,66 @@ def read_picture(path: Path) -> np.ndarray:
             raise UserError("is empty (zero bytes)")
         with Image.open(path) as image:
             width, height = image.size
-            if width * height > PIXELS_MOST:
-                raise UserError(f"is too large: {width} x {height} pixels, at most {PIXELS_MOST} are read")
+            if width * height > MAX_PIXELS:
+                raise UserError(f"is too large: {width} x {height} pixels, the limit is {MAX_PIXELS} pixels")
             image.load()
             return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
     except (UserError, MemoryError):
         raise
-    except FileNotFoundError as fault:
-        raise UserError("was not found") from fault
-    except PermissionError as fault:
-        raise UserError("can't be opened: no read permission") from fault
-    except UnidentifiedImageError as fault:
-        raise UserError(f"is not a picture that can be read ({', '.join(PICTURE_ENDINGS)})") from fault
-    except Image.DecompressionBombError as fault:
-        raise UserError(f"is too large: at most {PIXELS_MOST} pixels are read") from fault
-    except Exception as fault:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise UserError(f"is damaged or truncated: {fault}") from fault
-
-
-def read_pictures(
-    paths: Sequence[Path],
-    size_px: int,
-    *,
-    workers: int | None = None,
-    names: Sequence[str] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[np.ndarray, list[int], list[Skipped]]:
-    """Many pictures, each whole and resized to one size, in the order given.
-
-    A picture that is not square is cut to its middle square first. Shrinking averages areas, growing is
-    cubic.
-
-    Args:
-        paths: the files.
-        size_px: the side of the result.
-        workers: threads; by default the number of cores.
-        names: what `Skipped.image` says, one a path; by default the path.
-        progress: called with 1 after each picture, in the calling thread.
-    Returns:
-        Pictures (M, size_px, size_px, 3) uint8 RGB; the numbers of the M paths that could be read; the
-        others.
-    """
-    cores = workers or os.cpu_count() or 1
-    shown = [str(path) for path in paths] if names is None else list(names)
-    pictures = np.zeros((len(paths), size_px, size_px, 3), np.uint8)
-    kept: list[int] = []
-    skipped: list[Skipped] = []
-
-    def fill(number: int) -> str | None:
-        try:
-            pictures[number] = fit_square(read_picture(paths[number]), size_px)
-        except UserError as fault:
-            return str(fault)
-        return None
-
-    with ThreadPoolExecutor(cores) as pool:
-        for number, reason in enumerate(pool.map(fill, range(len(paths)))):
-            if reason is None:
-                kept.append(number)
-            else:
-                skipped.append(Skipped(shown[number], reason))
-            if progress is not None:
-                progress(1)
-    return (pictures[kept] if skipped else pictures), kept, skipped
-
-
-def fit_square(picture: np.ndarray, size_px: int) -> np.ndarray:
-    """The middle square of an (H, W, 3) uint8 picture, resized to (size_px, size_px, 3)."""
-    import cv2
-
-    height, width = picture.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = picture[top : top + side, left : left + side]
-    if side == size_px:
-        return square
-    how = cv2.INTER_AREA if side > size_px else cv2.INTER_CUBIC
-    return cv2.resize(square, (size_px, size_px), interpolation=how)
+    except FileNotFoundError as error:
+        raise UserError("was not found") from error
+    except PermissionError as error:
+        raise UserError("can't be opened: no read permission") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"is not a picture that can be read ({', '.join(PICTURE_ENDINGS)})") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        kind = "too large" if isinstance(error, Image.DecompressionBombError) else "damaged or truncated"
+        raise UserError(f"is {kind}: {error}") from error
 
 
 def png_bytes(picture: np.ndarray) -> bytes:
-    """A grey (H, W) or RGB (H, W, 3) uint8 picture as the bytes of a PNG file."""
+    """Encode a grey (H, W) or RGB (H, W, 3) uint8 picture as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def write_skipped(skipped: Sequence[Skipped], path: Path) -> None:
-    """Write skipped.csv: image,reason."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "reason"])
-    writer.writerows([item.image, item.reason] for item in skipped)
-    write_atomic(Path(path), text.getvalue().encode("utf-8", "surrogateescape"))
+    """Write skipped.csv with the columns image and reason."""
+    text = pd.DataFrame(skipped, columns=["image", "reason"]).to_csv(index=False, lineterminator="\n")
+    write_atomic(path, text.encode("utf-8", "surrogateescape"))
+
+
+def write_contact_sheet(paths: Sequence[Path], title: str, path: Path, *, limit: int = 200) -> None:
+    """Write a PNG with a title and small pictures with their file names; unreadable ones are grey."""
+    tile, caption, columns, rows = 128, 14, min(10, len(paths)), -(-min(len(paths), limit) // 10)
+    sheet = Image.new("RGB", (columns * tile, caption + rows * (tile + caption)), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((2, 0), title + (f", the first {limit} shown" if len(paths) > limit else ""), fill="black")
+    for number, picture_path in enumerate(paths[:limit]):
+        try:
+            picture = Image.fromarray(read_picture(picture_path))
+        except UserError:
+            picture = Image.new("RGB", (tile, tile), "grey")
+        x, y = number % columns * tile, caption + number // columns * (tile + caption)
+        sheet.paste(ImageOps.pad(picture, (tile, tile), color="white"), (x, y))
+        draw.text((x + 2, y + tile), picture_path.name[-20:], fill="black")
+    write_atomic(path, png_bytes(np.asarray(sheet)))
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 from any Pillow mode."""
-    mode = image.mode
-    if mode.startswith("I"):
+    """Convert any Pillow mode to (H, W, 3) uint8."""
+    if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.float64)
-        most = max(65535.0, float(values.max()))
-        return _grey(values / most * 255)
-    if mode == "F":
+        highest = max(65535.0, float(values.max()))
+        return _grey(values / highest * 255)
+    if image.mode == "F":
         values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=255.0, neginf=0.0)
         return _grey(values * 255 if values.max() <= 1 else values)
-    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        behind = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
-        image = Image.alpha_composite(behind, image)
+        background = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
+        image = Image.alpha_composite(background, image)
     return np.asarray(image.convert("RGB"))
 
 

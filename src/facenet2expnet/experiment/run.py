@@ -208,7 +208,7 @@ def write_inputs(folder: Path, inputs: Inputs, recipe: Recipe) -> None:
     write_json(folder / "audit.json", found.to_dict())
     for sentence in inputs.checks:
         log.info("%s", sentence)
-    if not found.clean or found.counts["doubly_labelled"]:
+    if not found.clean or found.counts["conflicting_labels"]:
         for line in found.lines():
             log.warning("Audit: %s", line)
 

@@ -1,1 +1,1 @@
-"""Pictures to aligned face crops, as the crop contract says."""
+"""Find, align and store faces as the crop contract says."""

@@ -1,4 +1,4 @@
-"""From a face in a picture to the square crop, by one warp from the original pixels."""
+"""Cut a face out of a picture as a square crop, with one warp from the original pixels."""
 
 from __future__ import annotations
 
@@ -12,53 +12,24 @@ TEMPLATE_POINTS: dict[str, dict[int, tuple[float, float]]] = {
     "eyes-mouth": {0: (0.36, 0.37), 1: (0.64, 0.37), 3: (0.385, 0.69), 4: (0.615, 0.69)},
     "eyes": {0: (0.36, 0.37), 1: (0.64, 0.37)},
 }
-"""Template -> index into `landmarks.POINTS` -> where it goes, (x, y) as parts of the crop's side.
+"""Template -> index into `landmarks.POINTS` -> target position, (x, y) as fractions of the crop's side.
 
-The proportions are those of the mean face (eye distance to eye-mouth distance 1 : 1.14); the whole face
-from the brows to a dropped jaw stays inside the centre window of 224 out of 256.
+The proportions are those of the mean face; from the brows to a dropped jaw it fits in the window of 224 out of 256.
 """
 
 
-def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, uniform scale and shift that bring `source` nearest to `target` in least squares.
-
-    Args:
-        source: (N, 2) float, N >= 2, not all the same point.
-        target: (N, 2) float.
-    Returns:
-        (2, 3) float64 matrix M with target ~ M[:, :2] @ source + M[:, 2]. It never mirrors.
-    Raises:
-        ValueError: If the shapes differ, N < 2, a value is not finite, or all source points are the same.
-    Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
-        1991. In the plane the solution is closed without a singular value decomposition: with complex
-        numbers z of the centred source and w of the centred target, scale and rotation are conj(z).w /
-        conj(z).z.
-    """
-    source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 2 or len(source) < 2:
-        raise ValueError(
-            f"expected two arrays (N, 2) with N >= 2, got shapes {source.shape} and {target.shape}"
-        )
-    if not (np.isfinite(source).all() and np.isfinite(target).all()):
-        raise ValueError("expected finite points, got NaN or infinity")
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    z = (source - source_mean) @ (1, 1j)
-    w = (target - target_mean) @ (1, 1j)
-    spread = float(np.vdot(z, z).real)
-    if spread < 1e-12:
-        raise ValueError("expected distinct points, got the same point every time")
-    turn = complex(np.vdot(z, w)) / spread
-    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
-    return np.column_stack([linear, target_mean - linear @ source_mean])
+def crop_face(pixels: np.ndarray, face: Face, contract: CropContract) -> np.ndarray:
+    """Cut out a face: (H, W, 3) uint8 RGB -> (aligned_px, aligned_px, 3) uint8 RGB; raises as `crop_matrix`."""
+    return warp(pixels, crop_matrix(face, contract), contract.aligned_px or contract.stored_px)
 
 
 def crop_matrix(face: Face, contract: CropContract) -> np.ndarray:
-    """(2, 3) matrix from picture coordinates to crop coordinates; (0, 0) is the first pixel's outer corner.
+    """(2, 3) matrix from picture to crop coordinates; (0, 0) is the outer corner of the first pixel.
 
     Raises:
         ValueError: If the template needs landmarks and the face has none.
     """
-    side = contract.stored_px
+    side = contract.aligned_px or contract.stored_px
     if contract.template == "none":
         left, top, right, bottom = (float(v) for v in face.box_xyxy_px)
         width = max(right - left, bottom - top) * (1 + contract.margin)
@@ -68,58 +39,64 @@ def crop_matrix(face: Face, contract: CropContract) -> np.ndarray:
     if face.points_px is None:
         raise ValueError(f"template '{contract.template}' needs landmarks, but the face has none")
     template = TEMPLATE_POINTS[contract.template]
-    target = np.array(list(template.values())) * side
-    return similarity(face.points_px[list(template)], target)
+    return similarity(face.points_px[list(template)], np.array(list(template.values())) * side)
 
 
-def warp(pixels: np.ndarray, matrix: np.ndarray, size_px: int) -> np.ndarray:
-    """Resample a picture once through a similarity.
-
-    Where the crop is smaller than its part of the picture, that part is low-passed first (a Gaussian of
-    0.5 * sqrt(f^2 - 1) pixels for a shrinking factor f), so nothing aliases; interpolation is linear then,
-    cubic where the crop is larger. What lies outside of the picture repeats its edge.
+def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The rotation, uniform scale and shift that map `source` to `target` with the least squared error.
 
     Args:
-        pixels: (H, W, 3) uint8.
-        matrix: (2, 3) from picture to crop coordinates, with pixel areas from 0 to W and 0 to `size_px`.
-        size_px: side of the crop.
+        source: (N, 2) float, N >= 2.
+        target: (N, 2) float.
     Returns:
-        (size_px, size_px, 3) uint8.
+        (2, 3) float64 matrix M with target ~ M[:, :2] @ source + M[:, 2]. It never mirrors.
+    Raises:
+        ValueError: If a source point is not finite, or all are the same.
+    Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991; with
+        the centred points as complex numbers z and w, scale and rotation are conj(z).w / conj(z).z.
+    """
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    z = (source - source_mean) @ (1, 1j)
+    w = (target - target_mean) @ (1, 1j)
+    variance = float(np.vdot(z, z).real)
+    if not variance >= 1e-12:
+        raise ValueError(f"expected distinct, finite landmarks, got {source.tolist()}")
+    turn = complex(np.vdot(z, w)) / variance
+    linear = np.array([[turn.real, -turn.imag], [turn.imag, turn.real]])
+    return np.column_stack([linear, target_mean - linear @ source_mean])
+
+
+def warp(pixels: np.ndarray, matrix: np.ndarray, side_px: int) -> np.ndarray:
+    """Resample a picture once through a similarity.
+
+    If the crop is smaller than its part of the picture, that part is low-passed first against aliasing (a
+    Gaussian of 0.5 * sqrt(f^2 - 1) pixels for a shrinking factor f) and interpolation is linear; otherwise it is
+    cubic. Outside the picture, the pixels of its edge are repeated.
+
+    Args:
+        pixels: (H, W, 3) uint8 -> (side_px, side_px, 3) uint8.
+        matrix: (2, 3) from picture to crop coordinates, with pixel areas from 0 to W and 0 to `side_px`.
     """
     shrink = 1 / float(np.hypot(matrix[0, 0], matrix[1, 0]))
     sigma = 0.5 * float(np.sqrt(max(shrink**2 - 1, 0.0)))
-    part, x0, y0 = _part_needed(pixels, matrix, size_px, margin_px=int(np.ceil(4 * sigma)) + 3)
+    part, low = _part_needed(pixels, matrix, side_px, margin_px=int(np.ceil(4 * sigma)) + 3)
     if sigma > 0.1:
         part = cv2.GaussianBlur(part, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     shifted = matrix.copy()
-    shifted[:, 2] += matrix[:, :2] @ (x0, y0)
+    shifted[:, 2] += matrix[:, :2] @ low
     # OpenCV counts from pixel centres, the contract's coordinates from the picture's corner.
     shifted[:, 2] += shifted[:, :2] @ (0.5, 0.5) - 0.5
     flag = cv2.INTER_LINEAR if shrink >= 1 else cv2.INTER_CUBIC
-    return np.asarray(
-        cv2.warpAffine(part, shifted, (size_px, size_px), flags=flag, borderMode=cv2.BORDER_REPLICATE),
-        dtype=np.uint8,
-    )
+    return cv2.warpAffine(part, shifted, (side_px, side_px), flags=flag, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _part_needed(
-    pixels: np.ndarray, matrix: np.ndarray, size_px: int, margin_px: int
-) -> tuple[np.ndarray, int, int]:
-    """The rectangle of the picture that a crop reads, and its left and top; never empty."""
-    corners = np.array([(0, 0), (size_px, 0), (0, size_px), (size_px, size_px)], dtype=np.float64)
+    pixels: np.ndarray, matrix: np.ndarray, side_px: int, margin_px: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rectangle of the picture that a crop reads, never empty, and its left and top."""
+    corners = np.array([(0, 0), (side_px, 0), (0, side_px), (side_px, side_px)], dtype=np.float64)
     back = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    height, width = pixels.shape[:2]
-    low = np.floor(back.min(axis=0)).astype(int) - margin_px
-    high = np.ceil(back.max(axis=0)).astype(int) + margin_px
-    x0, y0 = (int(np.clip(low[i], 0, (width, height)[i] - 1)) for i in (0, 1))
-    x1, y1 = (int(np.clip(high[i], (x0, y0)[i] + 1, (width, height)[i])) for i in (0, 1))
-    return pixels[y0:y1, x0:x1], x0, y0
-
-
-def crop_face(pixels: np.ndarray, face: Face, contract: CropContract) -> np.ndarray:
-    """(H, W, 3) uint8 RGB and a face in it -> (stored_px, stored_px, 3) uint8 RGB, as the contract says.
-
-    Raises:
-        ValueError: If the template needs landmarks and the face has none.
-    """
-    return warp(pixels, crop_matrix(face, contract), contract.stored_px)
+    size_wh = np.array(pixels.shape[1::-1])
+    low = np.clip(np.floor(back.min(axis=0)).astype(int) - margin_px, 0, size_wh - 1)
+    high = np.clip(np.ceil(back.max(axis=0)).astype(int) + margin_px, low + 1, size_wh)
+    return pixels[low[1] : high[1], low[0] : high[0]], low

@@ -1,10 +1,10 @@
-"""Finding faces: Viola-Jones, MTCNN or dlib, each giving boxes and, where it can, five landmarks."""
+"""Find faces with Viola-Jones, MTCNN or dlib: boxes and, where the detector gives them, five landmarks."""
 
 from __future__ import annotations
 
-import functools
-import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,21 @@ import numpy as np
 from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import landmarks
+from facenet2expnet.faces.mtcnn import Mtcnn
 
-SEARCH_LONGEST_PX = 1024
-"""A larger picture is shrunk for the search alone; the crop is still cut from the original."""
+SEARCH_LONGEST_PX, SEARCH_SHORTEST_PX = 1024, 256
+"""Larger and smaller pictures are resized for the search only; the crop is still cut from the original."""
 
-SEARCH_SHORTEST_PX = 256
-"""A smaller picture is enlarged for the search alone."""
-
-SEARCH_BORDER = 0.25
-"""A small picture gets a border of this part of its longer side for the search: its face may fill it."""
-
+SEARCH_BORDER_PX = 64
+"""An enlarged picture gets such a border for the search: its face may fill it."""
 
 SMALL_PICTURE_FACE = 0.4
-"""In a small picture Viola-Jones' boxes under this part of its shorter side are dropped.
-
-They are eyes and folds of skin: 4.4 % of 500 FER2013 pictures would have been cropped about such a box.
-"""
+"""In a small picture, Viola-Jones boxes under this fraction of its shorter side are dropped: they are eyes and folds of
+skin. Of 500 FER2013 pictures, 4.4 % would have been cropped around such a box."""
 
 VIOLA_JONES_TO_DLIB = (0.09, 0.86)
-"""How far below and how wide dlib's own box is, as parts of the Viola-Jones box's width.
-
-Medians over 340 FER2013 pictures where both found the face. The landmarks then differ from those in dlib's own
-box by 0.9 % of the distance of the eyes (median), without it by 1.1 %.
-"""
+"""How far below and how wide dlib's own box is, as fractions of the Viola-Jones box's width: medians over 340 FER2013
+pictures. The landmarks then differ from those in dlib's own box by 0.9 % of the eye distance, without it by 1.1 %."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +39,7 @@ class Face:
     Attributes:
         box_xyxy_px: (4,) float64 left, top, right, bottom in the picture's pixels; may reach over its edge.
         score: the detector's own confidence, comparable within one detector only.
-        points_px: (5, 2) float64 x and y of `landmarks.POINTS`, or None where none were looked for.
+        points_px: (5, 2) float64 x and y of `landmarks.POINTS`, or None without landmarks.
     """
 
     box_xyxy_px: np.ndarray
@@ -55,161 +47,131 @@ class Face:
     points_px: np.ndarray | None = None
 
 
-Finder = Callable[[np.ndarray], list[Face]]
-
-
 def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
-    """The faces of a picture, the one that the contract chooses first.
+    """Find the faces of a picture, in the contract's order of preference; safe to call from several threads.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
-        contract: names the detector; its template says whether landmarks are needed.
+        contract: names the detector; its template decides whether landmarks are needed.
     Returns:
-        Faces in the order of preference: by size, or by nearness to the middle. Empty where none was found.
-        With "already-cropped" the one face is the whole picture.
+        The faces, empty if none was found. With "already-cropped" the one face is the whole picture.
     Raises:
         UserError: If the detector's package is not installed.
     """
     height, width = pixels.shape[:2]
     if contract.detector == "already-cropped":
         return [Face(np.array([0.0, 0.0, width, height]), 1.0)]
-    picture, scale, shift = _search_picture(pixels)
-    faces = finder(contract.detector)(picture)
+    picture, scale, border = _search_picture(pixels)
+    faces = FINDERS[contract.detector](picture)
     if contract.detector == "viola-jones" and max(height, width) < SEARCH_SHORTEST_PX:
-        least = SMALL_PICTURE_FACE * min(height, width) * scale
-        faces = [face for face in faces if face.box_xyxy_px[2] - face.box_xyxy_px[0] >= least]
+        smallest = SMALL_PICTURE_FACE * min(height, width) * scale
+        faces = [face for face in faces if face.box_xyxy_px[2] - face.box_xyxy_px[0] >= smallest]
     if contract.detector == "viola-jones" and contract.template != "none":
         faces = [_with_dlib_points(picture, face) for face in faces]
-    faces = [_mapped_back(face, scale, shift) for face in faces]
+    boxes = [(face.box_xyxy_px - border) / scale for face in faces]
+    points = [None if face.points_px is None else (face.points_px - border) / scale for face in faces]
+    faces = [Face(box, face.score, five) for box, face, five in zip(boxes, faces, points, strict=True)]
     return sorted(faces, key=lambda face: _preference(face, width, height, contract.choice))
 
 
-def finder(name: str) -> Finder:
-    """The detector of that name, loaded once a process; safe to call from several threads.
-
-    Raises:
-        UserError: If its package is not installed, or there is no detector of that name.
-    """
-    makers: dict[str, Callable[[], Finder]] = {
-        "viola-jones": lambda: _viola_jones,
-        "mtcnn": _mtcnn,
-        "dlib68": lambda: _dlib_faces,
-    }
-    if name not in makers:
-        raise UserError(f"no detector '{name}'; expected one of {', '.join(makers)}")
-    return makers[name]()
-
-
 def check_installed(contract: CropContract) -> None:
-    """Load what the contract needs now, so that a missing package is told before a long run, not in it.
-
-    Raises:
-        UserError: If a package is missing.
-    """
+    """Raise UserError if a package that the contract needs is missing; to be called before a long run."""
     if contract.detector != "already-cropped":
         find_faces(np.zeros((64, 64, 3), np.uint8), contract)
     if contract.detector == "viola-jones" and contract.template != "none":
-        landmarks.dlib68(np.zeros((64, 64, 3), np.uint8), np.array([8.0, 8.0, 56.0, 56.0]))
+        landmarks.dlib_landmarks(np.zeros((64, 64, 3), np.uint8), np.array([8.0, 8.0, 56.0, 56.0]))
 
 
-_local = threading.local()
+_idle: dict[str, list[Any]] = defaultdict(list)
 
 
-def _per_thread(name: str, make: Callable[[], Any]) -> Any:
-    """Detectors that keep state in a call are made once a thread."""
-    if not hasattr(_local, name):
-        setattr(_local, name, make())
-    return getattr(_local, name)
+@contextmanager
+def _lent(name: str, make: Callable[[], Any]) -> Iterator[Any]:
+    """A detector for one thread at a time: detectors keep state during a call, and dlib's takes a second to make."""
+    try:
+        detector = _idle[name].pop()
+    except IndexError:
+        detector = make()
+    yield detector
+    _idle[name].append(detector)
 
 
 def _cascade() -> Any:
     folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
     if folder is None or not hasattr(cv2, "CascadeClassifier"):
         raise UserError(
-            f"OpenCV {cv2.__version__} has no Viola-Jones detector; it was moved out with version 5: "
+            f"OpenCV {cv2.__version__} has no Viola-Jones detector, version 5 removed it: "
             "pip install 'opencv-python-headless<5'"
         )
-    cascade = cv2.CascadeClassifier(str(Path(folder) / "haarcascade_frontalface_default.xml"))
-    if cascade.empty():
-        raise UserError(
-            f"no haarcascade_frontalface_default.xml in {folder}; reinstall opencv-python-headless"
-        )
-    return cascade
+    return cv2.CascadeClassifier(str(Path(folder) / "haarcascade_frontalface_default.xml"))
 
 
 def _viola_jones(pixels: np.ndarray) -> list[Face]:
     """Boxes of OpenCV's frontal Viola-Jones cascade (FN2EN, section IV-A), without landmarks."""
-    cascade = _per_thread("cascade", _cascade)
     grey = cv2.equalizeHist(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
     smallest = max(24, min(grey.shape) // 12)
-    boxes, _, weights = cascade.detectMultiScale3(
-        grey, scaleFactor=1.1, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
-    )
+    with _lent("viola-jones", _cascade) as cascade:
+        boxes, _, weights = cascade.detectMultiScale3(
+            grey, scaleFactor=1.1, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
+        )
     return [
         Face(np.array([x, y, x + w, y + h], dtype=np.float64), float(weight))
         for (x, y, w, h), weight in zip(boxes, np.ravel(weights), strict=True)
     ]
 
 
-def _dlib_faces(pixels: np.ndarray) -> list[Face]:
-    """Faces of dlib's frontal HOG detector with five of its 68 landmarks."""
-    dlib = landmarks.require_dlib()
-    search = _per_thread("dlib", dlib.get_frontal_face_detector)
-    found, scores, _ = search.run(np.ascontiguousarray(pixels), 0, 0.0)
-    boxes = [np.array([r.left(), r.top(), r.right(), r.bottom()], dtype=np.float64) for r in found]
-    return [
-        Face(box, float(score), landmarks.five_of_68(landmarks.dlib68(pixels, box)))
-        for box, score in zip(boxes, scores, strict=True)
-    ]
-
-
-@functools.cache
-def _mtcnn() -> Finder:
-    from facenet2expnet.faces.mtcnn import Mtcnn
-
-    net = Mtcnn.from_package()
-    return lambda pixels: [Face(*found) for found in net.detect(pixels)]
-
-
 def _with_dlib_points(picture: np.ndarray, face: Face) -> Face:
-    """dlib's landmarks in a Viola-Jones box, brought to where dlib's own detector would have put it."""
+    """Add dlib's landmarks to a Viola-Jones box, found in the box that dlib's own detector would have given."""
     left, top, right, bottom = face.box_xyxy_px
     width = right - left
     centre = np.array([(left + right) / 2, (top + bottom) / 2 + VIOLA_JONES_TO_DLIB[0] * width])
     half = VIOLA_JONES_TO_DLIB[1] * width / 2
-    points = landmarks.dlib68(picture, np.concatenate([centre - half, centre + half]))
-    return Face(face.box_xyxy_px, face.score, landmarks.five_of_68(points))
+    points = landmarks.dlib_landmarks(picture, np.concatenate([centre - half, centre + half]))
+    return Face(face.box_xyxy_px, face.score, points)
 
 
-def _search_picture(pixels: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    """The picture that is searched, its scale, and the shift (x, y) of the border around it."""
+def _dlib_faces(pixels: np.ndarray) -> list[Face]:
+    """Faces of dlib's frontal HOG detector with five of its 68 landmarks."""
+    with _lent("dlib68", landmarks.require_dlib().get_frontal_face_detector) as detector:
+        found, scores, _ = detector.run(pixels, 0, 0.0)
+    boxes = [np.array([r.left(), r.top(), r.right(), r.bottom()], dtype=np.float64) for r in found]
+    return [
+        Face(box, float(score), landmarks.dlib_landmarks(pixels, box))
+        for box, score in zip(boxes, scores, strict=True)
+    ]
+
+
+def _mtcnn(pixels: np.ndarray) -> list[Face]:
+    """Faces of the MTCNN cascade with its five landmarks."""
+    with _lent("mtcnn", Mtcnn) as detector:
+        return [Face(*found) for found in detector.detect(pixels)]
+
+
+FINDERS: dict[str, Callable[[np.ndarray], list[Face]]] = {
+    "viola-jones": _viola_jones,
+    "mtcnn": _mtcnn,
+    "dlib68": _dlib_faces,
+}
+
+
+def _search_picture(pixels: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """The picture that is searched, its scale, and the width of the border around it."""
     height, width = pixels.shape[:2]
-    scale = min(1.0, SEARCH_LONGEST_PX / max(height, width))
-    small = max(height, width) < SEARCH_SHORTEST_PX
-    if small:
-        scale = SEARCH_SHORTEST_PX / max(height, width)
-    picture = pixels
-    if scale != 1.0:
+    longer = max(height, width)
+    scale = min(max(longer, SEARCH_SHORTEST_PX), SEARCH_LONGEST_PX) / longer
+    picture, border = np.ascontiguousarray(pixels), 0
+    if scale != 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        flag = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        picture = np.asarray(cv2.resize(pixels, size, interpolation=flag))
-    border = round(SEARCH_BORDER * SEARCH_SHORTEST_PX) if small else 0
-    if border:
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    if scale > 1:
+        border = SEARCH_BORDER_PX
         picture = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE)
-    return np.ascontiguousarray(picture, dtype=np.uint8), scale, np.array([border, border], dtype=np.float64)
-
-
-def _mapped_back(face: Face, scale: float, shift: np.ndarray) -> Face:
-    box = (face.box_xyxy_px - np.tile(shift, 2)) / scale
-    points = None if face.points_px is None else (face.points_px - shift) / scale
-    return Face(box, face.score, points)
+    return picture, scale, border
 
 
 def _preference(face: Face, width: int, height: int, choice: str) -> tuple[float, float]:
-    """A sort key: smaller is preferred."""
+    """A sort key: the smaller, the more preferred."""
     left, top, right, bottom = face.box_xyxy_px
     area = float((right - left) * (bottom - top))
-    if choice == "largest":
-        return (-area, -face.score)
-    offset = np.hypot((left + right - width) / 2, (top + bottom - height) / 2)
-    return (float(offset), -area)
+    offset = float(np.hypot((left + right - width) / 2, (top + bottom - height) / 2))
+    return (-area, -face.score) if choice == "largest" else (offset, -area)

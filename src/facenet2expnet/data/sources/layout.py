@@ -1,4 +1,4 @@
-"""Finding one's way in a dataset's folders as they were unpacked."""
+"""Folders of datasets as distributed: entries by name, wrong folders, and notes about what was left out."""
 
 from __future__ import annotations
 
@@ -11,52 +11,48 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.labels import EXPRESSIONS, canonical
 
 
-def listed(folder: Path) -> list[Path]:
-    """What lies in a folder, in natural order, without hidden files.
+def entries(folder: Path) -> list[Path]:
+    """The entries of a folder in natural order, without hidden files.
 
     Raises:
         UserError: If the folder can't be read.
     """
     try:
-        found = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        found = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX"]
     except OSError as fault:
         raise UserError(f"{folder} can't be read: {fault.strerror}; give yourself read permission") from fault
-    return sorted(
-        (path for path in found if path.name != "__MACOSX"), key=lambda path: natural_key(path.name)
-    )
+    return sorted(found, key=lambda path: natural_key(path.name))
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, in natural order."""
-    return [path for path in listed(folder) if path.is_dir()]
+    return [path for path in entries(folder) if path.is_dir()]
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures that lie directly in a folder, in natural order."""
-    return [path for path in listed(folder) if is_picture_name(path.name) and path.is_file()]
+    """The pictures directly in a folder, in natural order."""
+    return [path for path in entries(folder) if is_picture_name(path.name) and path.is_file()]
 
 
-def child(folder: Path, *names: str) -> Path | None:
-    """The entry of a folder with one of these names, whatever its case; the earlier name is preferred."""
-    by_name = {path.name.lower(): path for path in listed(folder)} if folder.is_dir() else {}
-    return next((by_name[name.lower()] for name in names if name.lower() in by_name), None)
+def child(folder: Path, *paths: str) -> Path | None:
+    """The first of these relative paths that exists in a folder; upper and lower case are the same."""
+    for path in paths:
+        found: Path | None = folder
+        for part in path.split("/"):
+            inside = entries(found) if found is not None and found.is_dir() else []
+            found = next((entry for entry in inside if entry.name.lower() == part.lower()), None)
+        if found is not None:
+            return found
+    return None
 
 
-def deep_child(folder: Path, *parts: str) -> Path | None:
-    """`child` along a path of names, each whatever its case."""
-    found: Path | None = folder
-    for part in parts:
-        found = child(found, part) if found is not None else None
-    return found
-
-
-def found_below(folder: Path, name: str, depth: int = 3) -> list[Path]:
-    """Entries of this name (whatever the case) in a folder or at most `depth` levels below it."""
+def find_below(folder: Path, name: str, depth: int = 3) -> list[Path]:
+    """Entries of this name in a folder or at most `depth` levels below it; upper and lower case are the same."""
     level, found = [folder], []
     for _ in range(depth):
-        entries = [entry for parent in level for entry in listed(parent)]
-        found += [entry for entry in entries if entry.name.lower() == name.lower()]
-        level = [entry for entry in entries if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
+        inside = [entry for parent in level for entry in entries(parent)]
+        found += [entry for entry in inside if entry.name.lower() == name.lower()]
+        level = [entry for entry in inside if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
     return found
 
 
@@ -66,11 +62,10 @@ def relative(path: Path, root: Path) -> str:
 
 
 def wrong_root(path: Path, title: str, expected: str, parts: Iterable[str] = ()) -> UserError:
-    """The error for a folder that is not the dataset's: what was looked for, what is there, what to give instead.
+    """The error for a folder that is not the dataset's.
 
     Args:
-        parts: names of folders inside the dataset; if the path is such a folder or lies in one, its parent
-            is named.
+        parts: names of folders inside the dataset; if the path is in one of them, the message gives its parent.
     """
     inside = {name.lower() for name in parts}
     whole = path.resolve()
@@ -80,38 +75,40 @@ def wrong_root(path: Path, title: str, expected: str, parts: Iterable[str] = ())
             f"{path}: this looks like {title}'s folder {around[-1].name} or a part of it; give its parent, "
             f"{around[-1].parent}"
         )
-    if path.is_dir():
-        names = [entry.name for entry in listed(path)]
-        there = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    else:
-        there = "a file"
-    return UserError(
-        f"{path} is not {title} as distributed: expected {expected}; it holds {there or 'nothing'}"
-    )
+    holds = first_of([entry.name for entry in entries(path)], 6) if path.is_dir() else "a file"
+    return UserError(f"{path} is not {title}: expected {expected}; it holds {holds or 'nothing'}")
+
+
+def check_option(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise a UserError if an option does not have one of its values."""
+    if value not in allowed:
+        raise UserError(f"{name} is {value}, expected {' or '.join(map(str, allowed))}")
 
 
 def choose_classes(option: int | str | Sequence[str], counts: dict[int, tuple[str, ...]]) -> tuple[str, ...]:
-    """The classes that an option asks for: a number that stands for a set of classes, or names.
+    """The classes of an option: the number of a known set of classes, or names.
 
     Raises:
         UserError: If it is neither.
     """
-    if isinstance(option, int) or (isinstance(option, str) and option.strip().isdecimal()):
-        if int(option) in counts:
-            return counts[int(option)]
+    text = option if isinstance(option, int | str) else ",".join(option)
+    if str(text).strip() in map(str, counts):
+        return counts[int(text)]
+    chosen = {canonical(name) for name in str(text).split(",")}
+    if None in chosen or len(chosen) < 2:
         known = ", ".join(f"{number} ({' '.join(names)})" for number, names in counts.items())
-        raise UserError(f"classes is {option}, expected {known}, or names separated by commas")
-    names = option.split(",") if isinstance(option, str) else list(option)
-    chosen = [canonical(name) for name in names]
-    wrong = [name for name, known in zip(names, chosen, strict=True) if known is None]
-    if wrong or len(set(chosen)) < 2:
         raise UserError(
-            f"classes is {', '.join(names)}, expected a number ({', '.join(map(str, counts))}) or at least two "
-            f"different names out of {', '.join(EXPRESSIONS)}"
+            f"classes is {text}, expected {known}, or at least two different names of {', '.join(EXPRESSIONS)}, "
+            "separated by commas"
         )
     return tuple(name for name in EXPRESSIONS if name in chosen)
 
 
-def a_few(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many more there are."""
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def counted(names: Sequence[str], text: str) -> list[str]:
+    """A note like "2 sequences hold no picture: a, b."; no note without names."""
+    return [f"{len(names)} {text}: {first_of(names)}."] if names else []

@@ -11,8 +11,8 @@ import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import png_bytes
-from facenet2expnet.data.sources.base import About, Source
-from facenet2expnet.data.sources.layout import found_below, wrong_root
+from facenet2expnet.data.sources import layout
+from facenet2expnet.data.sources.base import Source
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import TFD_CODES
 
@@ -20,31 +20,14 @@ SIZES = (48, 96)
 PARTS = {1: "train", 2: "valid", 3: "test"}
 FOLDS = 5
 LABELLED = 4178
-
-ABOUT = About(
-    title="TFD (Toronto Face Database)",
-    ask="the authors of Susskind, Anderson and Hinton, 'The Toronto Face Dataset', University of Toronto, 2010",
-    terms="Research only; the faces come from some thirty other sets, whose terms go on.",
-    tree="""
-TFD_48x48.mat      (or TFD_96x96.mat; variables images, labs_ex, labs_id, folds)
-""",
-    classes="7 (An Di Fe Ha Sa Su Ne).",
-    protocol="Five official folds, each with train, valid and test; train on train, report the mean over test: "
-    "--protocol official.",
-    traps=(
-        "112,234 faces, 4,178 of them with an expression: only these are read.",
-        "Faces are cropped and aligned already: prepare with --detector already-cropped.",
-        "The paper trains on train alone; adding valid to it is another protocol.",
-        "TFD contains pictures of CK+ and JAFFE: never train on it and test on those.",
-    ),
-)
+VARIABLES = ["images", "labs_ex", "labs_id", "folds"]
 
 
 def read(path: Path, size: int = 48) -> Manifest:
-    """The labelled faces; columns fold_1 to fold_5 say train, valid or test.
+    """The labelled faces, with train, valid or test in the columns fold_1 to fold_5.
 
-    Identities become subjects, unless an official fold has one on two sides: then they are kept as the column
-    `identity` and the notes say so, since the official folds are what the literature compares on.
+    Identities become subjects, unless an official fold has one on two sides: then they are in the column
+    `identity`, with a note, because the literature compares on the official folds.
 
     Raises:
         UserError: If there is no such file, or its variables are not TFD's.
@@ -52,28 +35,27 @@ def read(path: Path, size: int = 48) -> Manifest:
     data = _load(path, size)
     rows = np.flatnonzero(np.isin(data["labs_ex"], list(TFD_CODES)))
     if not len(rows):
-        raise UserError(f"{path} holds no face with an expression (labs_ex from 1 to 7); is the file whole?")
-    table = pd.DataFrame(
-        {
-            "image": [_name(int(row)) for row in rows],
-            "label": [TFD_CODES[int(code)] for code in data["labs_ex"][rows]],
-        }
-    )
+        raise UserError(
+            f"{path} holds no face with an expression (labs_ex from 1 to 7); is the file complete?"
+        )
+    labels = [TFD_CODES[int(code)] for code in data["labs_ex"][rows]]
+    table = pd.DataFrame({"image": [_name(int(row)) for row in rows], "label": labels})
+    identity = pd.Series(["" if number < 0 else str(int(number)) for number in data["labs_id"][rows]])
+    both: set[str] = set()
     for fold in range(FOLDS):
-        table[f"fold_{fold + 1}"] = [PARTS.get(int(part), "") for part in data["folds"][rows, fold]]
+        part = pd.Series([PARTS.get(int(code), "") for code in data["folds"][rows, fold]])
+        table[f"fold_{fold + 1}"] = part
+        known = (identity != "") & (part != "")
+        both |= set(identity[known][part[known].groupby(identity[known]).transform("nunique") > 1])
+    table["identity" if both else "subject"] = identity
     notes = [f"{len(rows)} faces with an expression out of {len(data['labs_ex'])} were read."]
     if len(rows) != LABELLED:
         notes.append(f"The release has {LABELLED} of them.")
-    identity = ["" if number < 0 else str(int(number)) for number in data["labs_id"][rows]]
-    both = _on_two_sides(table, identity)
     if both:
-        table["identity"] = identity
         notes.append(
-            f"The official folds have {len(both)} identities on two sides; they are kept as the column identity, "
-            "not as subjects, so that the official protocol can be run."
+            f"The official folds have {len(both)} identities on two sides; they are in the column identity, not "
+            "subject, so that the official protocol can be run."
         )
-    else:
-        table["subject"] = identity
     return Manifest(table, path if path.is_dir() else path.parent, name="tfd", notes=tuple(notes))
 
 
@@ -91,24 +73,20 @@ def _name(row: int) -> str:
 def _load(path: Path, size: int) -> dict[str, Any]:
     from scipy.io import loadmat
 
-    if size not in SIZES:
-        raise UserError(f"size is {size}, expected {' or '.join(map(str, SIZES))}")
+    layout.check_option("size", size, SIZES)
     file = path
     if path.is_dir():
-        found = [p for s in (size, *SIZES) for p in found_below(path, f"TFD_{s}x{s}.mat", depth=2)]
+        found = [p for s in (size, *SIZES) for p in layout.find_below(path, f"TFD_{s}x{s}.mat", depth=2)]
         if not found:
-            raise wrong_root(path, "TFD", f"TFD_{size}x{size}.mat")
+            raise layout.wrong_root(path, "TFD", f"TFD_{size}x{size}.mat")
         file = found[0]
     try:
-        data: dict[str, Any] = loadmat(str(file), variable_names=["images", "labs_ex", "labs_id", "folds"])
-    except PermissionError as fault:
-        raise UserError(f"{file} can't be read: no permission") from fault
+        data: dict[str, Any] = loadmat(str(file), variable_names=VARIABLES)
     except Exception as fault:  # scipy raises many kinds on a damaged file
         raise UserError(
             f"{file} can't be read as a MATLAB file: {fault}; is the download complete?"
         ) from fault
-    missing = [name for name in ("images", "labs_ex", "labs_id", "folds") if name not in data]
-    if missing:
+    if missing := [name for name in VARIABLES if name not in data]:
         raise UserError(f"{file} lacks the variable {', '.join(missing)}; expected TFD's own file")
     for name in ("labs_ex", "labs_id"):
         data[name] = data[name].reshape(-1)
@@ -121,15 +99,12 @@ def _load(path: Path, size: int) -> dict[str, Any]:
     return data
 
 
-def _on_two_sides(table: pd.DataFrame, identity: list[str]) -> set[str]:
-    both: set[str] = set()
-    for fold in range(1, FOLDS + 1):
-        sides: dict[str, set[str]] = {}
-        for who, part in zip(identity, table[f"fold_{fold}"], strict=True):
-            if who and part:
-                sides.setdefault(who, set()).add(part)
-        both |= {who for who, parts in sides.items() if len(parts) > 1}
-    return both
-
-
-SOURCE = Source("tfd", ABOUT, read, {"size": "48 or 96, the side of the faces in pixels"}, pictures)
+SOURCE = Source(
+    name="tfd",
+    title="TFD (Toronto Face Database)",
+    reader=read,
+    options={
+        "size": "48 or 96, the side of the faces in pixels",
+    },
+    pictures=pictures,
+)

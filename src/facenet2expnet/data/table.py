@@ -1,0 +1,140 @@
+"""Tables of pictures from CSV and Parquet files, with faults reported by line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from facenet2expnet.errors import UserError
+from facenet2expnet.labels import suggestion
+
+COLUMNS = ("image", "label", "subject", "sequence", "frame", "split", "fold")
+"""`image` and `label` are required, the others are optional; further columns are kept."""
+
+SPLITS = ("train", "valid", "test")
+"""Values of the column `split` and of official fold columns; "" where a picture is in no part."""
+
+FAULTS_SHOWN = 10
+
+_CONTROL = r"[\x00-\x1f\x7f]"
+
+
+def read_table(path: Path) -> tuple[pd.DataFrame, list[int]]:
+    """Read a CSV or Parquet table, and the line number of each row.
+
+    All columns of a CSV and the columns of `COLUMNS` are text.
+
+    Raises:
+        UserError: If the file can't be read, a column is missing or there twice, or a CSV row has too few cells.
+    """
+    try:
+        if path.suffix.lower() == ".csv":
+            table, lines = _read_csv(path)
+        else:
+            table = pd.read_parquet(path).reset_index(drop=True)
+            lines = list(range(1, len(table) + 1))
+    except UserError:
+        raise
+    except PermissionError as fault:
+        raise UserError(f"{path} can't be read: no permission; give yourself read permission") from fault
+    except Exception as fault:  # pyarrow and csv raise many kinds
+        kind = path.suffix[1:].lower()
+        raise UserError(f"{path} can't be read as a {kind} table: {fault}; save it again") from fault
+    header = [str(column) for column in table.columns]
+    missing = [column for column in COLUMNS[:2] if column not in header]
+    if missing:
+        raise UserError(
+            f"{path} has no column {' and no column '.join(missing)}; its header is "
+            f"{', '.join(header) or 'empty'}; expected at least image,label: rename the columns"
+        )
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise UserError(f"{path} has the column {', '.join(twice)} twice; rename or remove one")
+    for column in header:
+        if column in COLUMNS:
+            table[column] = as_text(table[column])
+    return table, lines
+
+
+def check_rows(table: pd.DataFrame, place: Callable[[int], str], classes: tuple[str, ...]) -> None:
+    """Check images, labels and splits of all rows.
+
+    Args:
+        table: columns image, label and perhaps split, as text.
+        place: names a row in messages, as "labels.csv line 4".
+        classes: the allowed labels; empty allows all.
+    Raises:
+        UserError: With the faults of all rows.
+    """
+    image, label = table["image"], table["label"]
+    allowed = {"label": ("class", label, classes)} if classes else {}
+    if "split" in table.columns:
+        allowed["split"] = ("split", table["split"], SPLITS)
+    repeated = image.duplicated() & (image != "")
+    control = (image + label).str.contains(_CONTROL).astype(bool)
+    wrong = (image == "") | repeated | control
+    for _, column, known in allowed.values():
+        wrong |= ~column.isin(("", *known))
+    faults = []
+    for row in np.flatnonzero(wrong)[:FAULTS_SHOWN]:
+        if not image[row]:
+            faults.append(f"{place(row)}: the column image is empty; expected the path of a picture")
+        if repeated[row]:
+            first = " ".join(place(int(np.argmax(image == image[row]))).split()[-2:])
+            faults.append(f"{place(row)}: '{image[row]}' is already in {first}; keep one of the two")
+        if control[row]:
+            faults.append(
+                f"{place(row)}: {image[row]!r}, {label[row]!r} holds a line break or control character; remove it"
+            )
+        for what, column, known in allowed.values():
+            if column[row] not in ("", *known):
+                faults.append(
+                    f"{place(row)}: {what} '{column[row]}' is not one of {', '.join(known)}"
+                    + suggestion(column[row], known)
+                )
+    if len(set(classes)) < len(classes):
+        faults.append(f"the classes {', '.join(classes)} name one class twice")
+    raise_faults(faults, int(wrong.sum()))
+
+
+def raise_faults(faults: list[str], rows: int = 0) -> None:
+    """Raise a UserError with the first faults, if there are any; `rows` is the number of faulty rows."""
+    more = max(rows, len(faults)) - FAULTS_SHOWN
+    if faults:
+        raise UserError("\n".join(faults[:FAULTS_SHOWN]) + (f"\n… and {more} more" if more > 0 else ""))
+
+
+def as_text(column: pd.Series) -> pd.Series:
+    """Text with "" for missing values; whole numbers that pandas holds as floats lose their `.0`."""
+    if pd.api.types.is_float_dtype(column):
+        texts = ["" if pd.isna(v) else str(int(v)) if v == int(v) else str(v) for v in column]
+    else:
+        texts = [v.strip() if isinstance(v, str) else "" if pd.isna(v) else str(v) for v in column]
+    return pd.Series(texts, dtype=object)
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, list[int]]:
+    """Read a CSV (commas, semicolons or tabs) as text, and the line on which each row ends, without blank lines."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        line = fault.object[: fault.start].count(b"\n") + 1
+        raise UserError(f"{path} line {line} is not UTF-8; save the table as 'CSV UTF-8'") from fault
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    header = [name.strip() for name in rows[0][1]] if rows else []
+    raise_faults(
+        [
+            f"{path.name} line {line}: expected {len(header)} cells ({', '.join(header)}), got {len(cells)}"
+            for line, cells in rows
+            if len(cells) != len(header)
+        ]
+    )
+    table = pd.DataFrame([cells for _, cells in rows[1:]], columns=header, dtype=object)
+    return table, [line for line, _ in rows[1:]]
