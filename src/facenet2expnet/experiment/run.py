@@ -224,10 +224,11 @@ def describe(
     for split in inputs.splits:
         for part in (split.train, split.validation, split.test, split.unlabelled):
             rows.update(f"{split.name} {len(part)} ".encode() + part.tobytes())
+    pixels = inputs.dataset.pixels_sha256()
     identity |= {
         "recipe": recipes.to_dict(recipe),
         "manifest": manifest.sha256(),
-        "pixels": inputs.dataset.pixels_sha256(),
+        "pixels": pixels,
         "contract": inputs.dataset.contract.to_dict(),
         "folds": rows.hexdigest(),
     }
@@ -243,6 +244,7 @@ def describe(
         "manifest": {
             "name": manifest.name,
             "sha256": manifest.sha256(),
+            "pixels": pixels,
             "pictures": int((manifest.labels >= 0).sum()),
             "unlabelled": int((manifest.labels < 0).sum()),
             "classes": list(manifest.classes),
@@ -262,9 +264,13 @@ def describe(
 
 def model_metadata(about: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Give what is saved with every model of a run."""
+    data = about["manifest"]
     return {
         "recipe": recipes.to_dict(recipe),
-        "trained_on": {"manifest": about["manifest"]["name"], "sha256": about["manifest"]["sha256"]},
+        "trained_on": {
+            "manifest": data["name"],
+            **{key: data[key] for key in ("sha256", "pixels") if key in data},
+        },
         "protocol": about["protocol"]["name"],
         "command": about["command"],
         "created": now(),
