@@ -1,10 +1,10 @@
 """Time and memory of `fn2en analyse neurons` for a set of CK+'s size and a network of VGG-16's.
 
-    python benchmarks/analyses.py               # generated responses of VGG-16's four layers: the bookkeeping alone
+    python benchmarks/analyses.py               # random responses of VGG-16's four layers: only the search for the top
     python benchmarks/analyses.py --network     # VGG-16 with generated weights, the forward passes included
 
 CK+ has 1,308 pictures and eight classes; pool4, pool5, fc6 and fc7 have 100,352, 25,088, 4,096 and 4,096 units.
-Prints one line of JSON. The memory is the whole process's largest resident size.
+Prints one line of JSON. The memory is the largest resident size of the whole process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import time
 import numpy as np
 import torch
 
-from facenet2expnet.analysis.layers import responses
+from facenet2expnet.analysis.layers import layer_batches
 from facenet2expnet.analysis.neurons import label_entropy
-from facenet2expnet.analysis.top_activations import TopPictures
+from facenet2expnet.analysis.top_activations import TopActivations
 from facenet2expnet.nets import face
 
 PICTURES, CLASSES, TOP, BATCH = 1308, 8, 100, 64
@@ -34,46 +34,41 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(CLASSES, (arguments.pictures,), generator=generator)
     before_mb = _largest_mb()
-    found = {name: TopPictures(units, TOP, CLASSES) for name, units in UNITS.items()}
-    bookkeeping_s, started = 0.0, time.perf_counter()
+    found = {name: TopActivations(units, TOP, CLASSES) for name, units in UNITS.items()}
+    search_s, started = 0.0, time.perf_counter()
     for first, outputs in _batches(arguments.network, arguments.pictures, generator):
-        begun = time.perf_counter()
+        search_started = time.perf_counter()
         for name, values in outputs.items():
             found[name].update(values, labels[first : first + len(values)])
-        bookkeeping_s += time.perf_counter() - begun
-    begun = time.perf_counter()
-    means = {name: float(label_entropy(top.histograms().numpy()).mean()) for name, top in found.items()}
-    bookkeeping_s += time.perf_counter() - begun
-    facts = {
+        search_s += time.perf_counter() - search_started
+    search_started = time.perf_counter()
+    means = {name: float(label_entropy(top.class_shares().numpy()).mean()) for name, top in found.items()}
+    search_s += time.perf_counter() - search_started
+    result = {
         "pictures": arguments.pictures,
         "network": arguments.network,
         "threads": torch.get_num_threads(),
-        "bookkeeping_s": round(bookkeeping_s, 1),
+        "search_s": round(search_s, 1),
         "all_s": round(time.perf_counter() - started, 1),
         "cpu_s": round(time.process_time(), 1),
         "largest_mb_before": round(before_mb),
         "largest_mb": round(_largest_mb()),
         "mean_entropies": {name: round(value, 3) for name, value in means.items()},
     }
-    print(json.dumps(facts))
+    print(json.dumps(result))
 
 
 def _batches(network: bool, pictures: int, generator: torch.Generator):
-    """The first picture's number and each layer's responses (B, U), half of them 0 as after a ReLU."""
+    """Yield the number of a batch's first picture and each layer's responses (B, U); random ones have a ReLU."""
     if not network:
         for first in range(0, pictures, BATCH):
             size = min(BATCH, pictures - first)
-            yield (
-                first,
-                {
-                    name: torch.randn((size, units), generator=generator).relu_()
-                    for name, units in UNITS.items()
-                },
-            )
+            sizes = {name: (size, units) for name, units in UNITS.items()}
+            yield first, {name: torch.randn(s, generator=generator).relu_() for name, s in sizes.items()}
         return
     net = face.load("vgg-face", "generated")
     pixels = np.random.default_rng(0).integers(0, 256, (pictures, 224, 224, 3), dtype=np.uint8)
-    for first, outputs in responses(net, pixels, list(UNITS), 224, batch=16):
+    for first, outputs in layer_batches(net, pixels, list(UNITS), 224, batch=16):
         yield first, {name: values.flatten(1) for name, values in outputs.items()}
 
 

@@ -1,14 +1,14 @@
-"""Pictures a second: preparing a face store, reading it, and decoding the JPEGs every epoch instead.
+"""Pictures a second: prepare a face store, read it, and, for comparison, decode the JPEGs in every epoch.
 
     python benchmarks/face_store.py
     python benchmarks/face_store.py --pictures 1308 --repeats 5 --detectors already-cropped mtcnn
 
-The pictures are those of the bundled sample, enlarged and laid on a frame of CK+'s size (640 x 490), as JPEG of
-quality 95. Preparing is detection, alignment to 256 x 256 and writing with checksums. Reading is one epoch in
-shuffled batches of 64, copied out of the memory map; the file is in the system's cache, as it is from the second
-epoch on. Decoding reads the same batches from the JPEGs, over the same threads, resized to 256 x 256 without any
-detection. Each figure is the median over the repeats, with the least and the greatest; the ratio is taken within
-each repeat.
+The pictures are those of the bundled sample, enlarged and placed in a frame of CK+'s size (640 x 490), as JPEG
+of quality 95. Preparing is detection, alignment to 256 x 256 and writing with checksums. Reading is one epoch
+in shuffled batches of 64, copied out of the memory map; the file is in the system's cache, as it is from the
+second epoch on. Decoding reads the same batches from the JPEGs with the same threads, resized to 256 x 256
+without detection. Each number is the median over the repeats, with minimum and maximum; the ratio is computed
+in each repeat.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None, help="threads; by default one a core")
     parser.add_argument("--detectors", nargs="+", default=list(DETECTORS), choices=DETECTORS)
     arguments = parser.parse_args()
-    table = Table("step", "pictures/s", "least to greatest", title=f"{arguments.pictures} pictures")
+    table = Table("step", "pictures/s", "minimum to maximum", title=f"{arguments.pictures} pictures")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = make_pictures(folder / "pictures", arguments.pictures)
@@ -52,22 +52,22 @@ def main() -> None:
                 preparing(manifest, folder / "faces", detector, arguments.workers)
                 for _ in range(arguments.repeats)
             ]
-            table.add_row(f"prepare, {detector}", *shown(rates))
+            table.add_row(f"prepare, {detector}", *median_and_range(rates))
         store = prepare(manifest, CropContract(), folder / "faces", workers=arguments.workers)
         reading, decoding = [], []
         for repeat in range(arguments.repeats):
             order = np.random.default_rng(repeat).permutation(len(store))
             reading.append(rate(order, lambda rows: read_batch(store, rows)))
             decoding.append(rate(order, lambda rows: decode_batch(manifest, rows, arguments.workers)))
-        table.add_row("read an epoch from the store", *shown(reading))
-        table.add_row("decode an epoch from the JPEGs", *shown(decoding))
+        table.add_row("read an epoch from the store", *median_and_range(reading))
+        table.add_row("decode an epoch from the JPEGs", *median_and_range(decoding))
         ratios = [a / b for a, b in zip(reading, decoding, strict=True)]
-        table.add_row("reading / decoding", *shown(ratios))
+        table.add_row("reading / decoding", *median_and_range(ratios))
     Console().print(table)
 
 
 def make_pictures(folder: Path, count: int) -> Manifest:
-    """JPEGs of CK+'s size with a face of `FACE_PX` each, and their manifest."""
+    """Write JPEGs of CK+'s size with one face of `FACE_PX` each; return their manifest."""
     folder.mkdir()
     sample = read_sample()
     rows = []
@@ -83,7 +83,7 @@ def make_pictures(folder: Path, count: int) -> Manifest:
 
 
 def preparing(manifest: Manifest, folder: Path, detector: str, workers: int | None) -> float:
-    """Pictures a second of a preparation from nothing."""
+    """Measure the pictures a second of a new preparation."""
     template = "none" if detector == "already-cropped" else "eyes-mouth"
     started = time.perf_counter()
     prepare(manifest, CropContract(detector=detector, template=template), folder, workers=workers)
@@ -93,7 +93,7 @@ def preparing(manifest: Manifest, folder: Path, detector: str, workers: int | No
 
 
 def rate(order: np.ndarray, batch: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Pictures a second of one epoch in this order."""
+    """Measure the pictures a second of one epoch in this order."""
     started = time.perf_counter()
     for first in range(0, len(order), BATCH):
         batch(order[first : first + BATCH])
@@ -111,7 +111,7 @@ def decode_batch(manifest: Manifest, rows: np.ndarray, workers: int | None) -> n
     )
 
 
-def shown(values: list[float]) -> tuple[str, str]:
+def median_and_range(values: list[float]) -> tuple[str, str]:
     return f"{statistics.median(values):,.1f}", f"{min(values):,.1f} to {max(values):,.1f}"
 
 

@@ -3,17 +3,17 @@
     python benchmarks/fer2013_small.py FER2013 --out runs/fer2013-small
     python benchmarks/fer2013_small.py --merge runs/seed-0 runs/seed-1 runs/seed-2
 
-FER2013 is a folder that `fn2en data how-to fer2013` describes; its zip form with training.zip, training.csv,
-public_test.zip and public_test.csv does as well. Trained on 1,000 pictures of Training (seed 0; copies of PublicTest
-pictures, copies within Training and pictures without a label left out), tested on all of PublicTest, three seeds of
-the training. Seeds may run one by one (`--seeds 0`), with `--merge` for one table.
+`fn2en data how-to fer2013` describes the folder FER2013. The zip files training.zip and public_test.zip with
+training.csv and public_test.csv are read too. Trained on 1,000 pictures of Training (seed 0; without copies of
+PublicTest pictures, copies within Training and pictures without a label), tested on all of PublicTest, with
+three seeds of the training. Seeds can be run one by one (`--seeds 0`); `--merge` then prints one table.
 
-`fn2en ablate` takes the same pictures from a manifest:
+With `--manifest` the same pictures are written to a manifest for `fn2en ablate`:
 
     python benchmarks/fer2013_small.py FER2013 --manifest runs/choosing.csv --choose --training 4000
 
-With `--choose`, PublicTest is left alone and 2,000 other pictures of Training are tested on instead. With
-`--unlabelled N`, N further pictures of Training take part in stage 1 without their labels.
+With `--choose`, PublicTest is not used; 2,000 other pictures of Training are the test part. With `--unlabelled
+N`, N more pictures of Training are used in stage 1 without their labels.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from facenet2expnet.data import sources
 from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.duplicates import picture_hashes
 from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.metrics import summarise
-from facenet2expnet.experiment.run import Machine, compare
 from facenet2expnet.report import tables
 from facenet2expnet.report.run_folder import read_run
 
@@ -41,16 +41,14 @@ TRAINING, CHOOSING = 1000, 2000
 
 
 def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: int) -> Manifest:
-    """The pictures of the benchmark as one manifest with a column `split`; seed 0 draws them.
+    """Return the pictures of the benchmark as one manifest with a column `split`, drawn with seed 0.
 
-    The pictures to choose by are the same for any number of training pictures up to TRAINING, and stay apart from them
-    for any.
+    The test pictures of `choose` do not depend on the number of training pictures.
     """
     manifest = sources.read_into("fer2013", data, work / "pictures")
     dataset = load_dataset(manifest, CropContract(stored_px=48, crop_px=48))
-    manifest, pixels = dataset.manifest, dataset.pixels
-    table = manifest.table
-    groups = picture_hashes(pixels)
+    manifest, table = dataset.manifest, dataset.manifest.table
+    groups = picture_hashes(dataset.pixels)
     test = np.flatnonzero(table["split"] == "valid")  # PublicTest
     taken, usable = set(groups[test]), []
     for row in np.flatnonzero(table["split"] == "train"):
@@ -63,11 +61,11 @@ def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: i
         np.delete(drawn, slice(TRAINING, TRAINING + CHOOSING)),
     )
     parts = {"train": others[:training], "test": choosing if choose else test}
-    extra = others[training : training + unlabelled]
-    rows = np.concatenate([*parts.values(), extra])
+    without_label = others[training : training + unlabelled]
+    rows = np.concatenate([*parts.values(), without_label])
     chosen = table.iloc[rows].reset_index(drop=True)
-    chosen["split"] = np.repeat(["train", "test", ""], [len(parts["train"]), len(parts["test"]), len(extra)])
-    chosen.loc[len(rows) - len(extra) :, "label"] = ""
+    chosen["split"] = np.repeat(["train", "test", ""], [*map(len, parts.values()), len(without_label)])
+    chosen.loc[len(rows) - len(without_label) :, "label"] = ""
     return replace(manifest, table=chosen, name=f"FER2013, {training} pictures", contract=None)
 
 
@@ -86,7 +84,9 @@ def main() -> None:
     parser.add_argument(
         "--manifest", type=Path, help="write the pictures and their split to this CSV and stop"
     )
-    parser.add_argument("--choose", action="store_true", help="leave PublicTest alone")
+    parser.add_argument(
+        "--choose", action="store_true", help="test on pictures of Training, not on PublicTest"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--resume", action="store_true")
@@ -107,21 +107,21 @@ def main() -> None:
     recipe = recipes.override(recipes.load(given.recipe), given.settings)
     if given.unlabelled:
         recipe = recipes.override(recipe, ["stage1.unlabelled=true"])
-    with console.progress() as reporter:
+    with console.progress() as display:
         run = compare(
             manifest, recipe=recipe, out=given.out, methods=given.methods or ["scratch", "fine-tune", "fn2en"],
-            protocol="split", seeds=given.seeds, machine=Machine(given.device, given.threads),
-            resume=given.resume, reporter=reporter,
+            protocol="split", seeds=given.seeds, device=given.device, threads=given.threads, resume=given.resume,
+            progress=display,
         )  # fmt: skip
     print_tables([run])
 
 
 def print_tables(runs: list[Path]) -> None:
-    """The comparison and the paired tests of one or more runs together, as Markdown."""
+    """Print the comparison and the paired tests of one or more runs together, as Markdown."""
     folders = [read_run(run) for run in runs]
     predictions = pd.concat([folder.predictions for folder in folders], ignore_index=True)
-    metrics = summarise(predictions, folders[0].classes)
-    print(tables.comparison_markdown(metrics, "", folders[0].sizes))
+    metrics = summarise(predictions, folders[0].metadata["manifest"]["classes"])
+    print(tables.to_markdown(tables.comparison_text(metrics, "", folders[0].sizes)))
     print()
     print(tables.to_markdown(tables.paired_text(metrics)))
 

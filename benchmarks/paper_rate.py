@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/paper_rate.py --scale 1 --teacher 3
     OMP_NUM_THREADS=1 python benchmarks/paper_rate.py --scale 64 --teacher 3
 
-A few faces of the bundled sample at 224 pixels, always the same batch without augmentation, on the paper's expression
-net and VGG-16's pool5. The face net has generated weights, whose features are as large as the pixels it sees; with
-`--teacher R` they are brought to the root mean square R, since no weights of VGG-Face were at hand to tell theirs. A
-line a step: the loss of eq. (4), the root mean square of the student's features, and R2 within the batch.
+A few faces of the bundled sample at 224 pixels, always the same batch without augmentation, with the paper's
+expression net and VGG-16's pool5. The face net has generated weights, and its features are as large as the
+pixels it sees. `--teacher R` scales them to the root mean square R, since VGG-Face's own weights were not
+available. Each step prints the loss of eq. (4), the root mean square of the student's features, and R2 within
+the batch.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from dataclasses import replace
 import torch
 
 from facenet2expnet import recipe as recipes
+from facenet2expnet.crop import centre_crop
 from facenet2expnet.data.bundled import sample_folder
 from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
-from facenet2expnet.training.augment import centre_crop
 from facenet2expnet.training.losses import p_norm_loss
 
 
 def rms(features: torch.Tensor) -> float:
-    """Root mean square."""
+    """Compute the root mean square."""
     return float(features.square().mean().sqrt())
 
 
 def main() -> None:
-    """Print a line a step until the loss is no number."""
+    """Print one line for each step, until the loss is not finite."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -72,16 +73,15 @@ def main() -> None:
         lr=stage.lr,
         momentum=stage.momentum,
     )
-    spread = (target - target.mean(0)).square().sum()
+    total = (target - target.mean(0)).square().sum()
     print(f"teacher {rms(target):.1f}, pixels divided by {given.scale:g}, rate {stage.lr:g}")
     for step in range(1, given.steps + 1):
-        own = net.bridge.before_affine(student.maps(crops))
-        away = (own.detach() - target).square().sum()
-        loss = p_norm_loss(own, target)
-        r2 = 1 - float(away / spread)
-        print(
-            f"step {step}: loss {loss.item():.4g}, student {rms(own.detach()):.3g}, R2 {r2:.3g}", flush=True
-        )
+        distilled = student.distilled(crops)
+        unexplained = (distilled.detach() - target).square().sum()
+        loss = p_norm_loss(distilled, target)
+        r2 = 1 - float(unexplained / total)
+        features = rms(distilled.detach())
+        print(f"step {step}: loss {loss.item():.4g}, student {features:.3g}, R2 {r2:.3g}", flush=True)
         if not math.isfinite(loss.item()):
             break
         optimiser.zero_grad()

@@ -1,36 +1,55 @@
-"""The documents against the code: links that resolve, commands that parse, every number of the recipe told of."""
+"""The documents against the code: links resolve, commands parse, tables are current, and the README's examples run."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
+import runpy
 import shlex
+import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 import typer
+from PIL import Image
+from typer.testing import CliRunner
 
+import facenet2expnet
+import tiny
 from facenet2expnet import recipe as recipes
 from facenet2expnet.cli.main import make_app
+from facenet2expnet.data import bundled
+from facenet2expnet.experiment.variants import PICTURES, RECIPE, vary
 
 ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)|(?:src|href)=\"([^\"]+)\"")
-FENCE = re.compile(r"^\s*```")
-SHELL_LINE = re.compile(r"\s*(?:\$ )?(?:\S*/)?(fn2en .+)")
+FENCE = re.compile(r"\s*```\s*(\w*)")
+PROGRAM = re.compile(r"\s*(?:\$ )?(?:\S+=\S+ )*(?:\S*/)?(fn2en .+|python (?:benchmarks|tools)/.+)")
 SHELL_ENDS = {"|", ">", ">>", "2>", "&&", "||", ";", "&"}
+NOT_RUN = ("git clone ", "cd ", "pip install ")
+"""Beginnings of the README's shell lines that a test can't run; `make` targets are looked up."""
+NOT_RUN_IN_TEXT = ("fn2en ablate faces/ --learning-curve",)
+"""Commands in the README's text that are only parsed: a learning curve begins with 250 pictures."""
+SHELL = ("shell", "sh", "bash", "console")
+NOT_PROGRAMS = ("text",)
+"""Languages of blocks that are shown only; in docs/results.md also commands of an earlier commit."""
 
 
 def prose_and_code(page: Path) -> tuple[str, list[str]]:
-    """A page without its code blocks, and the lines of those, with lines that end in a backslash joined."""
-    prose, code, fenced = [], [], False
+    """A page without its code blocks, and the lines of those; lines that end in a backslash are joined."""
+    prose, code, fence = [], [], ""
     for line in page.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
-        if FENCE.match(line):
-            fenced = not fenced
-        elif fenced or line.startswith("    "):
+        if match := FENCE.match(line):
+            fence = "" if fence else match[1] or "shell"
+        elif fence in NOT_PROGRAMS:
+            continue
+        elif fence or line.startswith("    "):
             code.append(line)
         else:
             prose.append(line)
@@ -46,21 +65,39 @@ def links() -> Iterator[tuple[Path, str]]:
 
 
 def commands() -> Iterator[tuple[Path, str, bool]]:
-    """Page, command, and whether it is whole: a command in running text may leave its arguments out."""
-    for page in PAGES:
+    """Page, command, and whether it is complete: a command in running text may leave its arguments out.
+
+    The changelog is left out: it names commands of earlier versions.
+    """
+    for page in (page for page in PAGES if page.name != "CHANGELOG.md"):
         prose, code = prose_and_code(page)
         for line in code:
-            if match := SHELL_LINE.match(line):
+            if match := PROGRAM.match(line):
                 yield page, match[1], True
         for span in re.findall(r"`(fn2en [^`]+)`", prose):
             yield page, span, False
 
 
-def check_command(text: str, *, whole: bool = True) -> None:
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", prose_and_code(page)[0], re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def words_of(text: str) -> tuple[list[str], list[str]]:
+    """The words of a command, and what follows it in the shell (a pipe, a redirection)."""
+    words = shlex.split(text, comments=True)
+    end = next((number for number, word in enumerate(words) if word in SHELL_ENDS), len(words))
+    return words[:end], words[end:]
+
+
+def check_command(text: str, *, complete: bool = True) -> None:
     """Parse a command without running it; raises what the command line raises."""
-    words = shlex.split(text, comments=True)[1:]
-    ends = [number for number, word in enumerate(words) if word in SHELL_ENDS]
-    words = [word for word in words[: min(ends, default=None)] if word != "--debug"]
+    program, *words = words_of(text)[0]
+    if program == "python":
+        check_script(*words)
+        return
+    words = [word for word in words if word != "--debug"]
     command: Any = typer.main.get_command(make_app())
     name = "fn2en"
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
@@ -68,59 +105,46 @@ def check_command(text: str, *, whole: bool = True) -> None:
         if name not in command.commands:
             raise ValueError(f"there is no command '{name}'; there are {', '.join(command.commands)}")
         command = command.commands[name]
-    if words == ["--help"] or (not words and not whole):
+    if words == ["--help"] or (not words and not complete):
         return
     try:
         context = command.make_context(name, words)
     except Exception as error:
-        if type(error).__name__ == "MissingParameter" and not whole:
+        if type(error).__name__ == "MissingParameter" and not complete:
             return
         raise
     with context:
-        chosen = context.params.get("recipe", "quick")
+        given = context.params
+        chosen = given.get("recipe") or given.get("name")
         known = chosen if chosen in recipes.presets() else "quick"
-        recipes.override(recipes.preset(known), context.params.get("settings") or [])
+        recipe = recipes.override(recipes.preset(known), given.get("settings") or [])
+        changes = [c for c in given.get("changes") or [] if c.partition("=")[0] not in (PICTURES, RECIPE)]
+        if changes:
+            vary(recipe, changes)
 
 
-def shown(value: Any) -> str:
-    return json.dumps(value)
-
-
-def tables(text: str) -> dict[str, dict[str, list[str]]]:
-    """Heading -> first cell -> the other cells, for every table row below that heading; backticks are dropped."""
-    found: dict[str, dict[str, list[str]]] = {}
-    heading = ""
-    for line in text.splitlines():
-        if line.startswith("#"):
-            heading = line.lstrip("# ").replace("`", "")
-        elif line.startswith("|") and not line.startswith("|-"):
-            first, *others = (cell.strip().replace("`", "") for cell in line.strip("|\n ").split(" | "))
-            found.setdefault(heading, {})[first] = others
-    return found
-
-
-RECIPES = tables((ROOT / "docs" / "recipes.md").read_text(encoding="utf-8"))
-SECTIONS = [name for name, value in vars(recipes.Recipe()).items() if dataclasses.is_dataclass(value)]
-
-
-def flat(recipe: recipes.Recipe) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in recipes.to_dict(recipe).items():
-        found |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return found
+def check_script(path: str, *words: str) -> None:
+    """Check that a script exists and has the options of a command."""
+    source = (ROOT / path).read_text(encoding="utf-8")
+    for word in words:
+        if word.startswith("--") and f'"{word.partition("=")[0]}"' not in source:
+            raise ValueError(f"{path} has no option {word}")
 
 
 @pytest.mark.parametrize(("page", "target"), list(links()), ids=lambda value: getattr(value, "name", value))
 def test_relative_links_resolve(page: Path, target: str) -> None:
-    path = (page.parent / target.partition("#")[0]) if not target.startswith("#") else page
-    assert path.exists(), f"{page.name} links to {target}, which is not there"
+    file, _, anchor = target.partition("#")
+    path = page.parent / file if file else page
+    assert path.exists(), f"{page.name} links to {target}, which does not exist"
+    if anchor and path.suffix == ".md":
+        assert anchor in anchors(path), f"{page.name} links to {target}, but {path.name} has no such heading"
 
 
 @pytest.mark.parametrize(
-    ("page", "text", "whole"), list(commands()), ids=lambda value: getattr(value, "name", str(value))
+    ("page", "text", "complete"), list(commands()), ids=lambda value: getattr(value, "name", str(value))
 )
-def test_commands_parse(page: Path, text: str, whole: bool) -> None:
-    check_command(text, whole=whole)
+def test_commands_parse(page: Path, text: str, complete: bool) -> None:
+    check_command(text, complete=complete)
 
 
 @pytest.mark.parametrize(
@@ -131,47 +155,171 @@ def test_commands_parse(page: Path, text: str, whole: bool) -> None:
         ("fn2en train faces/ --method best", "best"),
         ("fn2en train", "data"),
         ("fn2en recipe quick --set stage1.epoch=10 > mine.toml", "names no number of the recipe"),
+        ("fn2en ablate faces/ --vary stage1.epoch=10", "names no number of the recipe"),
+        ("python benchmarks/fer2013_small.py FER2013 --ot runs/mine", "no option --ot"),
     ],
 )
-def test_a_wrong_command_is_noticed(text: str, message: str) -> None:
+def test_a_wrong_command_is_found(text: str, message: str) -> None:
     with pytest.raises(Exception, match=message):
         check_command(text)
 
 
 def test_the_pages_have_commands_and_links() -> None:
-    assert {page.name for page, _, _ in commands()} >= {"recipes.md"}
-    assert {page.name for page, _ in links()} >= {"CONTRIBUTING.md", "architecture.md"}
+    assert {page.name for page, _, _ in commands()} >= {"README.md", "recipes.md", "results.md"}
+    assert {page.name for page, _ in links()} >= {"README.md", "CONTRIBUTING.md"}
 
 
-def test_the_fields_above_all_tables_are_told_of() -> None:
-    told = {name: cells[1] for name, cells in RECIPES["Above all tables"].items() if name != "field"}
-    values = recipes.to_dict(recipes.Recipe())
-    assert told == {name: shown(value) for name, value in values.items() if not isinstance(value, dict)}
+def recipe_tables() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "tools" / "write_recipe_tables.py"))
 
 
-@pytest.mark.parametrize("section", SECTIONS)
-def test_every_field_of_the_recipe_is_told_of_with_its_default(section: str) -> None:
-    rows: dict[str, list[str]] = {}
-    for heading, table in RECIPES.items():
-        if f"[{section}]" in heading:
-            rows |= {name: cells for name, cells in table.items() if name != "field"}
-    kind = type(getattr(recipes.Recipe(), section))
-    defaults = {field.name: shown(field.default) for field in dataclasses.fields(kind)}
-    told = {name: cells[1] for name, cells in rows.items()}
-    assert told == defaults, (
-        "docs/recipes.md differs from the dataclass; the third column is the default as JSON"
-    )
+def test_the_tables_of_the_recipe_are_current() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert recipe_tables()["with_tables"](page) == page, "run python tools/write_recipe_tables.py"
 
 
-def test_the_presets_are_compared_as_they_are() -> None:
-    table = next(table for heading, table in RECIPES.items() if heading == "The presets compared")
-    names = table["number"]
-    assert set(names) == set(recipes.presets())
-    values = [flat(recipes.preset(name)) for name in names]
-    rows = {key: [shown(value[key]) for value in values] for key in values[0] if key != "name"}
-    differing = {key: cells for key, cells in rows.items() if len(set(cells)) > 1}
-    told = {key: cells for key, cells in table.items() if key != "number"}
-    lines = "\n".join(
-        f"| `{key}` | {' | '.join(f'`{c}`' for c in cells)} |" for key, cells in differing.items()
-    )
-    assert told == differing, f"docs/recipes.md should say:\n{lines}"
+def test_the_tables_have_every_field_and_preset() -> None:
+    tool = recipe_tables()
+    assert set(tool["PRESETS"]) == set(recipes.presets())
+    fields = re.findall(r"^\| `(\w+)` \|", tool["field_tables"](), re.MULTILINE)
+    for name, value in recipes.to_dict(recipes.Recipe()).items():
+        expected = value if isinstance(value, dict) else [name]
+        assert set(expected) <= set(fields)
+    assert "| `stage1.epochs` | `300` | `30` | `20` | `20` |" in tool["preset_table"]()
+
+
+def readme_blocks() -> list[tuple[int, str, str]]:
+    """Line number, language and text of every fenced block of the README."""
+    blocks, language, lines, start = [], None, [], 0
+    for number, line in enumerate(README.read_text(encoding="utf-8").splitlines(), start=1):
+        if match := FENCE.match(line):
+            if language is None:
+                language, lines, start = match[1] or "shell", [], number
+            else:
+                blocks.append((start, language, "\n".join(lines)))
+                language = None
+        elif language is not None:
+            lines.append(line)
+        else:
+            assert not line.startswith("    "), f"README.md line {number}: put code between ``` lines"
+    return blocks
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: None) -> Iterator[Path]:
+    """A folder with the files that the README's examples name; every preset trains in a second.
+
+    `faces/`, `others/` and `new-faces/` are folders of class folders, `faces.csv` is a manifest with subjects;
+    `me.jpg`, `you.jpg` and `holiday/` are pictures without labels. All show rendered faces of the bundled sample.
+    """
+    monkeypatch.chdir(tmp_path)
+    sample, table = bundled.sample_folder(), bundled.read_sample()
+    for name in tiny.CLASSES:
+        for number, image in enumerate(table.loc[table["label"] == name, "image"].iloc[:36]):
+            path = tmp_path / ("faces", "others", "new-faces")[number // 12] / name / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(sample / image).convert("RGB").save(path)
+    few = table[table["subject"].isin(sorted(set(table["subject"]))[:8])].copy()
+    few["image"] = [str(sample / image) for image in few["image"]]
+    few.to_csv(tmp_path / "faces.csv", index=False)
+    (tmp_path / "holiday").mkdir()
+    for picture in ("me.jpg", "you.jpg", "holiday/beach.jpg"):
+        Image.open(sample / table["image"][0]).convert("RGB").save(tmp_path / picture)
+    small = tiny.tiny_recipe()
+    known = recipes.presets()
+
+    def preset(name: str) -> recipes.Recipe:
+        assert name in known
+        return replace(small, name=name)
+
+    monkeypatch.setattr(recipes, "preset", preset)
+    (tmp_path / "sample").mkdir()
+    few.to_csv(tmp_path / "sample" / "manifest.csv", index=False)  # fn2en quickstart with eight subjects
+    monkeypatch.setattr(bundled, "sample_folder", lambda: tmp_path / "sample")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # nets this small are ten times slower on threads that wait for each other
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+def run_shell_line(line: str) -> None:
+    """Run a line of a shell block if it is a command of ours; else check that it is known."""
+    if not line.strip() or line.lstrip().startswith("#"):
+        return
+    for part in line.split(" && "):
+        command, after = words_of(part)
+        text = shlex.join(command) + " "
+        if command[0] == "make":
+            targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            assert set(command[1:]) <= set(targets), f"the Makefile has no target {command[1:]}"
+        elif command[0] == "fn2en":
+            result = CliRunner().invoke(make_app(), command[1:], catch_exceptions=False)
+            assert result.exit_code == 0, f"{part}\n{result.output}"
+            if after[:1] == [">"]:
+                Path(after[1]).write_text(result.stdout, encoding="utf-8")
+        else:
+            assert text.startswith(NOT_RUN), f"README.md: no test runs '{part}'; it is not in NOT_RUN either"
+            extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+            for named in re.findall(r"pip install .*\[([\w,]+)\]", text):
+                assert set(named.split(",")) <= set(extras), f"pyproject.toml has no extra {named}"
+
+
+def prepare_files(text: str, workspace: Path) -> None:
+    """Make the files that an example reads and does not write itself."""
+    writes_run = re.search(r"(?:--out|-o|out=)[\s\"']*runs/mine", text)
+    if "runs/mine" in text and not writes_run:
+        facenet2expnet.train("faces/", recipe="quick", out="runs/mine", device="cpu")
+    if "CK+/" in text:
+        bundled.export_ckplus(workspace / "CK+")
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [pytest.param(language, text, id=f"line-{line}") for line, language, text in readme_blocks()],
+)
+def test_the_examples_of_the_readme_run(language: str, text: str, workspace: Path) -> None:
+    prepare_files(text, workspace)
+    if language == "python":
+        exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
+    elif language in SHELL:
+        for line in text.replace("\\\n", " ").splitlines():
+            run_shell_line(line)
+    else:
+        assert language in NOT_PROGRAMS, f"README.md: no test runs a block of '{language}'"
+
+
+@pytest.mark.parametrize("command", sorted({text for page, text, _ in commands() if page == README}))
+def test_the_commands_in_the_text_of_the_readme_run(command: str, workspace: Path) -> None:
+    if command in NOT_RUN_IN_TEXT:
+        pytest.skip("needs more pictures than the test has; parsed above")
+    prepare_files(command, workspace)
+    run_shell_line(command)
+
+
+def test_the_readme_has_examples_in_both_languages() -> None:
+    assert {language for _, language, _ in readme_blocks()} >= {"python", "shell"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("curl example.org", "no test runs"),
+        ("make quickstrat", "no target"),
+        ('pip install ".[facenets]"', "no extra"),
+        ("fn2en recipe quick && curl example.org", "no test runs"),
+    ],
+)
+def test_a_line_of_the_readme_that_nothing_checks_is_found(line: str, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run_shell_line(line)
+
+
+def test_a_command_of_the_readme_is_run(workspace: Path) -> None:
+    run_shell_line("fn2en recipe quick --set stage1.epochs=7 > mine.toml")
+    assert recipes.read(workspace / "mine.toml").stage1.epochs == 7
+    with pytest.raises(facenet2expnet.UserError, match="nowhere"):
+        run_shell_line("fn2en predict runs/nowhere me.jpg")
+
+
+def test_the_sample_of_the_workspace_is_small(workspace: Path) -> None:
+    assert len(pd.read_csv(workspace / "sample" / "manifest.csv")) < 200

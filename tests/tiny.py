@@ -66,7 +66,7 @@ def tiny_recipe(*settings: str) -> Recipe:
     names = ("fine_tune", "stage1", "stage2", "scratch")
     short = [f"{name}.epochs=2" for name in names] + [f"{name}.warmup_epochs=0" for name in names]
     small = ["crop.stored_px=36", "crop.crop_px=32", "face_net.name=tiny", "face_net.tap=late"]
-    small += ["expnet.width=0.1", "expnet.hidden=16", "stage1.views=2", "augment.erasing=0.2"]
+    small += ["expnet.width=0.1", "expnet.hidden=16", "stage1.cached_views=2", "augment.erasing=0.2"]
     batches = [f"{name}.batch_size=8" for name in names]
     return recipes.override(recipes.preset("quick"), [*short, *small, *batches, *settings])
 

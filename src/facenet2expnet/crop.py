@@ -48,10 +48,7 @@ class CropContract:
             side here, so that a model trained on them crops new pictures in the same two steps.
     """
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {
-        "extra": "forbid",
-        "strict": True,
-    }  # read as part of a recipe
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}  # in a recipe
 
     detector: str = "already-cropped"
     template: str = "none"

@@ -1,35 +1,43 @@
-"""The temperature: by hand, against another minimiser, at its ends; and what it does to probabilities."""
+"""The temperature by hand and against another minimiser, and the calibration of a saved model."""
 
 from __future__ import annotations
+
+import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from scipy.special import softmax
 from torch import nn
 
 import tiny
-from facenet2expnet.experiment.calibration import COLDEST, HOTTEST, fit_temperature, unscaled
+from facenet2expnet.cli.main import run as run_command
+from facenet2expnet.crop import CropContract
+from facenet2expnet.data.dataset import load_dataset
+from facenet2expnet.data.manifest import read_manifest
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.calibration import COLDEST, HOTTEST, calibrate, fit_temperature
+from facenet2expnet.experiment.evaluate import evaluate
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier, divide_scores
 from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.predict.model_folder import Model, load_model, save_model
 
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+CONTRACT = CropContract(stored_px=36, crop_px=32)
 
 
 def log_loss(scores: np.ndarray, truth: np.ndarray) -> float:
-    return float(-np.log(softmax(scores)[np.arange(len(truth)), truth]).mean())
+    return float(-np.log(softmax(scores, axis=1)[np.arange(len(truth)), truth]).mean())
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
-def test_too_sure_by_a_factor_is_that_temperature(factor: float) -> None:
-    """Ten pictures, of which the network should say 60, 30 and 10 %: so it is right six times in ten."""
+def test_scores_too_large_by_a_factor_give_that_temperature(factor: float) -> None:
+    """Ten pictures with true probabilities of 60, 30 and 10 %."""
     scores = np.tile(factor * np.log([0.6, 0.3, 0.1]), (10, 1))
     truth = np.array([0] * 6 + [1] * 3 + [2])
     assert fit_temperature(scores, truth) == pytest.approx(factor, rel=1e-4)
-    moved = scores + np.arange(10)[:, None]  # softmax does not see it
+    moved = scores + np.arange(10)[:, None]  # softmax stays the same
     assert fit_temperature(moved, truth) == pytest.approx(factor, rel=1e-4)
 
 
@@ -44,28 +52,30 @@ def test_it_agrees_with_another_minimiser(seed: int) -> None:
     assert log_loss(scores / fit_temperature(scores, truth), truth) <= found.fun + 1e-9
 
 
-def test_the_ends() -> None:
-    sure = np.array([[5.0, 0.0], [0.0, 5.0]])
-    assert fit_temperature(sure, np.array([0, 1])) == 1.0, "all right: nothing speaks against any confidence"
-    assert fit_temperature(sure, np.array([1, 0])) == pytest.approx(HOTTEST, rel=1e-3), "all wrong"
-    assert fit_temperature(sure * 1e-3, np.array([0, 0])) == pytest.approx(HOTTEST, rel=1e-3), (
-        "half of them right"
-    )
-    assert fit_temperature(np.zeros((3, 2)), np.array([0, 1, 0])) == 1.0, "it says nothing of any"
-    assert fit_temperature(np.zeros((0, 2)), np.zeros(0, np.int64)) == 1.0
-    nearly = np.tile([1e-4, 0.0], (1000, 1))
-    assert fit_temperature(nearly, np.array([0] * 999 + [1])) == pytest.approx(COLDEST, rel=1e-3)
+SURE = np.array([[5.0, 0.0], [0.0, 5.0]])
 
 
-def test_one_class_alone_can_be_fitted() -> None:
+@pytest.mark.parametrize(
+    ("scores", "truth", "temperature"),
+    [
+        (SURE, [0, 1], 1.0),  # all right
+        (SURE, [1, 0], HOTTEST),  # all wrong
+        (SURE * 1e-3, [0, 0], HOTTEST),  # half of them right
+        (np.zeros((3, 2)), [0, 1, 0], 1.0),  # scores without information
+        (np.zeros((0, 2)), [], 1.0),
+        (np.tile([1e-4, 0.0], (1000, 1)), [0] * 999 + [1], COLDEST),
+        (np.array([[1e4, -1e4], [-1e4, 1e4], [1e4, -1e4]]), [0, 1, 1], HOTTEST),
+    ],
+)
+def test_extreme_scores(scores: np.ndarray, truth: list[int], temperature: float) -> None:
+    found = fit_temperature(scores, np.array(truth, dtype=np.int64))
+    assert found == pytest.approx(temperature, rel=1e-3)
+
+
+def test_pictures_of_one_class_are_enough() -> None:
     scores = np.tile(2 * np.log([0.8, 0.2]), (5, 1))
     scores[4] = scores[4, ::-1]
     assert fit_temperature(scores, np.zeros(5, np.int64)) == pytest.approx(2.0, rel=1e-4)
-
-
-def test_extreme_scores_stay_finite() -> None:
-    scores = np.array([[1e4, -1e4], [-1e4, 1e4], [1e4, -1e4]])
-    assert fit_temperature(scores, np.array([0, 1, 1])) == pytest.approx(HOTTEST, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -80,16 +90,8 @@ def test_bad_input(scores: np.ndarray, truth: np.ndarray, message: str) -> None:
         fit_temperature(scores, truth)
 
 
-def test_the_probabilities_before_come_back() -> None:
-    rng = np.random.default_rng(0)
-    scores, temperatures = rng.normal(size=(50, 5)) * 6, rng.uniform(0.3, 4, 50)
-    scaled = softmax(scores / temperatures[:, None])
-    assert np.allclose(unscaled(scaled, temperatures), softmax(scores), atol=1e-10)
-    assert unscaled(np.array([[1.0, 0.0]]), np.array([3.0])).tolist() == [[1.0, 0.0]]
-
-
 @pytest.mark.parametrize("kind", ["expression net", "face net"])
-def test_a_network_gives_divided_scores_and_the_same_answers(kind: str) -> None:
+def test_divided_scores_keep_the_answers(kind: str) -> None:
     torch.manual_seed(0)
     net = ExpNet(3, input_px=32, bridge_chw=(16, 8, 8), width=0.1, hidden=16)
     model: nn.Module = ExpressionClassifier(net, (127.5, 127.5, 127.5), 64.0)
@@ -103,3 +105,109 @@ def test_a_network_gives_divided_scores_and_the_same_answers(kind: str) -> None:
         after = model(crops)
     assert torch.allclose(after, before / 2.5, atol=1e-6)
     assert after.argmax(1).equal(before.argmax(1))
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> ExpressionClassifier:
+    """An expression net that tells the three classes of `tiny.write_faces` apart."""
+    torch.manual_seed(0)
+    faces = tiny.write_faces(tmp_path_factory.mktemp("net") / "faces")
+    dataset = load_dataset(faces, CONTRACT)
+    crops = torch.from_numpy(dataset.pixels[:, 2:34, 2:34].copy()).permute(0, 3, 1, 2).float()
+    truth = torch.from_numpy(np.asarray(dataset.manifest.labels, dtype=np.int64))
+    model = ExpressionClassifier(
+        ExpNet(3, input_px=32, bridge_chw=(16, 8, 8), width=0.1, hidden=16), (127.5, 127.5, 127.5), 64.0
+    )
+    optimiser = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(crops), truth).backward()
+        optimiser.step()
+    divide_scores(model, 6.0)
+    return model.eval()
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """Faces of which a fourth has a wrong label, so that the net is overconfident."""
+    folder = tiny.write_faces(tmp_path / "faces")
+    for name, other in zip(tiny.CLASSES, tiny.CLASSES[1:] + tiny.CLASSES[:1], strict=True):
+        for number in range(2):
+            (folder / name / f"{number:02}.png").rename(folder / other / f"{name}{number}.png")
+    return folder
+
+
+def write_model(net: ExpressionClassifier, folder: Path, **metadata: object) -> Path:
+    save_model(Model(copy.deepcopy(net), tiny.CLASSES, CONTRACT, dict(metadata)), folder)
+    return folder
+
+
+def test_calibrate_writes_a_model_with_better_confidences_and_the_same_answers(
+    net: ExpressionClassifier, faces: Path, tmp_path: Path
+) -> None:
+    old = write_model(net, tmp_path / "old", method="fn2en", calibration={"temperature": 1.5, "pictures": 7})
+    before = evaluate(old, faces)
+    found = calibrate(old, faces, out=tmp_path / "new")
+    after = evaluate(tmp_path / "new", faces)
+    assert (found.folder, found.pictures) == (tmp_path / "new", 24)
+    columns = [f"p_{name}" for name in tiny.CLASSES]
+    powers = before.predictions[columns].to_numpy(np.float64) ** (1 / found.temperature)
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    assert np.allclose(after.predictions[columns], expected, atol=1e-4)
+    assert list(after.predictions["predicted"]) == list(before.predictions["predicted"])
+    for scores, side in ((found.before, before), (found.after, after)):
+        pooled = side.metrics["methods"]["fn2en"]["pooled"]
+        assert scores == pytest.approx({name: pooled[name] for name in scores}, rel=1e-3)
+    for name in found.after:
+        assert found.after[name] < found.before[name]
+    record = load_model(tmp_path / "new").metadata["calibration"]
+    assert record == {
+        "temperature": 1.5 * found.temperature,
+        "pictures": 24,
+        "before": found.before,
+        "after": found.after,
+    }
+    assert load_model(old).metadata["calibration"]["temperature"] == 1.5
+
+
+def test_calibrate_in_place_twice_changes_nothing_the_second_time(
+    net: ExpressionClassifier, faces: Path, tmp_path: Path
+) -> None:
+    model = write_model(net, tmp_path / "run" / "model")
+    first, again = calibrate(tmp_path / "run", faces), calibrate(model, faces)
+    assert (first.folder, again.folder) == (model, model)
+    assert 1.5 < first.temperature < HOTTEST / 1.5
+    assert again.temperature == pytest.approx(1.0, abs=1e-3)
+
+
+def test_calibrate_refuses_training_pictures_and_an_existing_model(
+    net: ExpressionClassifier, faces: Path, tmp_path: Path
+) -> None:
+    trained_on = {"sha256": read_manifest(faces).sha256()}
+    model = write_model(net, tmp_path / "model", trained_on=trained_on)
+    with pytest.raises(UserError, match="the model's run was made from these pictures"):
+        calibrate(model, faces)
+    with pytest.raises(UserError, match="there is a model already"):
+        calibrate(model, faces, out=model)
+
+
+def test_calibrate_command(
+    net: ExpressionClassifier,
+    faces: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (faces / "anger" / "broken.png").write_bytes(b"nothing")
+    model = write_model(net, tmp_path / "model")
+    monkeypatch.setattr(
+        "sys.argv", ["fn2en", "calibrate", str(model), str(faces), "--out", str(tmp_path / "new"), "--quiet"]
+    )
+    with pytest.raises(SystemExit) as ended:
+        run_command()
+    assert not ended.value.code
+    printed = capsys.readouterr().out
+    assert "left out: anger/broken.png" in printed
+    assert "fitted on 24 pictures" in printed
+    assert "log loss: " in printed
+    assert f"model:  {tmp_path / 'new'}" in printed

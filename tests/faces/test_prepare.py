@@ -71,7 +71,7 @@ def test_no_usable_picture_is_an_error() -> None:
         UserError, match=r"none of the 2 pictures .* a\.png: no face found; .* another detector"
     ):
         check_any(0, skipped)
-    with pytest.raises(UserError, match="the manifest has no pictures"):
+    with pytest.raises(UserError, match="the manifest is empty"):
         check_any(0, [])
     check_any(1, skipped)
 

@@ -4,222 +4,135 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from facenet2expnet import recipe as recipes
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.errors import UserError
-from facenet2expnet.report.ablation_page import axis_figure, axis_rows, read_ablation, text, write_ablation
+from facenet2expnet.report import ablation_page
+from facenet2expnet.report.ablation_page import axis_figure, axis_rows, read_ablation, table_text
+
+AXIS = "expnet.width"
 
 
-def ablation_folder(folder: Path, *, crossed: bool = False) -> Path:
-    """Base and two widths; with `crossed` two widths times two objectives. Four pictures, two seeds."""
-    axes = {"width": ["0.25", "1"], "objective": ["srd", "<b>"]} if crossed else {"width": ["0.25", "1"]}
-    changes = (
-        [("", ""), ("0.25", "srd"), ("0.25", "<b>"), ("1", "srd"), ("1", "<b>")]
-        if crossed
-        else [("", None), ("0.25", None), ("1", None)]
-    )
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The recipe (width 0.5) and the widths 0.25 and 1: four pictures, two seeds."""
     rows, predictions = [], []
-    for number, (width, objective) in enumerate(changes):
-        right = {0: (2, 3), 1: (1, 1), 2: (4, 3), 3: (3, 3), 4: (2, 2)}[number]
-        row = {"number": number, "axis width": width}
-        if crossed:
-            row["axis objective"] = objective
-        shares = [count / 4 for count in right]
-        row |= {
-            "method": "fn2en", "pictures": 8, "accuracy": sum(shares) / 2, "spread": 0.1, "spread_over": "seeds",
-            "balanced_accuracy": 0.5, "negative_log_likelihood": 1.0, "r2": 0.25, "training_seconds": 60.0 + number,
-            "parameters": 10**6 * (number + 1), "multiply_adds": 2 * 10**6 * (number + 1),
-            "difference": 0.125 if number else float("nan"), "low": 0.0, "high": 0.25,
-            "p_value": 0.04 if number else float("nan"), "units": 4 if number else float("nan"),
-            "unit": "picture" if number else "", "folder": f"trainings/fn2en-{number}", "stopped": "",
+    for number, (width, correct) in enumerate({"": (2, 3), "0.25": (1, 1), "1": (4, 3)}.items()):
+        row = {
+            "number": number, f"axis {AXIS}": width, "method": "fn2en", "pictures": 8, "accuracy": sum(correct) / 8,
+            "std": 0.1, "std_over": "seeds", "balanced_accuracy": 0.5, "negative_log_likelihood": 1.0, "r2": 0.25,
+            "training_seconds": 60.0 + number, "parameters": 10**6 * (number + 1), "multiply_adds": 2 * 10**6,
+            "folder": f"trainings/fn2en-{number}", "stopped": "", "difference": 0.125 if number else None, "low": 0.0,
+            "high": 0.25, "p_value": 0.04 if number else None, "units": 4 if number else None, "unit": "picture",
         }  # fmt: skip
         rows.append(row)
-        for seed, count in enumerate(right):
-            for picture in range(4):
-                guess = "joy" if picture < count else "fear"
-                name = f"{number} fn2en"
-                predictions.append(
-                    {
-                        "image": str(picture),
-                        "fold": "a",
-                        "seed": seed,
-                        "method": name,
-                        "truth": "joy",
-                        "predicted": guess,
-                    }
-                )
+        for seed, count in enumerate(correct):
+            table = pd.DataFrame(
+                {"image": range(4), "truth": "joy", "predicted": ["joy"] * count + ["fear"] * (4 - count)}
+            )
+            predictions.append(table.assign(fold="a", seed=seed, method=f"{number} fn2en"))
+    folder = tmp_path / "ablation"
     folder.mkdir()
     pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
-    pd.DataFrame(predictions).to_parquet(folder / "predictions.parquet")
-    recipe = recipes.override(recipes.preset("quick"), ["expnet.width=0.5"])
-    recipes.save(recipe, folder / "recipe.toml")
-    about = {
-        "format": "facenet2expnet-ablation-1", "created": "2017-05-30", "command": "fn2en ablate <x>", "axes": axes,
-        "crossed": crossed, "methods": ["fn2en"], "seeds": [0, 1], "steps_of": 1000, "device": "a machine",
-        "manifest": {"name": "faces & more"}, "protocol": {"name": "split", "note": "", "folds": 1},
-        "recipe": recipes.to_dict(recipe),
+    pd.concat(predictions).to_parquet(folder / "predictions.parquet")
+    (folder / "recipe.toml").write_text("[expnet]\nwidth = 0.5\n")
+    metadata = {
+        "created": "2017-05-30T00:00:00+00:00", "command": "fn2en ablate <x>", "axes": {AXIS: ["0.25", "1"]},
+        "methods": ["fn2en"], "seeds": [0, 1], "device": "a machine", "manifest": {"name": "faces & more"},
+        "protocol": {"name": "split", "note": "", "folds": 1}, "recipe": {"name": "quick", "expnet": {"width": 0.5}},
+        "checks": ["Nobody is in <two> parts."],
     }  # fmt: skip
-    (folder / "ablation.json").write_text(json.dumps(about))
+    (folder / "ablation.json").write_text(json.dumps(metadata))
     return folder
 
 
-def test_the_table_says_what_changed_and_by_how_much(tmp_path: Path) -> None:
-    table = text(read_ablation(ablation_folder(tmp_path / "a")))
-    assert table["changed"].tolist() == ["as the recipe says [0]", "width 0.25 [1]", "width 1 [2]"]
+def edit_table(folder: Path, /, **columns: Any) -> None:
+    table = pd.read_csv(folder / "table.csv", dtype={f"axis {AXIS}": str})
+    table.assign(**columns).to_csv(folder / "table.csv", index=False)
+
+
+def test_the_table_shows_changes_and_differences(folder: Path) -> None:
+    table = table_text(read_ablation(folder))
+    assert table["change"].tolist() == ["unchanged recipe [0]", f"{AXIS} 0.25 [1]", f"{AXIS} 1 [2]"]
     assert table["accuracy, % (± over seeds)"].tolist() == ["62.5 ± 10.0", "25.0 ± 10.0", "87.5 ± 10.0"]
-    assert table["change, points (95 %)"].tolist() == ["–", "+12.5 (+0.0 to +25.0)", "+12.5 (+0.0 to +25.0)"]
-    assert "method" not in table  # there is one
+    assert table["difference, points (95 %)"].tolist() == ["–", *["+12.5 (+0.0 to +25.0)"] * 2]
+    assert table["p"].tolist() == ["–", "0.040", "0.040"]
+    assert table["units"].tolist() == ["–", "4 pictures", "4 pictures"]
+    assert "method" not in table, "there is one"
+    edit_table(folder, p_value=float("nan"), std=float("nan"))
+    table = table_text(read_ablation(folder))
+    assert "p" not in table
+    assert table["accuracy, %"].tolist() == ["62.5", "25.0", "87.5"]
 
 
-def test_an_axis_holds_the_recipes_own_value_and_every_run(tmp_path: Path) -> None:
-    rows = axis_rows(read_ablation(ablation_folder(tmp_path / "a")), "width")
+def test_numbers_of_an_axis_are_a_curve_with_the_recipes_own_value(folder: Path) -> None:
+    rows = axis_rows(read_ablation(folder), AXIS)
     assert rows["value"].tolist() == ["0.25", "0.5", "1"]
-    assert rows["runs"].tolist() == ["0.25000 0.25000", "0.50000 0.75000", "1.00000 0.75000"]
-    drawn = axis_figure(rows, "width").axes
-    assert [float(t.get_text()) for t in drawn[0].get_xticklabels()] == [0.25, 0.5, 1.0]
-    assert drawn[1].get_xlabel() == "multiply-adds a picture, M"
+    assert rows["runs"].tolist() == [[0.25, 0.25], [0.5, 0.75], [1.0, 0.75]]
+    axes = axis_figure(rows, AXIS).axes[0]
+    assert [float(label.get_text()) for label in axes.get_xticklabels()] == [0.25, 0.5, 1.0]
 
 
-def test_a_value_that_is_the_recipes_own_however_written_is_no_second_row(tmp_path: Path) -> None:
-    folder = ablation_folder(tmp_path / "a")
-    table = pd.read_csv(folder / "table.csv", dtype={"axis width": str})
-    table["axis width"] = ["", "0.50", "1"]
-    table.loc[1, "folder"] = table.loc[0, "folder"]
-    table.to_csv(folder / "table.csv", index=False)
-    assert axis_rows(read_ablation(folder), "width")["value"].tolist() == ["0.50", "1"]
+def test_words_of_an_axis_are_lines_that_name_their_row(folder: Path) -> None:
+    rows = axis_rows(read_ablation(folder), AXIS)
+    rows["value"] = [f"standardised-l2 + {weight} * rkd and more words than fit" for weight in (0.5, 1, 2)]
+    labels = [label.get_text() for label in axis_figure(rows, AXIS).axes[0].get_yticklabels()]
+    assert [label.rsplit(maxsplit=1)[1] for label in labels] == ["[1]", "[0]", "[2]"]
+    assert max(map(len, labels)) <= 40
 
 
-def test_a_recipe_file_named_as_the_variant_keeps_its_row(tmp_path: Path) -> None:
-    folder = ablation_folder(tmp_path / "a")
-    about = json.loads((folder / "ablation.json").read_text())
-    (folder / "ablation.json").write_text(json.dumps({**about, "axes": {"recipe": ["quick", "best"]}}))
-    table = pd.read_csv(folder / "table.csv").rename(columns={"axis width": "axis recipe"})
-    table["axis recipe"] = ["", "quick", "best"]
-    table.to_csv(folder / "table.csv", index=False)
-    rows = axis_rows(read_ablation(folder), "recipe")
-    assert rows["value"].tolist() == ["quick (as given)", "quick", "best"]
-    assert rows["tag"].tolist() == ["0", "1", "2"]
+def test_the_unchanged_recipe_has_its_own_value_on_every_axis_unless_a_variant_is_the_same(
+    folder: Path,
+) -> None:
+    metadata = json.loads((folder / "ablation.json").read_text())
+    for axis, value in (("pictures", "8"), ("recipe", "quick"), ("unknown", "unchanged")):
+        (folder / "ablation.json").write_text(json.dumps({**metadata, "axes": {axis: ["x", "y"]}}))
+        edit_table(folder, **{f"axis {axis}": ["", "x", "y"]})
+        assert axis_rows(read_ablation(folder), axis)["value"].tolist() == [value, "x", "y"]
+    edit_table(folder, folder=["a", "a", "b"])
+    assert axis_rows(read_ablation(folder), "unknown")["value"].tolist() == ["x", "y"]
 
 
-def test_a_crossed_axis_is_the_mean_over_the_others(tmp_path: Path) -> None:
-    rows = axis_rows(read_ablation(ablation_folder(tmp_path / "a", crossed=True)), "width")
-    assert rows["spread"].isna().all(), "a mean of deviations is none"
-    assert rows["tag"].tolist() == ["a", "b"]
-    assert rows["value"].tolist() == ["0.25", "1"]
-    assert rows["accuracy"].tolist() == [pytest.approx((0.25 + 0.875) / 2), pytest.approx((0.75 + 0.5) / 2)]
-
-
-def test_the_page_is_whole_and_what_it_quotes_is_escaped(tmp_path: Path) -> None:
-    folder = ablation_folder(tmp_path / "a", crossed=True)
-    page = write_ablation(folder).read_text(encoding="utf-8")
-    assert page.count("<svg") == 2
-    assert "faces &amp; more" in page
-    assert "objective &lt;b&gt;" in page
-    assert "<b>" not in page
-    assert "1,000 pictures" in page
-    assert "4 variants of the recipe" in page
-    assert "paired over 4 pictures" in page
-    assert "standard deviation" not in page
-    assert "�" not in page
-    for name in ("table.md", "axis-width.svg", "axis-width.png", "axis-objective.csv"):
-        assert (folder / name).stat().st_size > 0
-
-
-def test_the_page_says_what_its_bars_are_and_counts_one_variant_as_one(tmp_path: Path) -> None:
-    folder = ablation_folder(tmp_path / "a")
-    table = pd.read_csv(folder / "table.csv").iloc[:2]
-    table.to_csv(folder / "table.csv", index=False)
-    page = write_ablation(folder).read_text(encoding="utf-8")
-    assert "1 variant of the recipe" in page
-    assert "one standard deviation of the mean over folds, over seeds" in page
-    table.assign(spread_over="folds").to_csv(folder / "table.csv", index=False)
-    assert "one standard deviation over folds" in write_ablation(folder).read_text(encoding="utf-8")
-
-
-def test_the_page_of_an_older_table_can_be_written_again(tmp_path: Path) -> None:
-    folder = ablation_folder(tmp_path / "a")
-    table = pd.read_csv(folder / "table.csv", dtype={"axis width": str}).drop(columns=["units", "unit"])
-    table.to_csv(folder / "table.csv", index=False)
-    result = CliRunner().invoke(make_app(), ["report", str(folder)])
-    assert result.exit_code == 0, result.output
-    assert "paired over the same subjects or pictures" in (folder / "report.html").read_text(encoding="utf-8")
-
-
-def test_figures_of_an_axis_that_is_shown_no_more_are_removed(tmp_path: Path) -> None:
-    folder = ablation_folder(tmp_path / "a")
-    for name in ("axis-stage2.lr.svg", "axis-stage2.lr.csv", "axis-notes.txt"):
+def test_the_page_is_whole_and_escapes_what_it_quotes(folder: Path) -> None:
+    edit_table(folder, covers="It covers <seeds>.", reason="")
+    for name in ("axis-stage2.lr.svg", "axis-notes.txt"):
         (folder / name).write_text("old")
-    write_ablation(folder)
-    found = {path.name for path in folder.glob("axis-*")}
-    assert found == {"axis-notes.txt", *(f"axis-width.{kind}" for kind in ("svg", "pdf", "png", "csv"))}
+    page = ablation_page.write_ablation(folder).read_text(encoding="utf-8")
+    assert page.count('src="data:image/svg+xml') == page.count('href="data:text/csv') == 1
+    for text in (
+        "faces &amp; more",
+        "fn2en ablate &lt;x&gt;",
+        "Nobody is in &lt;two&gt; parts.",
+        "2 variants of the",
+    ):
+        assert text in page
+    assert page.count("It covers &lt;seeds&gt;.") == 1
+    files = {path.name for path in folder.glob("axis-*")}
+    assert files == {"axis-notes.txt", *(f"axis-{AXIS}.{kind}" for kind in ("svg", "pdf", "png", "csv"))}
+    assert (folder / "table.md").read_text().startswith("| change |")
 
 
-def test_a_table_of_an_earlier_call_with_other_axes_is_no_result(tmp_path: Path) -> None:
-    folder = ablation_folder(tmp_path / "a")
-    about = json.loads((folder / "ablation.json").read_text())
-    (folder / "ablation.json").write_text(json.dumps({**about, "axes": {"tap": ["early"]}}))
-    with pytest.raises(UserError, match="no finished ablation"):
-        read_ablation(folder)
+def test_a_stopped_variant_is_listed_and_not_drawn(folder: Path) -> None:
+    edit_table(folder, stopped=["", "", "stage1: R2 is <0>"])
+    assert "stage1: R2 is &lt;0&gt;" in ablation_page.write_ablation(folder).read_text(encoding="utf-8")
+    assert table_text(read_ablation(folder)).iloc[2, 1] == "stopped"
+    assert axis_rows(read_ablation(folder), AXIS)["value"].tolist() == ["0.25", "0.5"]
 
 
-def test_a_folder_that_holds_no_finished_ablation_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_a_finished_ablation_is_an_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fn2en ablate"):
         read_ablation(tmp_path)
-    folder = ablation_folder(tmp_path / "a")
-    (folder / "table.csv").unlink()
+    metadata = json.loads((folder / "ablation.json").read_text())
+    (folder / "ablation.json").write_text(json.dumps({**metadata, "axes": {"tap": ["early"]}}))
     with pytest.raises(UserError, match="no finished ablation"):
         read_ablation(folder)
 
 
-def test_a_variant_that_was_stopped_is_told_and_not_drawn(tmp_path: Path) -> None:
-    folder = ablation_folder(tmp_path / "a")
-    table = pd.read_csv(folder / "table.csv")
-    table.loc[2, ["accuracy", "spread", "difference", "p_value"]] = float("nan")
-    table["stopped"] = ["", "", "stage1: R2 is <0>"]
-    table.to_csv(folder / "table.csv", index=False)
-    page = write_ablation(folder).read_text(encoding="utf-8")
-    assert "stage1: R2 is &lt;0&gt;" in page
-    assert text(read_ablation(folder)).iloc[2, 1] == "stopped"
-    assert axis_rows(read_ablation(folder), "width")["value"].tolist() == ["0.25", "0.5"]
-
-
-def test_labels_of_long_objectives_stay_apart(tmp_path: Path) -> None:
-    rows = axis_rows(read_ablation(ablation_folder(tmp_path / "a")), "width")
-    rows["value"] = [f"standardised-l2 + {weight} * attention-transfer" for weight in (0.5, 1, 2)]
-    labels = [label.get_text() for label in axis_figure(rows, "objective").axes[0].get_yticklabels()]
-    assert [label.rsplit(maxsplit=1)[1] for label in labels] == ["[1]", "[0]", "[2]"]
-    assert [weight in label for weight, label in zip(("0.5", "1", "2"), labels, strict=True)] == [True] * 3
-    assert max(len(line) for label in labels for line in label.splitlines()) <= 32
-
-
-def test_a_cost_that_hardly_differs_is_not_drawn(tmp_path: Path) -> None:
-    rows = axis_rows(read_ablation(ablation_folder(tmp_path / "a")), "width")
-    rows["multiply_adds"], rows["training_seconds"] = 2e6, [60.0, 61.0, 64.0]
-    assert len(axis_figure(rows, "width").axes) == 1
-    rows["training_seconds"] = [60.0, 61.0, 69.0]
-    assert len(axis_figure(rows, "width").axes) == 2
-
-
-def test_a_learning_curve_labels_the_ends_of_each_method_and_its_unit(tmp_path: Path) -> None:
-    one = axis_rows(read_ablation(ablation_folder(tmp_path / "a")), "width")
-    one["value"], one["training_seconds"] = ["250", "500", "1000"], [10.0, 20.0, 40.0]
-    rows = pd.concat([one.assign(method=method) for method in ("scratch", "fn2en")], ignore_index=True)
-    left, right = axis_figure(rows, "pictures").axes
-    assert left.get_xlabel() == "training pictures"
-    assert [note.get_text() for note in right.texts] == ["250", "1,000", "250", "1,000"]
-    assert [len(line.get_xdata()) for line in right.lines] == [3, 3]
-
-
-def test_costs_of_very_different_size_are_told_in_plain_numbers(tmp_path: Path) -> None:
-    rows = axis_rows(read_ablation(ablation_folder(tmp_path / "a")), "width")
-    rows["multiply_adds"] = [2e6, 3e7, 9e8]
-    figure = axis_figure(rows, "width")
-    figure.canvas.draw()
-    labels = [label.get_text() for label in figure.axes[1].get_xticklabels()]
-    assert {"2", "20", "500"} <= set(labels)
-    assert not any("$" in label for label in labels)
+def test_the_report_command_writes_the_page_of_an_ablation(folder: Path) -> None:
+    done = CliRunner().invoke(make_app(), ["report", str(folder)])
+    assert done.output.strip() == str(folder / "report.html")

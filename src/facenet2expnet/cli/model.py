@@ -1,4 +1,4 @@
-"""fn2en predict, evaluate, nets."""
+"""fn2en predict, nets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facenet2expnet.cli.run import Data, Quiet
+from facenet2expnet.cli.run import Device, OnDevice, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,6 @@ ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run fold
 TableFile = Annotated[
     Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")
 ]
-WhereText = Annotated[str, typer.Option("--device", help="cpu, cuda or mps.")]
 NetNames = Annotated[
     list[str] | None, typer.Argument(metavar="NAME", help="Also timm:NAME and onnx:PATH.", show_default=False)
 ]
@@ -36,7 +35,6 @@ WIDTH = 80
 def add(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command()(predict)
-    app.command()(evaluate)
     app.command()(nets)
 
 
@@ -47,7 +45,7 @@ def predict(
     centre_crop: Annotated[
         bool, typer.Option("--centre-crop", help="Use the centre of images in which no face is found.")
     ] = False,
-    device: WhereText = "cpu",
+    device: OnDevice = Device.auto,
     quiet: Quiet = False,
 ) -> None:
     """Predict the expressions of faces in images: prints a table, and writes it to a file with --out.
@@ -57,12 +55,13 @@ def predict(
     from facenet2expnet.cli import console
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.recognizer import Recognizer
+    from facenet2expnet.training.device import choose_device
 
     if out:
         check_table_name(out)
-    recognizer = Recognizer.load(model, device)
-    with console.progress(quiet) as reporter:
-        found = recognizer.predict(list(images), centre_crop=centre_crop, progress=reporter.faces)
+    recognizer = Recognizer.load(model, choose_device(device.value))
+    with console.progress(quiet) as display:
+        found = recognizer.predict(images, centre_crop=centre_crop, progress=display.of("images"))
     for skipped in found.skipped:
         print(f"skipped {skipped.image}: {skipped.reason}")
     if not len(found):
@@ -73,40 +72,7 @@ def predict(
     if out:
         write_table(table, out)
         print(f"{len(table)} rows written to {out}")
-        _write_skipped(found.skipped, out)
-
-
-def evaluate(
-    model: ModelFolder,
-    data: Data,
-    out: TableFile = None,
-    device: WhereText = "cpu",
-    quiet: Quiet = False,
-) -> None:
-    """Test a model on labelled faces.
-
-    Example: fn2en evaluate runs/mine faces/ --out predictions.csv
-    """
-    from facenet2expnet.cli import console
-    from facenet2expnet.experiment.evaluate import evaluate as evaluate_model
-    from facenet2expnet.report import tables
-
-    if out:
-        check_table_name(out)
-    with console.progress(quiet) as reporter:
-        found = evaluate_model(model, data, device=device, progress=reporter.faces)
-    for note in found.notes:
-        print(note)
-    table = tables.comparison_text(tables.comparison(found.metrics, ""))
-    console.out.print(tables.to_rich(table))
-    per_class = tables.per_class(found.metrics)
-    scores = per_class.columns[2:]
-    per_class[scores] = per_class[scores].map(tables.percent)
-    console.out.print(tables.to_rich(per_class))
-    if out:
-        write_table(found.predictions, out)
-        print(f"{len(found.predictions)} rows written to {out}")
-        _write_skipped(found.skipped, out)
+        write_skipped_beside(found.skipped, out)
 
 
 def nets(names: NetNames = None, weights: NetWeights = "") -> None:
@@ -226,7 +192,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
             table.to_parquet(temporary, index=False)
 
 
-def _write_skipped(skipped: Sequence[Skipped], table: Path) -> None:
+def write_skipped_beside(skipped: Sequence[Skipped], table: Path) -> None:
     """Write the list of skipped images beside the table, if there are any."""
     from facenet2expnet.data.pictures import write_skipped
 

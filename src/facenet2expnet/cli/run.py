@@ -66,7 +66,7 @@ class Method(StrEnum):
 Methods = Annotated[list[Method] | None, typer.Option("--method", help="Only these methods. Repeatable.")]
 OnDevice = Annotated[Device, typer.Option("--device", help="Where to compute.")]
 
-ON_THE_PAGE = ("balanced, %", "log loss", "weights, M", "multiply-adds, M")
+ON_THE_PAGE = ("units", "balanced accuracy, %", "log loss", "weights, M", "multiply-adds, M")
 """Columns of an ablation that a terminal has no room for."""
 
 
@@ -206,7 +206,7 @@ def ablate(
     from facenet2expnet.cli import console
     from facenet2expnet.experiment import ablation
     from facenet2expnet.report import tables
-    from facenet2expnet.report.ablation_page import read_ablation, text
+    from facenet2expnet.report.ablation_page import read_ablation, table_text
 
     changes = [*(changes or []), *(["pictures=250.."] if learning_curve else [])]
     methods = methods or (list(Method) if learning_curve else [Method.fn2en])
@@ -216,7 +216,7 @@ def ablate(
             methods=[method.value for method in methods], protocol=protocol, folds=folds, first_folds=first_folds,
             seeds=range(seeds), device=device.value, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
-    table = text(read_ablation(folder))
+    table = table_text(read_ablation(folder))
     console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))
     print(f"report: {folder / 'report.html'}")
 
@@ -298,11 +298,11 @@ def _print_comparison(run: Path) -> None:
     folder = read_run(run)
     if folder.metrics is None:
         return
-    table = tables.comparison(folder.metrics, folder.about["manifest"]["name"], folder.sizes)
-    console.out.print(tables.to_rich(tables.comparison_text(table)))
+    table = tables.comparison_text(folder.metrics, folder.metadata["manifest"]["name"], folder.sizes)
+    console.out.print(tables.to_rich(table))
     if folder.metrics["paired_tests"]:
         console.out.print(tables.to_rich(tables.paired_text(folder.metrics)))
-    for sentence in folder.about.get("checks", []):
+    for sentence in folder.metadata.get("checks", []):
         console.out.print(sentence, markup=False)
 
 

@@ -63,16 +63,20 @@ def load_dataset(
     Raises:
         UserError: If the data can't be read, or has too few classes.
     """
-    path = None if isinstance(data, Manifest) else Path(data)
-    folder = path.parent if path and path.name == MANIFEST else path
-    if folder and is_store(folder):
-        store = FaceStore.open(folder)
-        contract = _as_prepared(contract, store.manifest)
-        pixels = _resized(store.pixels, contract.stored_px)
-        dataset = Dataset(store.manifest, pixels, contract, store.skipped)
+    manifest, store = (data, None) if isinstance(data, Manifest) else _read(Path(data))
+    made = manifest.contract
+    if made is not None:
+        alignment = {name: getattr(made, name) for name in ("detector", "template", "choice", "margin")}
+        contract = replace(contract, **alignment, aligned_px=made.aligned_px or made.stored_px)
+    if store is not None:
+        pixels: np.ndarray = store.pixels
+        if pixels.shape[1] != contract.stored_px:
+            face_type = np.dtype((np.uint8, (contract.stored_px, contract.stored_px, 3)))
+            faces = (resize_square(face, contract.stored_px) for face in pixels)
+            pixels = np.fromiter(faces, face_type, len(pixels))
+        dataset = Dataset(manifest, pixels, contract, store.skipped)
     else:
-        manifest = data if isinstance(data, Manifest) else read_manifest(Path(data))
-        dataset = _crop(manifest, _as_prepared(contract, manifest), workers, progress)
+        dataset = _crop(manifest, contract, workers, progress)
     found = [name for name, count in dataset.manifest.counts.items() if count]
     if len(found) < min_classes:
         raise UserError(
@@ -82,13 +86,12 @@ def load_dataset(
     return dataset
 
 
-def _as_prepared(contract: CropContract, manifest: Manifest) -> CropContract:
-    """The contract from the original picture to the dataset's face: a store's faces are aligned, then resized."""
-    made = manifest.contract
-    if made is None:
-        return contract
-    alignment = {name: getattr(made, name) for name in ("detector", "template", "choice", "margin")}
-    return replace(contract, **alignment, aligned_px=made.aligned_px or made.stored_px)
+def _read(path: Path) -> tuple[Manifest, FaceStore | None]:
+    folder = path.parent if path.name == MANIFEST else path
+    if not is_store(folder):
+        return read_manifest(path), None
+    store = FaceStore.open(folder)
+    return store.manifest, store
 
 
 def _crop(
@@ -110,12 +113,3 @@ def _crop(
             progress(row + 1, len(manifest))
     check_any(len(rows), skipped)
     return Dataset(manifest.rows(np.array(rows, np.int64)), pixels[: len(rows)], contract, skipped)
-
-
-def _resized(pixels: np.ndarray, side_px: int) -> np.ndarray:
-    if pixels.shape[1] == side_px:
-        return pixels
-    faces = np.empty((len(pixels), side_px, side_px, 3), np.uint8)
-    for row, face in enumerate(pixels):
-        faces[row] = resize_square(face, side_px)
-    return faces

@@ -318,5 +318,5 @@ def _scores(row: Row, every: pd.DataFrame, about: Mapping[str, Any], device: tor
         "training_seconds": float(history["seconds"].sum()) / len(row.jobs),
         **{key: size[key] for key in ("parameters", "multiply_adds", "ms_per_picture")},
         **{key: test.get(key, math.nan) for key in ("difference", "low", "high", "p_value", "units")},
-        "unit": test.get("unit", ""),
+        **{key: test.get(key, "") for key in ("unit", "covers", "reason")},
     }

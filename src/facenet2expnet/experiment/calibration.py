@@ -1,34 +1,118 @@
-"""Temperature scaling: one number that makes class scores tell how sure the network may be."""
+"""Temperature scaling: divide the class scores by one number, so that confidences fit the accuracy."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
+
+from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.pictures import Skipped
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.evaluate import load_labelled
+from facenet2expnet.experiment.metrics import CALIBRATION_SCORES, scores_of
+from facenet2expnet.nets.classifier import divide_scores
+from facenet2expnet.predict.model_folder import CARD, Model, find_model, save_model
+from facenet2expnet.predict.recognizer import Recognizer
+from facenet2expnet.predict.scores import class_scores
+from facenet2expnet.training.device import choose_device
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
 
 COLDEST, HOTTEST = 0.05, 20.0
-"""Temperatures that are looked at; a network that knows nothing ends at the hottest: all classes alike."""
+"""The range of temperatures; a network whose scores carry no information gets the hottest: all classes alike."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The result of `calibrate`.
+
+    Attributes:
+        folder: the model folder that was written.
+        temperature: what the scores were divided by.
+        pictures: number of pictures that it was fitted on.
+        before, after: negative_log_likelihood and expected_calibration_error on these pictures.
+        skipped: the pictures left out, each with its reason.
+    """
+
+    folder: Path
+    temperature: float
+    pictures: int
+    before: dict[str, float]
+    after: dict[str, float]
+    skipped: list[Skipped]
+
+
+def calibrate(
+    model: str | Path,
+    data: str | Path | Manifest,
+    *,
+    out: str | Path | None = None,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Calibration:
+    """Fit a model's temperature on labelled pictures and save the model with its scores divided by it.
+
+    The predicted classes stay the same. The pictures must be new to the model: it is nearly always right on its
+    training pictures, and a temperature fitted there makes it overconfident. `metadata["calibration"]` of the saved
+    model holds the temperature (the product of all so far), the number of pictures, and the scores before and after.
+
+    Args:
+        model, data, device, progress: as in `evaluate`.
+        out: the new model folder; None to change the model in place.
+    Raises:
+        UserError: If the model's run was made from this data, `out` holds a model, or as `evaluate` does.
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2.
+    """
+    folder = find_model(Path(model)) if out is None else Path(out)
+    if out is not None and (folder / CARD).exists():
+        raise UserError(f"{folder}: there is a model already; give --out a new folder")
+    recognizer = Recognizer.load(model, choose_device(device))
+    dataset, of_training = load_labelled(recognizer, data, progress)
+    if of_training:
+        raise UserError(
+            f"{dataset.manifest.name}: the model's run was made from these pictures, and a temperature fitted on "
+            "training pictures makes a model overconfident; give labelled pictures of other people"
+        )
+    scores = class_scores(
+        recognizer.model, dataset.pixels, recognizer.contract.crop_px, recognizer.device
+    ).astype(np.float64)
+    truth = np.array([recognizer.classes.index(name) for name in dataset.manifest.table["label"]])
+    temperature = fit_temperature(scores, truth)
+    before, after = _log_loss_and_error(scores, truth), _log_loss_and_error(scores / temperature, truth)
+    divide_scores(recognizer.model, temperature)
+    earlier = recognizer.metadata.get("calibration", {}).get("temperature", 1.0)
+    record = {"temperature": earlier * temperature, "pictures": len(scores), "before": before, "after": after}
+    metadata = {**recognizer.metadata, "calibration": record}
+    save_model(Model(recognizer.model.cpu(), recognizer.classes, recognizer.contract, metadata), folder)
+    return Calibration(folder, temperature, len(scores), before, after, dataset.skipped)
+
+
+def _log_loss_and_error(scores: Floats, truth: Ints) -> dict[str, float]:
+    found = scores_of(softmax(scores, axis=1), scores.argmax(axis=1), truth)
+    return {name: found[name] for name in CALIBRATION_SCORES}
 
 
 def fit_temperature(scores: Floats, truth: Ints) -> float:
-    """The temperature T that makes the mean of -log softmax(scores / T)[truth] smallest.
+    """Find the temperature T that minimises the mean of -log softmax(scores / T)[truth].
 
-    In 1 / T that mean is convex, so there is one smallest value. Where no picture speaks against any confidence,
-    because every truth has the highest score, the smallest value lies at T = 0: the scores then stay as they are.
+    The mean is convex in 1 / T, so there is one minimum. Where every truth has the highest score it lies at T = 0;
+    the scores then stay as they are.
 
     Args:
         scores: (N, K) class scores before softmax, of pictures that the network was not trained on.
         truth: (N,) class numbers.
     Returns:
-        From `COLDEST` to `HOTTEST`; 1 where every truth has the highest score, or where there are no pictures.
+        A value from `COLDEST` to `HOTTEST`; 1 where every truth has the highest score, or without pictures.
     Raises:
-        ValueError: If the shapes do not go together, or a score is not finite.
+        ValueError: If the shapes do not fit, or a score is not finite.
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2.
     """
     scores, truth = np.asarray(scores, dtype=np.float64), np.asarray(truth)
@@ -43,21 +127,9 @@ def fit_temperature(scores: Floats, truth: Ints) -> float:
         return 1.0
 
     def log_loss(log_temperature: float) -> float:
-        colder = np.exp(-log_temperature)
-        return float((logsumexp(scores * colder, axis=1) - right * colder).mean())
+        factor = np.exp(-log_temperature)
+        return float((logsumexp(scores * factor, axis=1) - right * factor).mean())
 
-    found = minimize_scalar(
-        log_loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-6}
-    )
+    bounds = (np.log(COLDEST), np.log(HOTTEST))
+    found = minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
-
-
-def unscaled(probabilities: Floats, temperatures: Floats) -> npt.NDArray[np.float64]:
-    """The probabilities before scaling: softmax(scores) from softmax(scores / T).
-
-    Args:
-        probabilities: (N, K) rows that sum to 1.
-        temperatures: (N,) the T of each row.
-    """
-    logs = np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-300)) * temperatures[:, None]
-    return np.exp(logs - logsumexp(logs, axis=1, keepdims=True))

@@ -1,9 +1,9 @@
-"""A finished model against labelled pictures."""
+"""Evaluate a finished model on labelled pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,28 @@ import numpy as np
 import pandas as pd
 
 from facenet2expnet.data.audit import audit
-from facenet2expnet.data.dataset import load_dataset
+from facenet2expnet.data.dataset import Dataset, load_dataset
 from facenet2expnet.data.manifest import Manifest, read_manifest
 from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
-from facenet2expnet.predict.recognizer import Recognizer, class_probabilities
+from facenet2expnet.predict.recognizer import Recognizer
+from facenet2expnet.predict.scores import class_probabilities
+from facenet2expnet.training.device import choose_device
 
-SHOWN = 5
-"""Pictures left out that the notes name."""
+LISTED = 5
+"""Skipped pictures that the notes name."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a model scored.
+    """The scores of a model on a dataset.
 
     Attributes:
-        predictions: one row a picture: image, subject where known, fold, method, seed, truth, predicted, p_<class>.
-        metrics: what `metrics.summarise` gives.
-        notes: plain sentences on what was left out and on pictures that the model was trained on.
+        predictions: one row per picture: image, subject where known, fold, method, seed, truth, predicted, p_<class>.
+        metrics: the result of `metrics.summarise`.
+        notes: plain sentences on skipped pictures, copies, and pictures that the model was trained on.
         skipped: the pictures left out, each with its reason.
     """
 
@@ -44,57 +46,71 @@ def evaluate(
     model: str | Path,
     data: str | Path | Manifest,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Test a model on labelled pictures.
+    """Evaluate a model on labelled pictures; those without a label are left out.
 
         print(evaluate("runs/mine", "faces/").metrics["methods"]["fn2en"]["mean"])
 
     Args:
         model: a model folder, or a run folder with one model.
         data: a folder of class folders, a manifest file, a face store, or a manifest.
-        device: "cpu" or "cuda".
-        progress: called with how many pictures are read and how many there are.
+        device: "auto", "cpu", "cuda" or "mps".
+        progress: called with the number of pictures read and of all pictures.
     Raises:
-        UserError: If the data has a class that the model does not know.
+        UserError: If the data can't be read, has no labelled picture, or has a class that the model does not know.
     """
-    recognizer = Recognizer.load(model, device)
-    if not isinstance(data, Manifest) and Path(data).suffix.lower() in (".csv", ".parquet"):
-        data = read_manifest(Path(data), classes=recognizer.classes)
-    dataset = load_dataset(data, recognizer.contract, least_classes=1, progress=progress)
-    manifest = dataset.manifest
-    unknown = [name for name, count in manifest.counts.items() if count and name not in recognizer.classes]
-    if unknown:
-        close = nearest(unknown[0], recognizer.classes)
-        guess = f"; did you mean '{close}'?" if close else ""
-        raise UserError(
-            f"{manifest.name}: class '{unknown[0]}' is not one of the model's: {', '.join(recognizer.classes)}{guess}"
-        )
+    recognizer = Recognizer.load(model, choose_device(device))
+    dataset, of_training = load_labelled(recognizer, data, progress)
+    table, classes = dataset.manifest.table, recognizer.classes
     probabilities = class_probabilities(
         recognizer.model, dataset.pixels, recognizer.contract.crop_px, recognizer.device
     )
-    columns: dict[str, Any] = {"image": manifest.table["image"].to_numpy()}
-    if manifest.subjects is not None:
-        columns["subject"] = manifest.table["subject"].to_numpy()
+    columns: dict[str, Any] = {"image": table["image"].to_numpy()}
+    if dataset.manifest.subjects is not None:
+        columns["subject"] = table["subject"].to_numpy()
     columns |= {
         "fold": "all",
         "method": recognizer.metadata.get("method", "model"),
         "seed": recognizer.metadata.get("trained_on", {}).get("seed", 0),
-        "truth": manifest.table["label"].to_numpy(),
-        "predicted": np.array(recognizer.classes, dtype=object)[probabilities.argmax(axis=1)],
+        "truth": table["label"].to_numpy(),
+        "predicted": np.array(classes, dtype=object)[probabilities.argmax(axis=1)],
     }
-    columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(recognizer.classes)}
+    columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)}
     predictions = pd.DataFrame(columns)
-    notes = [f"left out: {skipped.image}: {skipped.reason}" for skipped in dataset.skipped[:SHOWN]]
-    if len(dataset.skipped) > SHOWN:
-        notes.append(f"... and {len(dataset.skipped) - SHOWN} more were left out")
-    found = audit(manifest, dataset.pixels, cheap=True)
+    notes = [f"left out: {skipped.image}: {skipped.reason}" for skipped in dataset.skipped[:LISTED]]
+    if len(dataset.skipped) > LISTED:
+        notes.append(f"... and {len(dataset.skipped) - LISTED} more were left out")
+    found = audit(dataset.manifest, dataset.pixels, cheap=True)
     notes += [f"Audit: {line}" for line in found.lines()] if found.counts["exact_groups"] else []
-    trained_on = recognizer.metadata.get("trained_on", {})
-    if trained_on.get("sha256") == manifest.sha256():
+    if of_training:
         notes.append(
-            "These are the pictures that the model's run was made from: those of its training part are among them, "
+            "The model's run was made from these pictures: those of its training part are among them, "
             "so the accuracy is too high for new people."
         )
-    return Evaluation(predictions, summarise(predictions, recognizer.classes), notes, dataset.skipped)
+    return Evaluation(predictions, summarise(predictions, classes), notes, dataset.skipped)
+
+
+def load_labelled(
+    recognizer: Recognizer, data: str | Path | Manifest, progress: Callable[[int, int], None] | None = None
+) -> tuple[Dataset, bool]:
+    """Load the labelled pictures for a model, and find out whether its run was made from this data; see `evaluate`."""
+    if not isinstance(data, Manifest) and Path(data).suffix.lower() in (".csv", ".parquet"):
+        data = read_manifest(Path(data), classes=recognizer.classes)
+    dataset = load_dataset(data, recognizer.contract, min_classes=1, progress=progress)
+    of_training = recognizer.metadata.get("trained_on", {}).get("sha256") == dataset.manifest.sha256()
+    labelled = np.flatnonzero(dataset.manifest.labels >= 0)
+    if len(labelled) < len(dataset.manifest):
+        dataset = replace(dataset, manifest=dataset.manifest.rows(labelled), pixels=dataset.pixels[labelled])
+    unknown = [
+        name for name, count in dataset.manifest.counts.items() if count and name not in recognizer.classes
+    ]
+    if unknown:
+        close = nearest(unknown[0], recognizer.classes)
+        guess = f"; did you mean '{close}'?" if close else ""
+        known = ", ".join(recognizer.classes)
+        raise UserError(
+            f"{dataset.manifest.name}: class '{unknown[0]}' is not one of the model's: {known}{guess}"
+        )
+    return dataset, of_training

@@ -1,4 +1,4 @@
-"""How large a network is and how fast it answers."""
+"""Measure the size and the speed of a network."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Size:
     """Size and speed of one network.
 
     Attributes:
-        method: which it is.
-        parameters: learned numbers.
-        megabytes: of its weights in 32 bits, in units of 10^6 bytes.
-        ms_per_picture: median over repeats of a batch of 32, divided by 32.
-        ms_single: median over repeats of a single picture.
+        method: the network's name in the tables.
+        parameters: number of learned weights.
+        megabytes: of the weights in 32 bits, in units of 10^6 bytes.
+        ms_per_picture: median time of a batch of 32, divided by 32.
+        ms_single: median time of a single picture.
         multiply_adds: of convolutions and matrix products, for one picture.
     """
 
@@ -37,24 +37,20 @@ class Size:
 
 @torch.inference_mode()
 def measure(method: str, model: nn.Module, crop_px: int, device: torch.device) -> Size:
-    """Count the weights and time the forward pass on random crops, after two passes to warm up."""
+    """Count the weights, and time the forward pass on random crops after two warm-up passes."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     model = model.to(device).eval()
     batch = torch.randint(0, 256, (BATCH, 3, crop_px, crop_px), device=device).float()
+    with FlopCounterMode(display=False) as counted:
+        model(batch[:1])
     return Size(
         method,
         parameters,
-        parameters * 4 / 1e6,
-        _milliseconds(model, batch) / BATCH,
-        _milliseconds(model, batch[:1]),
-        _multiply_adds(model, batch[:1]),
+        megabytes=parameters * 4 / 1e6,
+        ms_per_picture=_milliseconds(model, batch) / BATCH,
+        ms_single=_milliseconds(model, batch[:1]),
+        multiply_adds=int(counted.get_total_flops()) // 2,
     )
-
-
-def _multiply_adds(model: nn.Module, crop: torch.Tensor) -> int:
-    with FlopCounterMode(display=False) as counted:
-        model(crop)
-    return int(counted.get_total_flops()) // 2
 
 
 def _milliseconds(model: nn.Module, crops: torch.Tensor) -> float:

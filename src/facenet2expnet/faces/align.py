@@ -55,7 +55,6 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     Source: Umeyama, "Least-squares estimation of transformation parameters between two point patterns", 1991; with
         the centred points as complex numbers z and w, scale and rotation are conj(z).w / conj(z).z.
     """
-    source, target = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
     source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
     z = (source - source_mean) @ (1, 1j)
     w = (target - target_mean) @ (1, 1j)
@@ -80,29 +79,24 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, side_px: int) -> np.ndarray:
     """
     shrink = 1 / float(np.hypot(matrix[0, 0], matrix[1, 0]))
     sigma = 0.5 * float(np.sqrt(max(shrink**2 - 1, 0.0)))
-    part, x0, y0 = _part_needed(pixels, matrix, side_px, margin_px=int(np.ceil(4 * sigma)) + 3)
+    part, low = _part_needed(pixels, matrix, side_px, margin_px=int(np.ceil(4 * sigma)) + 3)
     if sigma > 0.1:
         part = cv2.GaussianBlur(part, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     shifted = matrix.copy()
-    shifted[:, 2] += matrix[:, :2] @ (x0, y0)
+    shifted[:, 2] += matrix[:, :2] @ low
     # OpenCV counts from pixel centres, the contract's coordinates from the picture's corner.
     shifted[:, 2] += shifted[:, :2] @ (0.5, 0.5) - 0.5
     flag = cv2.INTER_LINEAR if shrink >= 1 else cv2.INTER_CUBIC
-    return np.asarray(
-        cv2.warpAffine(part, shifted, (side_px, side_px), flags=flag, borderMode=cv2.BORDER_REPLICATE),
-        dtype=np.uint8,
-    )
+    return cv2.warpAffine(part, shifted, (side_px, side_px), flags=flag, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _part_needed(
     pixels: np.ndarray, matrix: np.ndarray, side_px: int, margin_px: int
-) -> tuple[np.ndarray, int, int]:
-    """The rectangle of the picture that a crop reads, and its left and top; never empty."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rectangle of the picture that a crop reads, never empty, and its left and top."""
     corners = np.array([(0, 0), (side_px, 0), (0, side_px), (side_px, side_px)], dtype=np.float64)
     back = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    height, width = pixels.shape[:2]
-    low = np.floor(back.min(axis=0)).astype(int) - margin_px
-    high = np.ceil(back.max(axis=0)).astype(int) + margin_px
-    x0, y0 = (int(np.clip(low[i], 0, (width, height)[i] - 1)) for i in (0, 1))
-    x1, y1 = (int(np.clip(high[i], (x0, y0)[i] + 1, (width, height)[i])) for i in (0, 1))
-    return pixels[y0:y1, x0:x1], x0, y0
+    size_wh = np.array(pixels.shape[1::-1])
+    low = np.clip(np.floor(back.min(axis=0)).astype(int) - margin_px, 0, size_wh - 1)
+    high = np.clip(np.ceil(back.max(axis=0)).astype(int) + margin_px, low + 1, size_wh)
+    return pixels[low[1] : high[1], low[0] : high[0]], low

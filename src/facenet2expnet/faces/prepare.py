@@ -19,7 +19,7 @@ from facenet2expnet.faces import detect
 from facenet2expnet.faces.align import crop_face
 
 NO_FACE = "no face found"
-CENTRED = "no face found, centre-cropped"
+CENTRED = f"{NO_FACE}, centre-cropped"
 
 Progress = Callable[[int, int], None]
 """Called with the number of finished pictures and the number of all."""
@@ -58,25 +58,31 @@ def crop_picture(pixels: np.ndarray, contract: CropContract, *, centre_crop: boo
     return CropResult(resize_square(aligned, contract.stored_px), "" if faces else CENTRED)
 
 
-def crop_file(path: Path, contract: CropContract, *, centre_crop: bool = False) -> CropResult:
-    """Crop the face of a picture on disk; one that can't be read or cropped is skipped, with the reason."""
+def crop_file(path: Path | np.ndarray, contract: CropContract, *, centre_crop: bool = False) -> CropResult:
+    """Crop the face of a file or picture; one that can't be read or cropped is skipped, with the reason."""
     try:
-        return crop_picture(read_picture(path), contract, centre_crop=centre_crop)
+        pixels = path if isinstance(path, np.ndarray) else read_picture(path)
+        return crop_picture(pixels, contract, centre_crop=centre_crop)
     except (UserError, ValueError, cv2.error) as error:
         return CropResult(None, str(error))
 
 
 def crop_files(
-    paths: Sequence[Path], contract: CropContract, *, centre_crop: bool = False, workers: int | None = None
+    paths: Sequence[Path | np.ndarray],
+    contract: CropContract,
+    *,
+    centre_crop: bool = False,
+    workers: int | None = None,
 ) -> Generator[CropResult, None, None]:
-    """Crop the faces of many pictures, in their order, with `workers` threads (None: one per core).
+    """Crop the faces of many files or pictures, in their order, with `workers` threads (None: one per core).
 
     Only a few pictures per thread are in memory at a time. Pillow, OpenCV and dlib release the interpreter's
     lock, so the threads use all cores; OpenCV starts no threads of its own meanwhile. Raises UserError if a package
     that the contract needs is not installed.
     """
     detect.check_installed(contract)
-    count, opencv_threads = worker_count(workers), cv2.getNumThreads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count, opencv_threads = workers or cores, cv2.getNumThreads()
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(count)
     waiting: deque[Future[CropResult]] = deque()
@@ -94,16 +100,9 @@ def crop_files(
 
 def check_any(kept: int, skipped: Sequence[Skipped]) -> None:
     """Raise UserError if no picture could be used."""
-    if not kept and not skipped:
-        raise UserError("the manifest has no pictures, expected at least one")
     if not kept:
+        first = f"the first: {skipped[0].image}: {skipped[0].reason}" if skipped else "the manifest is empty"
         raise UserError(
-            f"none of the {len(skipped)} pictures could be used; the first: {skipped[0].image}: {skipped[0].reason}; "
+            f"none of the {len(skipped)} pictures could be used; {first}; "
             "check the manifest's root folder, or try another detector or fn2en data prepare --centre-crop"
         )
-
-
-def worker_count(workers: int | None) -> int:
-    """The number of threads: the given one, else one per core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return workers or cores or 1

@@ -13,7 +13,7 @@ import os
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,9 +97,7 @@ class FaceStore:
             if hashlib.sha256(pixels[start:stop]).hexdigest() != sha256:
                 raise UserError(f"{folder / PIXELS}: wrong checksum of crops {start} to {stop - 1}; {again}")
             start = stop
-        skipped, without_face = (
-            [Skipped(*item) for item in card[key]] for key in ("skipped", "without_face")
-        )
+        skipped, without_face = (list(starmap(Skipped, card[key])) for key in ("skipped", "without_face"))
         return cls(folder, pixels, manifest, skipped, without_face, card["job"])
 
     def __len__(self) -> int:
@@ -210,18 +208,12 @@ def _write_crops(
 
 def _resume(folder: Path, job: dict[str, Any]) -> list[dict[str, Any]]:
     """The finished shards of a killed preparation of the same job; afterwards the journal has only whole lines."""
-    lines = []
-    if (folder / JOURNAL).is_file():
-        for text in (folder / JOURNAL).read_bytes().splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:  # the line that was being written
-                break
-    if lines:
-        _check_same_job(job, lines[0], folder)
-    lines = lines or [job]
-    write_atomic(folder / JOURNAL, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-    return lines[1:]
+    text = (folder / JOURNAL).read_bytes() if (folder / JOURNAL).is_file() else b""
+    text = text[: text.rfind(b"\n") + 1] or json.dumps(job).encode() + b"\n"
+    made, *shards = map(json.loads, text.splitlines())
+    _check_same_job(job, made, folder)
+    write_atomic(folder / JOURNAL, text)
+    return shards
 
 
 def _finish(folder: Path, job: dict[str, Any], manifest: Manifest, shards: list[dict[str, Any]]) -> None:

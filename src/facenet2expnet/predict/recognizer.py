@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import find_pictures
 from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces.prepare import CropResult, Progress, crop_files, crop_picture
+from facenet2expnet.faces.prepare import Progress, crop_files
 from facenet2expnet.predict.model_folder import Model, load_model
 from facenet2expnet.predict.scores import BATCH, class_probabilities
 
@@ -115,8 +115,9 @@ class Recognizer:
             probabilities.append(class_probabilities(self.model, pixels, self.contract.crop_px, self.device))
             crops.clear()
 
-        for number, result in enumerate(self._crops(pictures, centre_crop, workers)):
-            name = str(number) if isinstance(pictures[number], np.ndarray) else str(pictures[number])
+        results = crop_files(pictures, self.contract, centre_crop=centre_crop, workers=workers)
+        for number, (picture, result) in enumerate(zip(pictures, results, strict=True)):
+            name = str(number) if isinstance(picture, np.ndarray) else str(picture)
             if result.crop is None:
                 skipped.append(Skipped(name, result.reason))
             else:
@@ -130,34 +131,23 @@ class Recognizer:
             classify()
         return Predictions(names, self.classes, np.concatenate(probabilities), skipped)
 
-    def _crops(
-        self, pictures: Sequence[Picture], centre_crop: bool, workers: int | None
-    ) -> Iterator[CropResult]:
-        arrays = [isinstance(picture, np.ndarray) for picture in pictures]
-        if not any(arrays):
-            paths = [Path(str(picture)) for picture in pictures]
-            return crop_files(paths, self.contract, centre_crop=centre_crop, workers=workers)
-        if not all(arrays):
-            raise UserError("expected either paths or arrays, got both")
-        return (
-            crop_picture(_checked(picture), self.contract, centre_crop=centre_crop) for picture in pictures
-        )
 
-
-def _listed(images: Picture | Iterable[Picture]) -> list[Picture]:
-    """The single pictures: folders give their files, an array (N, H, W, 3) gives N."""
-    given: list[Picture] = [images] if isinstance(images, str | Path | np.ndarray) else list(images)
-    if len(given) == 1 and isinstance(given[0], np.ndarray) and given[0].ndim == 4:
-        return list(given[0])
-    pictures: list[Picture] = []
-    for picture in given:
+def _listed(images: Picture | Iterable[Picture]) -> list[Path | np.ndarray]:
+    """The single pictures: a folder gives its files, an array (N, H, W, 3) gives N arrays."""
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        images = list(images)
+    pictures: list[Path | np.ndarray] = []
+    for picture in [images] if isinstance(images, str | Path | np.ndarray) else images:
         if isinstance(picture, np.ndarray):
+            if picture.shape[2:] != (3,) or picture.dtype != np.uint8:
+                found = f"{picture.shape} {picture.dtype}"
+                raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {found}")
             pictures.append(picture)
         elif Path(picture).is_dir():
-            found = find_pictures(Path(picture))
-            if not found:
+            files = find_pictures(Path(picture))
+            if not files:
                 raise UserError(f"{picture}: no pictures in this folder")
-            pictures.extend(found)
+            pictures.extend(files)
         elif Path(picture).exists():
             pictures.append(Path(picture))
         else:
@@ -171,9 +161,3 @@ def _usable(device: str | torch.device) -> torch.device:
     except (AssertionError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device is '{device}', but PyTorch can't use it here ({reason}); use cpu") from None
-
-
-def _checked(picture: Any) -> np.ndarray:
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {tuple(picture.shape)} {picture.dtype}")
-    return np.asarray(picture)

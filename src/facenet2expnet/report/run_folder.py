@@ -1,9 +1,11 @@
-"""What a run left behind, read back: everything that a report is made of."""
+"""Read the files of a run folder."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,111 +16,97 @@ from facenet2expnet.errors import UserError
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run; what is not there is None or empty, what could not be read is named in `unread`.
+    """The files of a run. A missing file is None or empty; a damaged one is also named in `unread`.
 
     Attributes:
         path: the folder.
-        about: run.json.
-        root: the folder of the pictures; None when manifest.json is not there.
-        classes: class names in the order of the network's outputs.
+        metadata: run.json.
+        root: folder of the pictures; None if manifest.json is missing.
         predictions: predictions.parquet.
-        metrics: metrics.json, or what `summarise` gives for the predictions.
+        metrics: metrics.json, or the result of `summarise` on the predictions.
         history: history.csv.
         sizes: sizes.json.
-        skipped: skipped.csv, (image, reason) each.
-        recipe: recipe.toml, as text.
-        audit: audit.json, as it is.
-        unread: one sentence a file that is there but can't be read.
+        skipped: skipped.csv: image, reason.
+        copies: copies.csv: split, part, image, kept_image, how.
+        recipe: recipe.toml as text.
+        audit: audit.json.
+        unread: one sentence for each file that can't be read.
     """
 
     path: Path
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     root: Path | None = None
-    classes: tuple[str, ...] = ()
     predictions: pd.DataFrame | None = None
     metrics: dict[str, Any] | None = None
     history: pd.DataFrame | None = None
     sizes: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
+    skipped: pd.DataFrame | None = None
+    copies: pd.DataFrame | None = None
     recipe: str = ""
-    audit: Any = None
+    audit: dict[str, Any] | None = None
     unread: list[str] = field(default_factory=list)
 
 
 def read_run(path: Path) -> RunFolder:
-    """Read a run folder; only run.json must be there.
+    """Read a run folder; only run.json is required.
 
     Raises:
-        UserError: If the folder or its run.json is missing or can't be read.
+        UserError: If the folder or its run.json is missing or damaged.
     """
     path = Path(path)
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder; give the folder of a run, the one that holds run.json")
+        raise UserError(f"{path} is not a folder; give a run folder, the one that holds run.json")
     if not (path / "run.json").is_file():
-        raise UserError(f"{path} holds no run.json; give the folder that `fn2en compare` or `train` wrote")
+        raise UserError(f"{path} holds no run.json; give a folder that `fn2en compare` or `train` wrote")
     unread: list[str] = []
-    about = _read(path / "run.json", _json, unread)
-    if not isinstance(about, dict):
-        raise UserError(f"{path / 'run.json'} can't be read as JSON; the run's folder is damaged")
-    predictions = _read(path / "predictions.parquet", pd.read_parquet, unread)
-    classes = _classes(about, predictions)
-    metrics = _read(path / "metrics.json", _json, unread)
-    if metrics is None and predictions is not None:
-        metrics = _read(path / "predictions.parquet", lambda _: _summary(predictions, classes), unread)
-    skipped = _read(path / "skipped.csv", _text_table, unread)
-    sizes = _read(path / "sizes.json", _json, unread)
-    manifest = _read(path / "manifest.json", _json, unread)
-    root = manifest.get("root") if isinstance(manifest, dict) else None
+    read_text = partial(pd.read_csv, dtype=str, keep_default_na=False, encoding_errors="replace")
+
+    def read(name: str, reader: Callable[[Path], Any]) -> Any:
+        if not (path / name).is_file():
+            return None
+        try:
+            return reader(path / name)
+        except (OSError, ValueError, KeyError, TypeError) as error:  # pandas, pyarrow and json raise these
+            unread.append(f"{name} could not be read: {(str(error) or type(error).__name__).splitlines()[0]}")
+            return None
+
+    metadata = read("run.json", _json_object)
+    if metadata is None:
+        raise UserError(f"{path / 'run.json'} can't be read as JSON; the run folder is damaged")
+    predictions = read("predictions.parquet", pd.read_parquet)
+    metrics = read("metrics.json", _json_object)
+    if metrics is None and predictions is not None and len(predictions):
+        metrics = read("predictions.parquet", lambda _: _metrics(predictions))
+    manifest = read("manifest.json", _json_object) or {}
     return RunFolder(
         path=path,
-        about=about,
-        root=path / root if root else None,
-        classes=classes,
+        metadata=metadata,
+        root=path / manifest["root"] if manifest.get("root") else None,
         predictions=predictions,
         metrics=metrics if metrics and metrics.get("methods") else None,
-        history=_read(path / "history.csv", _history, unread),
-        sizes=[size for size in sizes if isinstance(size, dict)] if isinstance(sizes, list) else [],
-        skipped=[] if skipped is None else list(zip(skipped["image"], skipped["reason"], strict=True)),
-        recipe=_read(path / "recipe.toml", lambda file: file.read_text("utf-8"), unread) or "",
-        audit=_read(path / "audit.json", _json, unread),
-        unread=list(dict.fromkeys(unread)),
+        history=read("history.csv", _history),
+        sizes=read("sizes.json", lambda file: json.loads(file.read_text("utf-8"))) or [],
+        skipped=read("skipped.csv", partial(read_text, usecols=["image", "reason"])),
+        copies=read("copies.csv", read_text),
+        recipe=read("recipe.toml", lambda file: file.read_text("utf-8")) or "",
+        audit=read("audit.json", _json_object),
+        unread=unread,
     )
 
 
-def _read(path: Path, reader: Any, unread: list[str]) -> Any:
-    """What the reader makes of a file; None when it is not there or, noted in `unread`, can't be read."""
-    if not path.is_file():
-        return None
-    try:
-        return reader(path)
-    except (OSError, ValueError, KeyError, TypeError) as fault:  # pandas, pyarrow and json raise these
-        reason = str(fault).splitlines()
-        unread.append(f"{path.name} could not be read: {reason[0] if reason else type(fault).__name__}")
-        return None
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
-
-
-def _text_table(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="replace")
-    return table[["image", "reason"]]
+def _json_object(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text("utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def _history(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype={"method": str, "fold": str, "stage": str}, keep_default_na=True)
-    return table[table[["method", "stage", "epoch"]].notna().all(axis=1)]
+    table = pd.read_csv(path, dtype={"method": str, "fold": str, "stage": str})
+    return table.dropna(subset=["method", "stage", "epoch", "loss"])
 
 
-def _summary(predictions: pd.DataFrame | None, classes: tuple[str, ...]) -> dict[str, Any] | None:
+def _metrics(predictions: pd.DataFrame) -> dict[str, Any]:
     from facenet2expnet.experiment.metrics import summarise
 
-    return None if predictions is None or predictions.empty else summarise(predictions, classes)
-
-
-def _classes(about: dict[str, Any], predictions: pd.DataFrame | None) -> tuple[str, ...]:
-    named = (about.get("manifest") or {}).get("classes") or []
-    if not named and predictions is not None:
-        named = [name[2:] for name in map(str, predictions.columns) if name.startswith("p_")]
-    return tuple(str(name) for name in named)
+    return summarise(predictions, [name[2:] for name in map(str, predictions) if name.startswith("p_")])

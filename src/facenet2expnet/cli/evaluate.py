@@ -1,0 +1,83 @@
+"""fn2en evaluate, calibrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facenet2expnet.cli.model import ModelFolder, TableFile
+from facenet2expnet.cli.run import Data, Device, OnDevice, Quiet
+
+
+def add(app: typer.Typer) -> None:
+    """Mount the commands."""
+    app.command()(evaluate)
+    app.command()(calibrate)
+
+
+def evaluate(
+    model: ModelFolder,
+    data: Data,
+    out: TableFile = None,
+    device: OnDevice = Device.auto,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate a model on labelled faces.
+
+    Example: fn2en evaluate runs/mine faces/ --out predictions.csv
+    """
+    from facenet2expnet.cli import console
+    from facenet2expnet.cli.model import check_table_name, write_skipped_beside, write_table
+    from facenet2expnet.experiment.evaluate import evaluate as evaluate_model
+    from facenet2expnet.report import tables
+
+    if out:
+        check_table_name(out)
+    with console.progress(quiet) as display:
+        found = evaluate_model(model, data, device=device.value, progress=display.of("reading faces"))
+    for note in found.notes:
+        print(note)
+    table = tables.comparison_text(tables.comparison(found.metrics, ""))
+    console.out.print(tables.to_rich(table))
+    per_class = tables.per_class(found.metrics)
+    scores = per_class.columns[2:]
+    per_class[scores] = per_class[scores].map(tables.percent)
+    console.out.print(tables.to_rich(per_class))
+    if out:
+        write_table(found.predictions, out)
+        print(f"{len(found.predictions)} rows written to {out}")
+        write_skipped_beside(found.skipped, out)
+
+
+def calibrate(
+    model: ModelFolder,
+    data: Data,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="A new folder for the model. By default the model is changed in place."
+        ),
+    ] = None,
+    device: OnDevice = Device.auto,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a model's confidences to labelled faces that it was not trained on; its answers stay the same.
+
+    Example: fn2en calibrate runs/mine new-faces/ --out calibrated
+    """
+    from facenet2expnet.cli import console
+    from facenet2expnet.experiment.calibration import calibrate as calibrate_model
+
+    with console.progress(quiet) as display:
+        found = calibrate_model(
+            model, data, out=out, device=device.value, progress=display.of("reading faces")
+        )
+    for skipped in found.skipped:
+        print(f"left out: {skipped.image}: {skipped.reason}")
+    print(f"temperature {found.temperature:.3f}, fitted on {found.pictures:,} pictures")
+    losses, errors = ([scores[name] for scores in (found.before, found.after)] for name in found.before)
+    print("log loss: {:.3f} before, {:.3f} after".format(*losses))
+    print("calibration error: {:.1%} before, {:.1%} after".format(*errors))
+    print(f"model:  {found.folder}")

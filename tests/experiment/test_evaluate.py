@@ -1,0 +1,90 @@
+"""A model tested on labelled pictures: the table, the notes, and the refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import facenet2expnet
+import tiny
+from facenet2expnet.crop import CropContract
+from facenet2expnet.data.manifest import read_manifest
+from facenet2expnet.errors import UserError
+from facenet2expnet.nets.classifier import ExpressionClassifier
+from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.predict.model_folder import Model, save_model
+from facenet2expnet.predict.recognizer import Recognizer
+
+CLASSES = ("surprise", "happiness", "anger")
+"""The model's classes, in another order than the data's."""
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    return tiny.write_faces(tmp_path / "faces")
+
+
+def write_model(folder: Path, **metadata: object) -> Path:
+    net = ExpNet(3, input_px=32, bridge_chw=(16, 8, 8), width=0.1, hidden=16)
+    model = ExpressionClassifier(net, (127.5, 127.5, 127.5), 64.0).eval()
+    save_model(Model(model, CLASSES, CropContract(stored_px=36, crop_px=32), dict(metadata)), folder)
+    return folder
+
+
+def test_the_table_has_the_answers_of_the_recognizer(faces: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", method="fn2en", trained_on={"seed": 3})
+    found = facenet2expnet.evaluate(model, faces)
+    table = found.predictions
+    pictures = [faces / name for name in table["image"]]
+    expected = Recognizer.load(model).predict(pictures)
+    assert list(table["predicted"]) == expected.labels
+    assert np.allclose(table[[f"p_{name}" for name in CLASSES]], expected.probabilities, atol=1e-6)
+    assert list(table["truth"]) == [picture.parent.name for picture in pictures]
+    assert set(table["seed"]) == {3}
+    accuracy = (table["truth"] == table["predicted"]).mean()
+    assert found.metrics["methods"]["fn2en"]["mean"]["accuracy"] == pytest.approx(accuracy)
+    assert (found.notes, found.skipped) == ([], [])
+
+
+def test_subjects_are_kept_and_pictures_without_a_label_are_left_out(faces: Path, tmp_path: Path) -> None:
+    rows = [(f"{faces}/{name}/{n:02}.png", name, f"S{n % 2}") for name in tiny.CLASSES for n in range(4)]
+    table = pd.DataFrame(rows, columns=["image", "label", "subject"])
+    table.loc[3, "label"] = ""
+    table.to_csv(tmp_path / "faces.csv", index=False)
+    found = facenet2expnet.evaluate(write_model(tmp_path / "model"), tmp_path / "faces.csv")
+    assert len(found.predictions) == 11
+    assert set(found.predictions["subject"]) == {"S0", "S1"}
+    assert [row["pictures"] for row in found.metrics["methods"]["model"]["per_subject"]] == [6, 5]
+
+
+def test_one_class_is_enough_and_the_notes_name_what_is_wrong_with_the_data(tmp_path: Path) -> None:
+    happy = tiny.write_faces(tmp_path / "happy", classes=("happiness",))
+    Image.open(happy / "happiness" / "00.png").save(happy / "happiness" / "copy.png")
+    for number in range(7):
+        (happy / "happiness" / f"broken{number}.png").write_bytes(b"nothing")
+    found = facenet2expnet.evaluate(write_model(tmp_path / "model"), happy)
+    assert len(found.predictions) == 9
+    assert len(found.skipped) == 7
+    assert found.notes[0].startswith("left out: happiness/broken0.png")
+    assert found.notes[5] == "... and 2 more were left out"
+    assert found.notes[6].startswith("Audit: ")
+
+
+def test_a_model_of_the_same_pictures_is_noted(faces: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", trained_on={"sha256": read_manifest(faces).sha256()})
+    (note,) = facenet2expnet.evaluate(model, faces).notes
+    assert "so the accuracy is too high for new people" in note
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(faces: Path, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    other = tiny.write_faces(tmp_path / "other", classes=("anger", "hapiness"))
+    with pytest.raises(UserError, match=r"class 'hapiness' is not one of .*did you mean 'happiness'"):
+        facenet2expnet.evaluate(model, other)
+    (tmp_path / "some.csv").write_text(f"image,label\n{faces}/anger/00.png,angr\n")
+    with pytest.raises(UserError, match=r"some.csv line 2: .*'angr' is not one of .*'anger'"):
+        facenet2expnet.evaluate(model, tmp_path / "some.csv")
