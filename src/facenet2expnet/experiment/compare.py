@@ -208,6 +208,7 @@ def _run(
 
 def _affordable_folds(manifest: Manifest, most: int = 10) -> int:
     """Give how many folds the rarest class and the number of subjects allow, `most` at the most."""
+    manifest = manifest.rows((manifest.labels >= 0) & ~manifest.train_only)  # those that can be tested
     limits = [most, *(count for count in manifest.counts.values() if count)]
     if manifest.subjects is not None:
         limits.append(len(set(manifest.subjects)))
