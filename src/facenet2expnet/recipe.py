@@ -429,7 +429,7 @@ def _faults(error: ValidationError | TypeError, where: str) -> str:
     sections = {
         name: type(value) for name, value in vars(Recipe()).items() if dataclasses.is_dataclass(value)
     }
-    classes = [*sections.values(), Recipe, LossTerm]
+    classes: list[Any] = [*sections.values(), Recipe, LossTerm]
     known = sorted({f.name for cls in classes for f in dataclasses.fields(cls)})
     lines = []
     for fault in error.errors():

@@ -27,7 +27,7 @@ from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.job import METHODS, Progress, is_out_of_memory
+from facenet2expnet.experiment.job import METHODS, Progress, is_out_of_memory, progress_of
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.files import LOCK, atomic_path, folder_lock, read_json, write_json
 from facenet2expnet.recipe import Recipe
@@ -69,8 +69,7 @@ def load_pictures(data: str | Path | Manifest, recipe: Recipe, progress: Progres
             "%s: its folders are taken as the classes, not its manifest.csv; to use that, name the file", data
         )
     try:
-        report = progress and (lambda done, total: progress("reading faces", done, total))
-        return load_dataset(data, recipe.crop, progress=report)
+        return load_dataset(data, recipe.crop, progress=progress_of("reading faces", progress))
     except (MemoryError, RuntimeError, OverflowError) as error:
         if not is_out_of_memory(error):
             raise
