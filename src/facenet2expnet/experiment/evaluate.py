@@ -83,7 +83,7 @@ def evaluate(
     if len(dataset.skipped) > LISTED:
         notes.append(f"... and {len(dataset.skipped) - LISTED} more were left out")
     found = audit(dataset.manifest, dataset.pixels, cheap=True)
-    notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_groups"] else []
+    notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_pictures"] else []
     if of_training:
         notes.append(
             "The model's run was made from these pictures: those of its training part are among them, "
