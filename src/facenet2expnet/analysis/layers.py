@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from facenet2expnet.crop import centre_crop
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNet
-from facenet2expnet.training.augment import centre_crop
 
 BATCH = 64
 SCORES = "scores"
@@ -127,7 +127,7 @@ def responses(
 def crops_of(pixels: np.ndarray, crop_px: int, device: torch.device | str = "cpu") -> Tensor:
     """Stored faces (B, S, S, 3) uint8 -> their centre crops (B, 3, crop_px, crop_px) float in 0..255."""
     stored = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
-    return centre_crop(stored, crop_px)
+    return centre_crop(stored, crop_px).float()
 
 
 def all_responses(model: nn.Module, pixels: np.ndarray, name: str, crop_px: int) -> np.ndarray:
