@@ -267,9 +267,10 @@ def test_a_stage_that_was_stopped_after_its_last_epoch_is_not_trained_again(
         write(path, *others)
 
     stopped = Line(STOPPING)
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(loop, "write_tensors", stop)
+    monkeypatch.setattr(loop, "write_tensors", stop)
+    with pytest.raises(InterruptedError):
         train(stopped, tmp_path)
+    monkeypatch.setattr(loop, "write_tensors", write)
     resumed = Line(STOPPING, [])
     assert len(train(resumed, tmp_path)) == 6
     assert resumed.batch_sizes == []

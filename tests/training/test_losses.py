@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tiny_training import features
 from torch import Tensor
 
 from facenet2expnet.recipe import LossTerm
@@ -20,7 +21,6 @@ from facenet2expnet.training.losses import (
     standardised_l2_loss,
 )
 from facenet2expnet.training.statistics import measure_features
-from tiny_training import features
 
 MAP, VECTOR = (4, 6, 3, 3), (4, 6)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from facenet2expnet.training.classification import Classification, Shown
+from facenet2expnet.training.comparison import Comparison
+from facenet2expnet.training.regression import Regression
 from lightning_fabric import Fabric
 from torch.nn import functional
 
@@ -16,11 +19,8 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.nets.classifier import FaceClassifier
 from facenet2expnet.training import stages
 from facenet2expnet.training.augment import Augment, centre_crop
-from facenet2expnet.training.classification import Classification, Shown
-from facenet2expnet.training.comparison import Comparison
 from facenet2expnet.training.loop import EpochRecord
 from facenet2expnet.training.losses import PNorm, soft_label_loss
-from facenet2expnet.training.regression import Regression
 from facenet2expnet.training.stages import Setting
 from facenet2expnet.training.teacher import TrainingPart, compute_views
 

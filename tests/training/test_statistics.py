@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import r2_score
+from tiny_training import features
 
 from facenet2expnet.errors import StageStopped
 from facenet2expnet.training.statistics import RSquared, measure_features
-from tiny_training import features
 
 
 @pytest.mark.parametrize("sizes", [[101], [1, 40, 60], [60, 40, 1]])
