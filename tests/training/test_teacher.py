@@ -227,7 +227,7 @@ def test_mixed_views_are_mixes_of_two_pictures(cache: Cache) -> None:
 def test_a_full_disk_is_refused_before_anything_is_computed(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**6, 10**6))
     with pytest.raises(
         UserError, match=r"views need 0 MB, 1 MB are free; make room, or lower stage1\.cached_v"
@@ -375,7 +375,7 @@ def test_an_onnx_net_without_parameters_is_a_pretrained_teacher(tmp_path: Path) 
     settings = (name, "face_net.tap=map12", "face_net.fine_tuned=false")
     stages.check(tiny.tiny_recipe(*settings))
     with pytest.raises(
-        UserError, match="method 'fine-tune': onnx:.* has nothing to train; leave this method"
+        UserError, match=r"method 'fine-tune': onnx:.* has nothing to train; leave this method"
     ):
         stages.check(tiny.tiny_recipe(*settings), fine_tunes=True)
     net = stages.pretrained_teacher(tiny.tiny_recipe(*settings), 3, CPU)
