@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tiny_training import CPU, STILL, context, faces, student, teacher, teaching
+from tiny_training import STILL, context, faces, student, teacher, teaching
 from torch import Tensor, nn
 from torch.nn import functional
 
