@@ -65,9 +65,6 @@ class Scores(nn.Module):
         return crops.mean(dim=(2, 3)) / 20
 
 
-# ------------------------------------------------------------------------------------------------ whole stages
-
-
 def test_stage_0_trains_the_face_net_and_returns_it_frozen(tmp_path: Path) -> None:
     records: list[EpochRecord] = []
     long = context(*CALM, "fine_tune.epochs=12", "fine_tune.lr_factor_pretrained=1", records=records)
@@ -86,6 +83,25 @@ def test_stages_1_and_2_leave_the_face_net_as_it_is(tmp_path: Path, settings: li
     assert changed(before, face_net) == set()
     assert not face_net.training
     assert all(parameter.grad is None for parameter in face_net.parameters())
+
+
+def test_the_seed_alone_decides_the_weights(tmp_path: Path) -> None:
+    def train(seed: int, folder: Path) -> dict[str, Tensor]:
+        torch.rand(len(str(folder)))  # other draws before
+        setting = context(seed=seed)
+        face_net = stages.fine_tune(faces(), setting, folder)
+        nets = [
+            face_net,
+            stages.from_scratch(faces(), setting, folder),
+            stages.fn2en(faces(), face_net, setting, folder),
+        ]
+        return copy_of(nn.ModuleList(nets))
+
+    first, again, other = train(0, tmp_path / "a"), train(0, tmp_path / "again"), train(1, tmp_path / "other")
+    assert all(value.equal(again[name]) for name, value in first.items())
+    weights = [name for name in first if name.endswith(("conv1.weight", "scores.weight"))]
+    assert len(weights) == 5
+    assert not any(first[name].equal(other[name]) for name in weights)
 
 
 @pytest.mark.parametrize("loss", ["p-norm", "standardised-l2", "fitnets", "rkd"])
@@ -170,7 +186,7 @@ def test_a_stage_1_that_learns_nothing_is_warned_of(tmp_path: Path, caplog: pyte
 def test_early_stopping_watches_plain_losses_of_the_validation_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validation = faces([0, 1, 2, 0, 1], seed=2)
+    validation = faces([0, 1, 2] * 23, seed=2)  # two batches, of 64 and of 5
     data = faces(validation=validation)
     settings = [f"{name}.patience=9" for name in ("fine_tune", "stage1", "stage2")]
     settings += [
@@ -182,7 +198,7 @@ def test_early_stopping_watches_plain_losses_of_the_validation_part(
     records: list[EpochRecord] = []
     setting = context(*settings, records=records)
     face_net = stages.fine_tune(data, setting, tmp_path / "teacher")
-    crops = centre_crop(validation.stored(torch.arange(5)), 32).float()
+    crops = centre_crop(validation.stored(torch.arange(69)), 32).float()
     expected = functional.cross_entropy(face_net(crops), validation.targets).item()
     assert records[-1].val_loss == pytest.approx(expected, rel=1e-5)
 
@@ -205,9 +221,6 @@ def test_early_stopping_watches_plain_losses_of_the_validation_part(
     assert best == pytest.approx(expected, rel=1e-4)
     assert stage1.teaching.views is not None
     assert len(stage1.teaching.views.crops) == 24  # none of a validation picture
-
-
-# ------------------------------------------------------------------------------- batch norms of what came trained
 
 
 class NormedFaceNet(tiny.TinyFaceNet):
@@ -253,9 +266,6 @@ def test_frozen_batch_norms_of_stage_1_stay_in_stage_2(tmp_path: Path, ema_decay
         assert changed(stage1, trained) & (norms | weights) == weights | (
             norms if batch_norm == "trainable" else set()
         )
-
-
-# -------------------------------------------------------------------------------------- one step, by hand
 
 
 def by_hand(model: ExpressionClassifier, crops: Tensor) -> tuple[Tensor, Tensor]:
@@ -369,8 +379,6 @@ def test_with_distilled_gives_the_scores_of_forward() -> None:
     torch.testing.assert_close(features, model.net.bridge.shift + model.net.bridge.scale * distilled)
 
 
-# ------------------------------------------------------------------------------- balance, label smoothing, mixes
-
 RARE = [0] * 20 + [1] * 3 + [2]
 
 
@@ -379,15 +387,6 @@ def test_the_sampler_draws_every_class_as_often() -> None:
     torch.manual_seed(0)
     drawn = torch.cat([stage.data.targets[stage.epoch_order()] for _ in range(50)]).bincount() / 1200
     assert torch.allclose(drawn, torch.full((3,), 1 / 3), atol=0.05)
-
-
-def test_weights_balance_the_classes_as_in_pytorch() -> None:
-    module = Scores()
-    stage = scratch(faces(RARE), module, "scratch.balance=weights")
-    loss = stage.loss(ALL)
-    weights = 24 / (3 * torch.tensor([20.0, 3.0, 1.0]))
-    expected = functional.cross_entropy(module(module.crops), stage.data.targets, weights)
-    assert loss.item() == pytest.approx(expected.item())
 
 
 def test_a_class_without_pictures_draws_no_scores_to_itself() -> None:
@@ -427,7 +426,7 @@ def test_mixup_weights_both_labels_by_the_shares_of_the_pictures(settings: list[
     assert 0.5 < share < 0.99
     torch.testing.assert_close(module.crops, share * crops + (1 - share) * crops[partners])
     scores = module(module.crops)
-    weights = torch.ones(3) if stage.class_weights is None else stage.class_weights
+    weights = 24 / (3 * torch.tensor([20.0, 3.0, 1.0])) if settings else torch.ones(3)
 
     def mean_loss(labels: Tensor) -> Tensor:
         each = functional.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
@@ -474,9 +473,6 @@ def test_mixed_views_teach_the_labels_of_both_pictures(tmp_path: Path) -> None:
     assert loss.item() == pytest.approx((0.75 * hard + 0.25 * soft).item(), rel=1e-5)
 
 
-# ---------------------------------------------------------------------------------------------- checks before
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -488,12 +484,3 @@ def test_a_face_net_or_layer_that_does_not_exist_is_refused(setting: str, messag
     assert stages.check(tiny.tiny_recipe()).name == "tiny"
     with pytest.raises(UserError, match=message):
         stages.check(tiny.tiny_recipe(setting))
-
-
-def test_a_frozen_face_net_can_only_be_used_pretrained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages.face, "load", lambda name, weights: tiny.TinyFaceNet().freeze())
-    with pytest.raises(
-        UserError, match=r"face_net\.fine_tuned is true and tiny has nothing to train; set face"
-    ):
-        stages.check(tiny.tiny_recipe())
-    stages.check(tiny.tiny_recipe("face_net.fine_tuned=false"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -18,7 +17,6 @@ import pytest
 import torch
 from tiny_training import CPU, STILL, context, faces, teacher, teaching
 from torch import Tensor
-from torch.nn import functional
 
 import tiny
 from facenet2expnet.errors import StageStopped, UserError
@@ -237,7 +235,7 @@ def test_a_full_disk_is_refused_before_anything_is_computed(
     assert not list(cache.folder.iterdir())
 
 
-def test_a_disk_that_fills_up_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -245,12 +243,9 @@ def test_a_disk_that_fills_up_is_named(cache: Cache, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=r"views: can't be written \(No space left on device\)"):
         cache.views()
     assert not list(cache.folder.iterdir())
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (cache.folder / "file").write_text("")
     with pytest.raises(UserError, match=r"can't be written \(Not a directory\)"):
-        Cache(tmp_path / "file" / "views").views()
+        Cache(cache.folder / "file" / "views").views()
 
 
 def test_features_too_large_for_half_precision_are_refused(cache: Cache) -> None:
@@ -351,40 +346,32 @@ def test_the_pretrained_teacher_is_frozen_and_always_the_same() -> None:
     assert first(torch.rand(2, 3, 32, 32) * 255).tolist() == [[0.0] * 3] * 2
 
 
-def test_an_onnx_net_without_parameters_is_a_pretrained_teacher(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    weights = np.random.default_rng(0).normal(0, 0.3, (6, 3, 3, 3)).astype(np.float32)
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    nodes = [
-        helper.make_node("Conv", ["picture", "w"], ["maps"], strides=[2, 2], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["maps"], ["positive"]),
-        helper.make_node("GlobalAveragePool", ["positive"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["embedding"]),
-    ]
-    graph = helper.make_graph(
-        nodes, "face", [helper.make_tensor_value_info("picture", kind, ["N", 3, 24, 24])],
-        [helper.make_tensor_value_info("embedding", kind, ["N", 6])], [onnx.numpy_helper.from_array(weights, "w")],
-    )  # fmt: skip
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "face.onnx")
-    (tmp_path / "face.json").write_text(json.dumps({"colour": "bgr", "mean_rgb": [10, 20, 30], "scale": 5}))
-    name = f"face_net.name=onnx:{tmp_path / 'face.onnx'}"
-    with pytest.raises(UserError, match=r"face_net\.fine_tuned is true and onnx:.* has nothing to train"):
-        stages.check(tiny.tiny_recipe(name, "face_net.tap="))
-    settings = (name, "face_net.tap=map12", "face_net.fine_tuned=false")
-    stages.check(tiny.tiny_recipe(*settings))
+class NoParameters(tiny.TinyFaceNet):
+    """A face net without parameters, as an ONNX file is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for layer in (self.early, self.late):
+            for name, value in list(layer.named_parameters()):
+                delattr(layer, name)
+                layer.register_buffer(name, value.detach())
+
+
+def test_a_face_net_without_parameters_is_a_pretrained_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(face, "load", lambda name, weights: NoParameters())
     with pytest.raises(
-        UserError, match=r"method 'fine-tune': onnx:.* has nothing to train; leave this method"
+        UserError, match=r"face_net\.fine_tuned is true and tiny has nothing to train; set face"
     ):
-        stages.check(tiny.tiny_recipe(*settings), fine_tunes=True)
-    net = stages.pretrained_teacher(tiny.tiny_recipe(*settings), 3, CPU)
-    crops = faces().stored(torch.arange(4)).float()
-    resized = functional.interpolate(crops, (24, 24), mode="bilinear", align_corners=False, antialias=True)
-    inputs = ((resized - torch.tensor([10.0, 20.0, 30.0]).view(1, 3, 1, 1)) / 5)[:, [2, 1, 0]]
-    expected = functional.conv2d(inputs, torch.from_numpy(weights), stride=2, padding=1).relu()
-    torch.testing.assert_close(net.with_taps(crops, ["map12"])[1][0], expected, rtol=1e-4, atol=1e-3)
+        stages.check(tiny.tiny_recipe())
+    recipe = tiny.tiny_recipe("face_net.fine_tuned=false")
+    stages.check(recipe)
+    with pytest.raises(UserError, match="method 'fine-tune': tiny has nothing to train; leave this method"):
+        stages.check(recipe, fine_tunes=True)
+    net = stages.pretrained_teacher(recipe, 3, CPU)
+    assert not list(net.face_net.parameters())
     for cached_views in (0, 1):
-        setting = context(*settings, f"stage1.cached_views={cached_views}")
+        setting = context("face_net.fine_tuned=false", f"stage1.cached_views={cached_views}")
         model = stages.fn2en(faces(), net, setting, tmp_path / f"{cached_views}")
-        assert model(crops[..., :32, :32]).shape == (4, 3)
+        assert model(faces().stored(torch.arange(4)).float()[..., :32, :32]).shape == (4, 3)
