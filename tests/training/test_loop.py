@@ -192,18 +192,17 @@ def test_a_validation_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) 
         train(Line(STOPPING, [1.0, float("inf")]), tmp_path)
 
 
-def test_a_stage_stops_after_its_patience_with_its_best_weights(tmp_path: Path) -> None:
-    stage = Line(STOPPING)
+@pytest.mark.parametrize(("patience", "epochs"), [(2, 6), (3, 7)])
+def test_a_stage_stops_after_its_patience_with_its_best_weights(
+    tmp_path: Path, patience: int, epochs: int
+) -> None:
+    """A stage that trains all 7 epochs ends with its best weights too."""
+    val_losses = [*VAL_LOSSES[:6], 7.0]
+    stage = Line(replace(STOPPING, patience=patience), val_losses)
     records = train(stage, tmp_path)
-    assert [record.val_loss for record in records] == list(VAL_LOSSES[:6])
+    assert [record.val_loss for record in records] == val_losses[:epochs]
     assert best_epoch(records) == 4
-    assert len(set(stage.validated)) == 6
-    assert stage.module.weight.item() == stage.validated[3]
-
-
-def test_a_stage_that_trains_all_epochs_ends_with_its_best_weights_too(tmp_path: Path) -> None:
-    stage = Line(replace(STOPPING, patience=6), [*VAL_LOSSES[:6], 7.0])
-    assert len(train(stage, tmp_path)) == 7
+    assert len(set(stage.validated)) == epochs
     assert stage.module.weight.item() == stage.validated[3]
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import tracemalloc
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from tiny_training import CPU, STILL, context, faces, teacher, teaching
-from torch import Tensor
 
 import tiny
 from facenet2expnet.errors import StageStopped, UserError
@@ -24,7 +23,7 @@ from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import FaceClassifier
 from facenet2expnet.training import stages
 from facenet2expnet.training.augment import Augment
-from facenet2expnet.training.teacher import CachedViews, TrainingSet, cache_views, drop_views, tapped_features
+from facenet2expnet.training.teacher import CachedViews, TrainingSet, cache_views, drop_views
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
 
@@ -86,9 +85,8 @@ def test_labels_and_hash_of_a_training_set() -> None:
     assert data.labelled.tolist() == [0, 2]
     same = TrainingSet(pixels[[3, 5, 7]].copy(), np.arange(3), np.array([0, 0, 0]), 3, CPU)
     assert data.pixels_sha256() == same.pixels_sha256()
-    assert (
-        data.pixels_sha256() != TrainingSet(pixels, np.array([5, 3, 7]), np.zeros(3), 3, CPU).pixels_sha256()
-    )
+    other = TrainingSet(pixels, np.array([5, 3, 7]), np.zeros(3), 3, CPU)
+    assert data.pixels_sha256() != other.pixels_sha256()
 
 
 def test_cached_views_hold_what_the_live_teacher_gives_for_their_crops(cache: Cache) -> None:
@@ -222,14 +220,10 @@ def test_mixed_views_are_mixes_of_two_pictures(cache: Cache) -> None:
     assert np.allclose(views.features[:, 3], features, rtol=2**-10, atol=1e-6)
 
 
-def test_a_full_disk_is_refused_before_anything_is_computed(
-    cache: Cache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_refused_before_the_work(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**6, 10**6))
-    with pytest.raises(
-        UserError, match=r"views need 0 MB, 1 MB are free; make room, or lower stage1\.cached_v"
-    ):
+    with pytest.raises(UserError, match=r"views need 0 MB, 1 MB are free; .* lower stage1\.cached_v"):
         cache.views()
     assert cache.computed == 0
     assert not list(cache.folder.iterdir())
@@ -283,43 +277,7 @@ def test_the_views_lie_in_the_folder_of_the_context_and_are_shared(tmp_path: Pat
     assert (tmp_path / "three" / "stage2.safetensors").is_file()
 
 
-class CaffeNet(tiny.TinyFaceNet):
-    """A net of 24 pixels with blue as its first channel; it keeps what reaches its first layer."""
-
-    info = replace(
-        tiny.TinyFaceNet.info, input_px=24, colour="bgr", mean_rgb=(130.0, 105.0, 94.0), scale=2.0,
-        taps={"early": (8, 12, 12), "late": (16, 6, 6), "pooled": (16,)},
-    )  # fmt: skip
-
-    def features(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-        self.inputs = inputs
-        return super().features(inputs, taps)
-
-
-@pytest.mark.parametrize("source", ["cached", "live", "measured"])
-def test_a_face_net_of_another_size_and_colour_order_gets_its_own_input(cache: Cache, source: str) -> None:
-    red = np.zeros((6, 36, 36, 3), np.uint8)
-    red[..., 0] = np.arange(200, 206, dtype=np.uint8)[:, None, None]
-    data = TrainingSet(red, np.arange(6), np.arange(6) % 3, 3, CPU)
-    net = CaffeNet()
-    classifier = FaceClassifier(net, 3, head_norm=True, head_dropout=0.0).eval()
-    if source == "cached":
-        cache.views(teacher=classifier, data=data, augment=STILL, count=1)
-    elif source == "live":
-        replace(teaching(faces()), teacher=classifier).ask(STILL(data.stored(torch.arange(6))))
-    else:
-        assert [batch.shape for batch in tapped_features(classifier, data, "late", 32)] == [(6, 16, 6, 6)]
-    blue, green, reds = net.inputs[:, 0], net.inputs[:, 1], net.inputs[:, 2]
-    assert net.inputs.shape == (6, 3, 24, 24)
-    assert torch.allclose(blue, torch.full_like(blue, (0 - 94) / 2))
-    assert torch.allclose(green, torch.full_like(green, (0 - 105) / 2))
-    expected = (torch.arange(200.0, 206.0) - 130) / 2
-    assert torch.allclose(reds, expected[:, None, None].expand_as(reds), atol=1e-3)
-
-
-def test_a_layer_that_gives_vectors_is_distilled_as_maps_of_one_position(
-    cache: Cache, tmp_path: Path
-) -> None:
+def test_vectors_are_distilled_as_maps_of_one_position(cache: Cache, tmp_path: Path) -> None:
     views = cache.views(tap="pooled")
     crops = torch.from_numpy(np.array(views.crops[:, 0])).float()
     with torch.no_grad():
@@ -361,9 +319,7 @@ def test_a_face_net_without_parameters_is_a_pretrained_teacher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(face, "load", lambda name, weights: NoParameters())
-    with pytest.raises(
-        UserError, match=r"face_net\.fine_tuned is true and tiny has nothing to train; set face"
-    ):
+    with pytest.raises(UserError, match="fine_tuned is true and tiny has nothing to train; set face_net"):
         stages.check(tiny.tiny_recipe())
     recipe = tiny.tiny_recipe("face_net.fine_tuned=false")
     stages.check(recipe)
