@@ -124,6 +124,8 @@ def test_a_stage_has_no_fields_of_other_stages(stage: str) -> None:
         ("val_fraction=0.6", "val_fraction is 0.6"),
         ("stage2.patience=-1", "stage2.patience is -1"),
         ("stage2.distil_weight=-1", "stage2.distil_weight is -1"),
+        ("stage2.distil_weight=inf", "stage2.distil_weight is inf"),
+        ("stage1.lr=nan", "stage1.lr is nan"),
         ("stage1.losses=[]", "stage1.losses is empty, expected one term or more"),
         ('stage1.losses=[{loss="rkd", weight=0.0}]', "stage1.losses.0.weight is 0.0"),
         ("stage1.milestones=[5,3]", "stage1.milestones is [5, 3], expected rising epochs"),

@@ -28,7 +28,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
-NotNegative = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, lt=float("inf"))]
 Count = Annotated[int, Field(ge=1)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 NormMode = Literal["trainable", "frozen"]
