@@ -105,7 +105,7 @@ def test_the_seed_alone_decides_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss", ["p-norm", "standardised-l2", "fitnets", "rkd"])
-def test_stage_1_learns_with_every_loss(tmp_path: Path, loss: str) -> None:
+def test_stage_1_learns_with_every_loss(tmp_path: Path, caplog: pytest.LogCaptureFixture, loss: str) -> None:
     records: list[EpochRecord] = []
     settings = [f'stage1.losses=[{{loss="{loss}"}}]', "stage2.standardised_input=false", "stage1.epochs=40"]
     long = context(*CALM, *settings, "stage1.lr=0.003", "stage1.cached_views=0", records=records)
@@ -115,6 +115,7 @@ def test_stage_1_learns_with_every_loss(tmp_path: Path, loss: str) -> None:
     assert losses[-1] < 0.6 * losses[0]
     if loss != "rkd":  # relations say nothing about the features themselves
         assert r2[-1] > 0.5 > 0.2 > r2[0]
+    assert not caplog.records
 
 
 def test_after_stage_1_the_bridge_gives_the_face_nets_scale_or_the_standardised_one(tmp_path: Path) -> None:
