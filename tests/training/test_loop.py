@@ -101,11 +101,13 @@ def test_a_line_is_learned_and_a_last_batch_of_one_joins_the_one_before(tmp_path
 
 def test_the_rate_follows_the_schedule_within_an_epoch(tmp_path: Path) -> None:
     """Two steps an epoch without momentum: every step moves by rate times gradient."""
-    recipe = replace(PLAIN, epochs=2, schedule="cosine", momentum=0.0)
-    stage = Line(recipe)
-    stage.loss = lambda examples: (
-        stage.weights.append(stage.module.weight.item()) or stage.module.weight.sum()
-    )  # type: ignore[method-assign,func-returns-value]
+    stage = Line(replace(PLAIN, epochs=2, schedule="cosine", momentum=0.0))
+
+    def weight_itself(examples: Tensor) -> Tensor:
+        stage.weights.append(stage.module.weight.item())
+        return stage.module.weight.sum()
+
+    stage.loss = weight_itself  # type: ignore[method-assign]
     records = train(stage, tmp_path)
     after = [*stage.weights[1:], stage.module.weight.item()]
     steps = [before - after for before, after in zip(stage.weights, after, strict=True)]
