@@ -28,7 +28,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
-NotNegative = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, lt=float("inf"))]
 Count = Annotated[int, Field(ge=1)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 NormMode = Literal["trainable", "frozen"]
@@ -429,7 +429,7 @@ def _faults(error: ValidationError | TypeError, where: str) -> str:
     sections = {
         name: type(value) for name, value in vars(Recipe()).items() if dataclasses.is_dataclass(value)
     }
-    classes = [*sections.values(), Recipe, LossTerm]
+    classes: list[Any] = [*sections.values(), Recipe, LossTerm]
     known = sorted({f.name for cls in classes for f in dataclasses.fields(cls)})
     lines = []
     for fault in error.errors():

@@ -1,4 +1,4 @@
-"""fn2en nets: the list, and everything of one face net."""
+"""fn2en nets: the list, and all metadata of one face net."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def test_a_loader_that_fails_does_not_end_the_list(nets: Nets, monkeypatch: pyte
     monkeypatch.setattr(face, "entry_points", lambda group: [Entry()])
     code, printed = nets()
     assert code == 0
-    assert "theirs their package is not here" in words(printed)
+    assert "theirs: their package is not here" in words(printed)
     assert "dlib-resnet29: 150 px" in printed
 
 
-def test_everything_of_one_net(nets: Nets) -> None:
+def test_all_metadata_of_one_net(nets: Nets) -> None:
     code, printed = nets("iresnet50", "inception-resnet-v1")
     assert code == 0
     first, second = printed.split("inception-resnet-v1\n")
@@ -77,14 +77,14 @@ def test_everything_of_one_net(nets: Nets) -> None:
         "weights 43,590,848 parameters",
         "licence of the file; insightface's own are for research only",
         "source https://github.com/deepinsight/insightface/",
-        "missing iresnet50 brings no weights: give the path",
-        "layer4 512x7x7 (default of stage 1) embedding 512 (a new classifier goes on it)",
+        "missing iresnet50 needs weights: give the path",
+        "layer4 512x7x7 (default of stage 1) embedding 512 (gets a new classifier for fine-tuning)",
     ):
         assert line in words(first)
     assert "pixels (pixel - [127.5, 127.5, 127.5]) / 128" in words(second)
 
 
-def test_weights_and_what_was_taken_for_granted(nets: Nets, tmp_path: Path) -> None:
+def test_weights_and_the_note_on_their_colour_order(nets: Nets, tmp_path: Path) -> None:
     from facenet2expnet.nets.face.vgg_face import VggFace
 
     with torch.device("meta"):
@@ -94,9 +94,7 @@ def test_weights_and_what_was_taken_for_granted(nets: Nets, tmp_path: Path) -> N
     code, printed = nets("vgg-face", "--weights", tmp_path / "caffe.pth")
     assert code == 0
     assert "missing" not in printed
-    assert "note The weights are taken for RGB by the names of their layers; ask for vgg-face:bgr" in words(
-        printed
-    )
+    assert "note The weights are taken for RGB, as layer names say; vgg-face:rgb and" in words(printed)
     code, printed = nets("vgg-face", "--weights", tmp_path / "none.pth")
     assert code == 2
     assert "none.pth: no such file" in printed
@@ -105,13 +103,12 @@ def test_weights_and_what_was_taken_for_granted(nets: Nets, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights", "a.pth"], "--weights a.pth: expected one NAME that they are of, got 0"),
-        (["iresnet18", "iresnet50", "--weights", "a.pth"], "expected one NAME that they are of, got 2"),
-        (["iresnet50:bgr"], "'iresnet50:bgr': expected iresnet50"),
+        (["--weights", "a.pth"], "--weights a.pth: expected one NAME beside it, got 0"),
+        (["iresnet18", "iresnet50", "--weights", "a.pth"], "expected one NAME beside it, got 2"),
         (["resnet"], "no face net is called 'resnet'; there are dlib-resnet29"),
     ],
 )
-def test_what_can_not_be_told(nets: Nets, arguments: list[str], message: str) -> None:
+def test_wrong_arguments(nets: Nets, arguments: list[str], message: str) -> None:
     code, printed = nets(*arguments)
     assert code == 2
     assert message in printed

@@ -85,7 +85,7 @@ def assert_nothing_shared(manifest: Manifest, one: np.ndarray, other: np.ndarray
 SEEN: set[str] = set()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     manifests(),
     st.sampled_from([*splits.PROTOCOLS, "subject-groups", "stratified", "auto"]),

@@ -182,7 +182,7 @@ def test_another_crop_contract_is_not_resumed(faces: Path, tmp_path: Path) -> No
     recipe = tiny.tiny_recipe()
     arguments = {"recipe": recipe, "out": tmp_path / "run", "methods": ["scratch"], "folds": 2, **CPU}
     compare(data, **arguments)
-    prepared = replace(data, contract=replace(recipe.crop, detector="viola-jones", template="none"))
+    prepared = replace(data, contract=replace(recipe.crop, margin=0.5))
     with pytest.raises(UserError, match=r"begun with another .*contract"):
         compare(prepared, **arguments, resume=True)
 

@@ -1,4 +1,4 @@
-"""The expression net: the paper's shapes and weight count, every parameter learning, any face net's layer matched."""
+"""The expression net: the paper's shapes and number of weights, gradients, any face net's layer matched."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from facenet2expnet.nets.bridge import Bridge, Deconvolution
-from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
 
 GOLDEN = [-0.00070616, -0.00200998, -0.00208548, -0.00056635]
@@ -49,12 +47,13 @@ def test_any_layer_is_matched_at_any_size(input_px: int, chw: tuple[int, int, in
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_every_parameter_gets_a_gradient(batch_norm: bool) -> None:
+def test_every_parameter_receives_a_gradient(batch_norm: bool) -> None:
     torch.manual_seed(0)
     net = ExpNet(3, input_px=64, bridge_chw=(16, 8, 8), width=0.1, hidden=16, batch_norm=batch_norm)
     functional.cross_entropy(net(torch.randn(8, 3, 64, 64)), torch.arange(8) % 3).backward()
-    still = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert still == []
+    without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+    assert net.arguments["batch_norm"] == batch_norm
     assert any("bn1" in name for name, _ in net.named_parameters()) == batch_norm
 
 
@@ -65,6 +64,27 @@ def test_golden_output() -> None:
     assert scores.tolist() == pytest.approx(GOLDEN, rel=1e-3)
 
 
+def test_the_arguments_build_the_same_net_again() -> None:
+    net = ExpNet(
+        3, input_px=48, bridge_chw=(16, 8, 8), width=0.1, hidden=8, dropout=0.2, batch_norm=True
+    ).eval()
+    again = ExpNet(3, **net.arguments).eval()
+    again.load_state_dict(net.state_dict())
+    images = torch.randn(2, 3, 48, 48)
+    assert torch.equal(again(images), net(images))
+    assert again.head.drop6.p == 0.2
+
+
+def test_weights_begin_as_in_the_paper() -> None:
+    """He's normal distribution for convolutions, a Gaussian of 0.01 for fully connected layers, biases 0."""
+    torch.manual_seed(0)
+    net = ExpNet(8, input_px=64, width=0.5)
+    conv5 = net.convolutions.conv5
+    assert conv5.weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)
+    assert net.head.fc6.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert not any(value.any() for name, value in net.named_parameters() if name.endswith("bias"))
+
+
 def test_impossible_nets_are_refused() -> None:
     with pytest.raises(ValueError, match="classes is 1, expected 2 or more"):
         ExpNet(1)
@@ -72,50 +92,3 @@ def test_impossible_nets_are_refused() -> None:
         ExpNet(2, input_px=31)
     with pytest.raises(ValueError, match=r"bridge_chw is .* expected three positive numbers"):
         ExpNet(2, bridge_chw=(8, 0, 8))
-
-
-@pytest.mark.parametrize("factor", [2, 3, 4, 5])
-def test_deconvolution_begins_as_bilinear_upsampling(factor: int) -> None:
-    maps = torch.rand(2, 3, 6, 6)
-    found = Deconvolution(3, factor)(maps)
-    expected = functional.interpolate(maps, scale_factor=factor, mode="bilinear")
-    assert found.shape == expected.shape
-    inner = (..., slice(factor, -factor), slice(factor, -factor))
-    assert torch.allclose(found[inner], expected[inner], atol=1e-6)
-
-
-def test_bridge_affine_is_the_identity_until_set() -> None:
-    bridge = Bridge((4, 2, 2), (6, 4, 4))
-    maps = torch.randn(3, 4, 2, 2)
-    plain = bridge(maps)
-    assert torch.equal(plain, bridge.resize(bridge.conv(maps)))
-    shift, scale = torch.randn(6, 4, 4), torch.rand(6, 4, 4) + 0.5
-    bridge.set_affine(shift, scale)
-    assert torch.allclose(bridge(maps), shift + scale * plain)
-    assert {name for name, _ in bridge.named_parameters()} == {
-        "conv.weight",
-        "conv.bias",
-        "resize.weight",
-        "resize.bias",
-    }
-
-
-@pytest.mark.parametrize("out_chw", [(6, 2, 2), (6, 4, 4), (6, 3, 3), (6, 1, 1)])
-def test_turning_a_bridge_multiplies_its_channels(out_chw: tuple[int, int, int]) -> None:
-    bridge = Bridge((4, 2, 2), out_chw)
-    with torch.no_grad():
-        for parameter in bridge.parameters():
-            parameter.normal_()
-    maps = torch.randn(3, 4, 2, 2)
-    rotation = torch.linalg.qr(torch.randn(6, 6))[0]
-    expected = torch.einsum("dc,bchw->bdhw", rotation, bridge(maps))
-    bridge.turn(rotation)
-    torch.testing.assert_close(bridge(maps), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_classifier_normalises_pixels() -> None:
-    net = ExpNet(3, input_px=32, width=0.1, hidden=8).eval()
-    classifier = ExpressionClassifier(net, (100.0, 110.0, 120.0), 50.0).eval()
-    crops = torch.rand(2, 3, 32, 32) * 255
-    means = torch.tensor([100.0, 110.0, 120.0]).view(1, 3, 1, 1)
-    assert torch.allclose(classifier(crops), net((crops - means) / 50))

@@ -164,7 +164,7 @@ def test_unknown_subjects_are_a_warning(make_run: MakeRun) -> None:
     text = page_of(small(make_run, methods=("scratch", "fn2en"))).text
     assert "Subjects are unknown: the folds are stratified by class." in text
     assert "pictures of one person may be in the training part and in the test part" in text
-    assert "exact McNemar test" in text
+    assert "Differences in accuracy on the same test pictures (t test" in text
     assert "there are no results by subject" in text
 
 

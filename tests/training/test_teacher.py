@@ -1,10 +1,13 @@
-"""The teacher's views on disk: when they are read again and when made anew, shared by folds, what the net is fed."""
+"""The training set reads only what it is asked for; the teacher's cached views: what they hold, when they are used."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Sequence
+import logging
+import os
+import shutil
+import tracemalloc
+from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,276 +15,288 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor
-from torch.nn import functional
+from tiny_training import CPU, STILL, context, faces, teacher, teaching
 
 import tiny
-from facenet2expnet import recipe as recipes
-from facenet2expnet.errors import UserError
+from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import FaceClassifier
 from facenet2expnet.training import stages
 from facenet2expnet.training.augment import Augment
-from facenet2expnet.training.stages import Setting
-from facenet2expnet.training.teacher import TrainingPart, Views, compute_views
+from facenet2expnet.training.teacher import CachedViews, TrainingSet, cache_views, drop_views
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
 
-CPU = torch.device("cpu")
-FABRIC = Fabric(accelerator="cpu", devices=1)
-NAMES = ("crops", "features", "scores", "partners", "weights")
+FIELDS = ("crops", "features", "scores", "partners", "weights")
 
 
-def teacher() -> FaceClassifier:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return FaceClassifier(tiny.TinyFaceNet(), 3, head_norm=True, head_dropout=0.5).eval()
-
-
-@pytest.fixture
-def part() -> TrainingPart:
+def random_faces() -> TrainingSet:
     pixels = np.random.default_rng(1).integers(0, 256, (24, 36, 36, 3), dtype=np.uint8)
-    return TrainingPart(pixels, np.arange(24) % 3, 3, CPU)
+    return TrainingSet(pixels, np.arange(24), np.arange(24) % 3, 3, CPU)
 
 
 class Cache:
-    """Views in a folder; counts how often they were made and keeps the notes."""
+    """Cached views in a folder; counts how often they were computed."""
 
-    def __init__(self, part: TrainingPart, folder: Path) -> None:
-        self.part, self.folder = part, folder
-        self.made = 0
-        self.notes: list[str] = []
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.computed = folder, 0
 
-    def open(
-        self,
-        classifier: FaceClassifier | None = None,
-        tap: str = "late",
-        count: int = 2,
-        part: TrainingPart | None = None,
-        augment: Augment | None = None,
-        **others: Any,
-    ) -> Views:
-        augment = augment or Augment(tiny.tiny_recipe().augment, 32)
-        settings: dict[str, Any] = {"seed": 0, "fabric": FABRIC} | others
-        return compute_views(
-            classifier or teacher(), part or self.part, [tap], augment, count, self.folder,
-            progress=self.progress, note=self.notes.append, **settings,
-        )  # fmt: skip
+    def views(self, **others: Any) -> CachedViews:
+        given = {
+            "teacher": teacher(), "data": random_faces(), "tap": "late", "count": 2, "seed": 0,
+            "augment": Augment(tiny.tiny_recipe().augment, 32), "progress": self.progress,
+        }  # fmt: skip
+        return cache_views(folder=self.folder, **given | others)
 
     def progress(self, done: int, total: int) -> None:
-        self.made += done == total
+        self.computed += done == total
 
-    def file(self, name: str) -> Path:
-        (found,) = self.folder.glob(f"views-{name}-*.npy")
+    def file(self, field: str) -> Path:
+        (found,) = self.folder.glob(f"views-*/{field}.npy")
         return found
 
 
-def values_of(views: Views, field: str) -> np.ndarray:
-    return views.features["late"] if field == "features" else getattr(views, field)
-
-
 @pytest.fixture
-def cache(part: TrainingPart, tmp_path: Path) -> Cache:
-    return Cache(part, tmp_path / "views")
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "views")
 
 
-def cut_in_half(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size // 2)
+def test_a_training_set_reads_only_the_pictures_that_it_is_asked_for(tmp_path: Path) -> None:
+    pixels = np.lib.format.open_memmap(tmp_path / "pixels.npy", "w+", np.uint8, (1000, 64, 64, 3))
+    pixels[:] = (np.arange(1000) % 251).astype(np.uint8)[:, None, None, None]
+    pixels.flush()
+    rows = np.arange(999, 0, -2)
+    tracemalloc.start()
+    data = TrainingSet(np.load(tmp_path / "pixels.npy", mmap_mode="r"), rows, np.arange(500) % 3, 3, CPU)
+    stored = data.stored(torch.tensor([0, 2, 499]))
+    crops = next(data.centre_crops(32))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert stored.shape == (3, 3, 64, 64)
+    assert stored[:, 0, 0, 0].tolist() == [999 % 251, 995 % 251, 1]
+    assert crops.shape == (64, 3, 32, 32)
+    assert crops[:, 0, 0, 0].tolist() == (rows[:64] % 251).tolist()
+    assert peak < 2_000_000  # the whole array is 12 MB, a batch of 64 faces 0.8 MB
 
 
-def cut_in_its_header(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:20])
+def test_labels_and_hash_of_a_training_set() -> None:
+    pixels = random_faces().pixels
+    data = TrainingSet(pixels, np.array([3, 5, 7]), np.array([0, -1, 2]), 3, CPU)
+    assert data.labelled.tolist() == [0, 2]
+    same = TrainingSet(pixels[[3, 5, 7]].copy(), np.arange(3), np.array([0, 0, 0]), 3, CPU)
+    assert data.pixels_sha256() == same.pixels_sha256()
+    other = TrainingSet(pixels, np.array([5, 3, 7]), np.zeros(3), 3, CPU)
+    assert data.pixels_sha256() != other.pixels_sha256()
 
 
-def another_shape(path: Path) -> None:
-    np.save(path, np.load(path)[:, :1])
-
-
-def another_type(path: Path) -> None:
-    np.save(path, np.load(path).astype(np.float64))
-
-
-def no_array(path: Path) -> None:
-    path.write_text("no array")
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (cut_in_half, "is cut short or damaged"),
-        (cut_in_its_header, "is cut short or damaged"),
-        (no_array, "is cut short or damaged"),
-        (another_shape, r"holds \(24, 1"),
-        (another_type, "holds .* float64, expected"),
-    ],
-)
-def test_a_damaged_cache_is_noticed_and_made_anew(
-    cache: Cache, name: str, damage: Callable[[Path], None], said: str
-) -> None:
-    first = {field: np.array(values_of(cache.open(), field)) for field in NAMES}
-    damage(cache.file(name))
-    again = cache.open()
-    assert all(np.array_equal(values_of(again, field), values) for field, values in first.items())
-    assert cache.made == 2
-    (note,) = cache.notes
-    assert re.search(rf"views-{name}-[\w-]+\.npy {said}.* computed anew", note)
-    cache.open()
-    assert cache.made == 2
-
-
-def test_an_empty_file_and_a_missing_one_are_made_anew(cache: Cache) -> None:
-    cache.open()
-    cache.file("features").write_bytes(b"")
-    cache.open()
-    assert cache.made == 2
-    assert len(cache.notes) == 1
-    cache.file("features").unlink()
-    cache.open()
-    assert cache.made == 3
-
-
-def test_views_of_another_teacher_tap_preprocessing_or_number_are_not_used(cache: Cache) -> None:
-    cache.open()
-    other, turned = teacher(), teacher()
+def test_cached_views_hold_what_the_live_teacher_gives_for_their_crops(cache: Cache) -> None:
+    views = cache.views(count=3)
+    assert views.crops.shape == (24, 3, 3, 32, 32)
+    assert (views.weights == 1).all()
+    assert (views.partners == np.arange(24)[:, None]).all()
+    crops = torch.from_numpy(np.array(views.crops)).flatten(0, 1).float()
     with torch.no_grad():
-        other.face_net.early.bias += 1
-    turned.face_net.info = replace(turned.face_net.info, colour="bgr")
-    before = np.array(cache.open().features["late"])
-    assert cache.made == 1
-    assert not np.allclose(cache.open(other).features["late"], before, atol=0.1)
-    assert not np.allclose(cache.open(turned).features["late"], before, atol=0.01)
-    assert cache.open(tap="early").features["early"].shape[2:] == (8, 16, 16)
-    assert cache.open(count=3).features["late"].shape[1] == 3
-    assert cache.made == 5
-    cache.open()
-    assert cache.made == 5
-    assert cache.notes == []
+        scores, (features,) = teacher().with_taps(crops, ["late"])
+    half = {"rtol": 2**-10, "atol": 1e-6}
+    assert np.allclose(views.features.reshape(72, 16, 8, 8), features, **half)
+    assert np.allclose(views.scores.reshape(72, 3), scores, atol=1e-5)
+    assert np.array_equal(torch.cat(list(views.batches())), views.features.reshape(72, 16, 8, 8).astype("f4"))
+    assert len({views.crops[5, view].tobytes() for view in range(3)}) == 3
 
 
-def other_pixels() -> TrainingPart:
-    pixels = np.random.default_rng(1).integers(0, 256, (24, 36, 36, 3), dtype=np.uint8)
-    pixels[23, 35, 35, 2] ^= 1  # the last number of the last picture
-    return TrainingPart(pixels, np.arange(24) % 3, 3, CPU)
+def test_stage_1_sees_the_same_with_cached_views_as_with_the_live_teacher(cache: Cache) -> None:
+    """Without augmentation both give the stored face and its features, within half precision."""
+    data, examples = faces(), torch.tensor([4, 0, 17])
+    views = cache.views(data=data, augment=STILL, count=1)
+    crops = STILL(data.stored(examples))
+    cached_crops, cached = teaching(data, views=views).cached(views.draw(examples), with_features=True)
+    torch.testing.assert_close(cached_crops, crops, rtol=0, atol=1e-3)
+    torch.testing.assert_close(cached, teaching(data).ask(crops)[1], rtol=2**-10, atol=1e-5)
+
+
+def test_a_seed_gives_the_same_views_and_another_seed_others(cache: Cache, tmp_path: Path) -> None:
+    first, again, other = cache.views(), Cache(tmp_path / "again").views(), cache.views(seed=1)
+    assert all(np.array_equal(getattr(first, field), getattr(again, field)) for field in FIELDS)
+    assert not np.array_equal(first.crops, other.crops)
+
+
+def another_colour_order() -> FaceClassifier:
+    net = teacher()
+    net.face_net.info = replace(net.face_net.info, colour="bgr")
+    return net
+
+
+def other_weights() -> FaceClassifier:
+    net = teacher()
+    net.face_net.early.bias.data += 1
+    return net
+
+
+def other_pixels() -> TrainingSet:
+    data = random_faces()
+    data.pixels[23, 35, 35, 2] ^= 1  # the last number of the last picture
+    return data
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        {"part": other_pixels()},
+        {"teacher": other_weights()},
+        {"teacher": another_colour_order()},
+        {"tap": "early"},
+        {"data": other_pixels()},
         {"augment": Augment(tiny.tiny_recipe("augment.erasing=0.3").augment, 32)},
         {"augment": Augment(tiny.tiny_recipe().augment, 31)},
-        {"blend": 0.5},
+        {"count": 3},
+        {"mixed": 0.5},
         {"seed": 1},
-        {"fabric": Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")},
+        {"precision": "bf16-mixed"},
     ],
-    ids=["pictures", "augmentation", "crop size", "blend", "seed", "precision"],
+    ids=["weights", "colours", "tap", "pixels", "augmentation", "crop size", "count", "mixes", "seed", "precision"],
+)  # fmt: skip
+def test_views_are_computed_again_if_anything_that_they_depend_on_changes(
+    cache: Cache, other: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.views()
+    cache.views(**other)
+    assert cache.computed == 2
+    cache.views()
+    cache.views(**other)
+    assert cache.computed == 2
+    assert not caplog.records
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def put_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        Path.unlink,
+        cut_in_half,
+        put_a_folder,
+        lambda path: os.truncate(path, 0),
+        lambda path: os.truncate(path, 20),
+        lambda path: path.write_text("not an array"),
+        lambda path: np.save(path, np.load(path)[:, :1]),
+        lambda path: np.save(path, np.load(path).astype(np.float64)),
+    ],
+    ids=["missing", "half", "a folder", "empty", "half a header", "text", "shape", "type"],
 )
-def test_views_are_made_anew_where_one_thing_that_they_depend_on_changes(
-    cache: Cache, other: dict[str, Any]
+def test_damaged_files_are_computed_again(
+    cache: Cache, field: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache.open()
-    cache.open(**other)
-    assert cache.made == 2
-    cache.open()
-    cache.open(**other)
-    assert cache.made == 2
-    assert cache.notes == []
+    first = {name: np.array(getattr(cache.views(), name)) for name in FIELDS}
+    damage(cache.file(field))
+    again = cache.views()
+    assert all(np.array_equal(getattr(again, name), values) for name, values in first.items())
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().endswith("is damaged; the teacher's views are computed again.")
+    cache.views()
+    assert cache.computed == 2
 
 
-@pytest.mark.parametrize("views", [0, 2])
-def test_features_that_are_not_finite_are_told_as_such(
-    part: TrainingPart, tmp_path: Path, views: int
-) -> None:
-    broken = teacher()
+def test_mixed_views_are_mixes_of_two_pictures(cache: Cache) -> None:
+    data = random_faces()
+    views = cache.views(data=data, augment=STILL, count=4, mixed=0.5)
+    assert (views.weights[:, :2] == 1).all()
+    assert (views.partners[:, :2] == np.arange(24)[:, None]).all()
+    assert ((views.weights[:, 2:] >= 0.5) & (views.weights[:, 2:] < 1)).all()
+    assert (views.partners[:, 2:] != np.arange(24)[:, None]).any()
+    weights, partners = views.weights[..., None, None, None], views.partners
+    pictures = data.pixels.astype(float)
+    expected = weights * pictures[:, None] + (1 - weights) * pictures[partners]
+    assert np.abs(views.crops.transpose(0, 1, 3, 4, 2) - expected).max() <= 0.51
     with torch.no_grad():
-        broken.face_net.early.weight.fill_(float("nan"))
-    setting = Setting(tiny.tiny_recipe(f"stage1.views={views}"), 0, FABRIC)
-    with pytest.raises(UserError, match=r"features are not finite; look at its weights") as error:
-        stages.fn2en(part, broken, setting, tmp_path)
-    assert "stage1.views" not in str(error.value)
+        (features,) = teacher().with_taps(torch.from_numpy(np.array(views.crops[:, 3])).float(), ["late"])[1]
+    assert np.allclose(views.features[:, 3], features, rtol=2**-10, atol=1e-6)
 
 
-def test_features_too_large_for_the_cache(cache: Cache) -> None:
-    large = teacher()
-    with torch.no_grad():
-        large.face_net.late.bias += 1e5
-    with pytest.raises(
-        UserError, match=r"expected at most 65504 for the cache in half .*: set stage1\.views=0"
-    ):
-        cache.open(large)
+def test_a_full_disk_is_refused_before_the_work(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10**6, 10**6))
+    with pytest.raises(UserError, match=r"views need 0 MB, 1 MB are free; .* lower stage1\.cached_v"):
+        cache.views()
+    assert cache.computed == 0
     assert not list(cache.folder.iterdir())
 
 
-def test_a_folder_that_cannot_be_written(part: TrainingPart, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/views: can't be written \(Not a directory\)"):
-        Cache(part, tmp_path / "file" / "views").open()
+def test_a_folder_that_cannot_be_written_is_named(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match=r"views: can't be written \(No space left on device\)"):
+        cache.views()
+    assert not list(cache.folder.iterdir())
+    (cache.folder / "file").write_text("")
+    with pytest.raises(UserError, match=r"can't be written \(Not a directory\)"):
+        Cache(cache.folder / "file" / "views").views()
 
 
-def test_a_folder_in_the_place_of_a_file(cache: Cache) -> None:
-    cache.open()
-    path = cache.file("scores")
-    path.unlink()
-    path.mkdir()
-    with pytest.raises(
-        UserError, match=r"views-scores-\w+\.npy: expected a file .* found a folder; remove it"
-    ):
-        cache.open()
+def test_features_too_large_for_half_precision_are_refused(cache: Cache) -> None:
+    large = teacher()
+    large.face_net.late.bias.data += 1e5
+    with pytest.raises(StageStopped, match=r"expected at most 65504 .* half precision: set stage1\.cached_v"):
+        cache.views(teacher=large)
+    assert not list(cache.folder.iterdir())
 
 
-def test_what_a_killed_writer_left_is_removed(cache: Cache) -> None:
-    cache.folder.mkdir()
-    (cache.folder / "views-features-0123456789abcdef.partial").write_bytes(b"half")
-    cache.open()
-    assert not list(cache.folder.glob("*.partial"))
-    assert len(list(cache.folder.iterdir())) == len(NAMES)
+@pytest.mark.parametrize("cached_views", [0, 2])
+def test_features_that_are_not_finite_or_constant_are_refused(tmp_path: Path, cached_views: int) -> None:
+    broken, dead = teacher(), teacher()
+    broken.face_net.early.weight.data.fill_(float("nan"))
+    dead.face_net.late.bias.data -= 1e3  # the ReLU then gives 0 everywhere
+    setting = context(f"stage1.cached_views={cached_views}")
+    with pytest.raises(StageStopped, match="features are not finite; look at its weights"):
+        stages.fn2en(faces(), broken, setting, tmp_path)
+    with pytest.raises(StageStopped, match=r"all 1024 units .* constant over .* another layer"):
+        stages.fn2en(faces(), dead, setting, tmp_path)
 
 
-def test_the_rows_of_a_fold_are_those_of_the_whole(cache: Cache) -> None:
-    whole = cache.open()
-    rows = np.array([5, 2, 20, 11])
-    some = whole.only(rows)
-    examples = torch.tensor([2, 0, 2, 3])
-    torch.manual_seed(3)
-    index = some.draw(examples)
-    assert index[0].tolist() == [20, 5, 20, 11]
-    assert some.partners[index].tolist() == examples.tolist()
-    features = torch.cat(list(some.batches("late")))
-    assert np.array_equal(
-        features.numpy(), np.asarray(whole.features["late"], np.float32)[rows].reshape(8, 16, 8, 8)
-    )
-    assert np.shares_memory(some.features["late"], whole.features["late"])
-    assert isinstance(some.crops, np.memmap)
-
-
-def test_a_fold_never_gets_a_blend_with_a_picture_outside_it(part: TrainingPart, tmp_path: Path) -> None:
-    still = Augment(recipes.AugmentRecipe(flip=0.0), 36)
-    views = compute_views(teacher(), part, ["late"], still, 2, tmp_path, blend=0.5, seed=0, fabric=FABRIC)
-    assert views.only(np.arange(24)).partners.tolist() == views.partners.tolist()
-    with pytest.raises(ValueError, match="blended with pictures of the training part alone"):
-        views.only(np.arange(12))
-
-
-def test_the_stages_keep_their_views_where_the_setting_says(part: TrainingPart, tmp_path: Path) -> None:
-    made = []
-    setting = Setting(
-        tiny.tiny_recipe(), 0, FABRIC, progress=lambda *_: made.append(1), views_folder=tmp_path / "shared"
-    )
+def test_the_views_lie_in_the_folder_of_the_context_and_are_shared(tmp_path: Path) -> None:
+    computed: list[int] = []
+    shared = context(views_folder=tmp_path / "shared", progress=lambda done, total: computed.append(done))
     for training in ("one", "two"):
-        stages.fn2en(part, teacher(), setting, tmp_path / training)
+        stages.fn2en(faces(), teacher(), shared, tmp_path / training)
         assert not list((tmp_path / training).glob("views-*"))
-    assert len(list((tmp_path / "shared").glob("views-*.npy"))) == len(NAMES)
-    assert len(made) == 1
-    stages.fn2en(part, teacher(), replace(setting, views_folder=None), tmp_path / "three")
-    assert len(list((tmp_path / "three").glob("views-*.npy"))) == len(NAMES)
+    assert computed == [24]
+    stages.fn2en(faces(), teacher(), context(), tmp_path / "three")
+    assert len(list((tmp_path / "three").glob("views-*/*.npy"))) == len(FIELDS)
+    (tmp_path / "three" / "views-0123.partial").mkdir()
+    drop_views(tmp_path / "three")
+    assert not list((tmp_path / "three").glob("views-*"))
+    assert (tmp_path / "three" / "stage2.safetensors").is_file()
 
 
-def test_the_face_net_as_it_came_is_frozen_and_always_the_same() -> None:
+def test_vectors_are_distilled_as_maps_of_one_position(cache: Cache, tmp_path: Path) -> None:
+    views = cache.views(tap="pooled")
+    crops = torch.from_numpy(np.array(views.crops[:, 0])).float()
+    with torch.no_grad():
+        vectors = teacher().face_net(crops, ["pooled"])["pooled"]
+    assert views.features.shape == (24, 2, 16, 1, 1)
+    assert np.allclose(views.features[:, 0, :, 0, 0], vectors, rtol=2**-10, atol=1e-6)
+    for cached_views in (0, 2):
+        records: list[Any] = []
+        settings = [f"stage1.cached_views={cached_views}", "stage1.epochs=40", "stage1.lr=0.003"]
+        setting = context("face_net.tap=pooled", *settings, records=records)
+        model = stages.fn2en(faces(), teacher(), setting, tmp_path / f"{cached_views}")
+        r2 = [record.r2 for record in records if record.stage == "stage1"]
+        assert r2[-1] > 0.15 > r2[0]
+        assert model.net.bridge.out_chw == (16, 1, 1)
+
+
+def test_the_pretrained_teacher_is_frozen_and_always_the_same() -> None:
     recipe = tiny.tiny_recipe("face_net.fine_tuned=false")
-    first, second = (stages.as_it_came(recipe, 3, CPU) for _ in range(2))
+    first, second = (stages.pretrained_teacher(recipe, 3, CPU) for _ in range(2))
     assert face.weights_sha256(first) == face.weights_sha256(second)
     assert first.face_net.late.weight.equal(tiny.TinyFaceNet().late.weight)
     assert not first.training
@@ -289,117 +304,30 @@ def test_the_face_net_as_it_came_is_frozen_and_always_the_same() -> None:
     assert first(torch.rand(2, 3, 32, 32) * 255).tolist() == [[0.0] * 3] * 2
 
 
-def test_soft_labels_of_a_teacher_without_scores_are_a_contradiction() -> None:
-    with pytest.raises(
-        UserError, match=r"stage2\.soft_labels is above 0, expected face_net\.fine_tuned = true"
-    ):
-        tiny.tiny_recipe("face_net.fine_tuned=false", "stage2.soft_labels=0.5")
+class NoParameters(tiny.TinyFaceNet):
+    """A face net without parameters, as an ONNX file is one."""
 
-
-class FrozenNet(tiny.TinyFaceNet):
     def __init__(self) -> None:
         super().__init__()
-        self.freeze()
+        for layer in (self.early, self.late):
+            for name, value in list(layer.named_parameters()):
+                delattr(layer, name)
+                layer.register_buffer(name, value.detach())
 
 
-def test_a_net_with_nothing_to_train_has_to_be_taken_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(face, "load", lambda name, weights=None: FrozenNet())
-    with pytest.raises(
-        UserError, match=r"face_net\.fine_tuned is true and tiny has nothing to train; set face_net\."
-    ):
+def test_a_face_net_without_parameters_is_a_pretrained_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(face, "load", lambda name, weights: NoParameters())
+    with pytest.raises(UserError, match="fine_tuned is true and tiny has nothing to train; set face_net"):
         stages.check(tiny.tiny_recipe())
-    stages.check(tiny.tiny_recipe("face_net.fine_tuned=false"))
-    with pytest.raises(
-        UserError, match="method 'fine-tune': tiny has nothing to train; leave this method out"
-    ):
-        stages.check(tiny.tiny_recipe("face_net.fine_tuned=false"), fine_tunes=True)
-
-
-@pytest.mark.parametrize("views", [0, 2])
-@pytest.mark.parametrize("objective", ["p-norm", "standardised-l2", "cosine"])
-def test_features_that_are_constant_are_refused(
-    part: TrainingPart, tmp_path: Path, objective: str, views: int
-) -> None:
-    dead = teacher()
-    with torch.no_grad():
-        dead.face_net.late.bias -= 1e3  # behind the ReLU all is 0
-    recipe = tiny.tiny_recipe(
-        f"stage1.objective={objective}", f"stage1.views={views}", "stage2.standardised_input=false"
-    )
-    with pytest.raises(UserError, match=r"all 1024 units .* constant over .* choose another layer"):
-        stages.fn2en(part, dead, Setting(recipe, 0, FABRIC), tmp_path)
-
-
-class Fed(tiny.TinyFaceNet):
-    """A net of Caffe's habits, 24 pixels and blue first; remembers what reaches its first layer."""
-
-    info = replace(
-        tiny.TinyFaceNet.info, input_px=24, colour="bgr", mean_rgb=(130.0, 105.0, 94.0), scale=2.0,
-        taps={"early": (8, 12, 12), "late": (16, 6, 6), "pooled": (16,)},
-    )  # fmt: skip
-
-    def features(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-        self.inputs = inputs
-        return super().features(inputs, taps)
-
-
-@pytest.mark.parametrize("views", [0, 1])
-def test_a_net_of_another_size_and_colour_order_is_fed_its_own_in_training(
-    tmp_path: Path, views: int
-) -> None:
-    red = np.zeros((6, 36, 36, 3), np.uint8)
-    red[..., 0] = np.arange(200, 206, dtype=np.uint8)[:, None, None]
-    part = TrainingPart(red, np.arange(6) % 3, 3, CPU)
-    net = Fed()
-    classifier = FaceClassifier(net, 3, head_norm=True, head_dropout=0.0).eval()
-    recipe = tiny.tiny_recipe(
-        f"stage1.views={views}", "augment.erasing=0", "augment.brightness=0", "augment.rotation_deg=0", "augment.zoom=0"
-    )  # fmt: skip
-    augment = Augment(recipe.augment, 32)
-    if views:
-        compute_views(classifier, part, ["late"], augment, views, tmp_path, seed=0, fabric=FABRIC)
-    else:
-        classifier.with_taps(augment(part.stored(torch.arange(6))), ["late"])
-    assert net.inputs.shape == (6, 3, 24, 24)
-    blue, green, reds = net.inputs[:, 0], net.inputs[:, 1], net.inputs[:, 2]
-    assert torch.allclose(blue, torch.full_like(blue, (0 - 94) / 2))
-    assert torch.allclose(green, torch.full_like(green, (0 - 105) / 2))
-    expected = (torch.arange(200.0, 206.0) - 130) / 2
-    assert torch.allclose(reds, expected[:, None, None].expand_as(reds), atol=1e-3)
-    stages.fn2en(part, classifier, Setting(recipe, 0, FABRIC), tmp_path / "training")
-
-
-def test_an_onnx_net_with_its_colour_order_beside_it_is_the_teacher(
-    part: TrainingPart, tmp_path: Path
-) -> None:
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    weights = np.random.default_rng(0).normal(0, 0.3, (6, 3, 3, 3)).astype(np.float32)
-    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    nodes = [
-        helper.make_node("Conv", ["picture", "w"], ["maps"], strides=[2, 2], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["maps"], ["positive"]),
-        helper.make_node("GlobalAveragePool", ["positive"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["embedding"]),
-    ]
-    graph = helper.make_graph(
-        nodes, "face", [helper.make_tensor_value_info("picture", kind, ["N", 3, 24, 24])],
-        [helper.make_tensor_value_info("embedding", kind, ["N", 6])], [onnx.numpy_helper.from_array(weights, "w")],
-    )  # fmt: skip
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "face.onnx")
-    (tmp_path / "face.json").write_text(json.dumps({"colour": "bgr", "mean_rgb": [10, 20, 30], "scale": 5}))
-    name = f"face_net.name=onnx:{tmp_path / 'face.onnx'}"
-    with pytest.raises(UserError, match=r"face_net\.fine_tuned is true and onnx:.* has nothing to train"):
-        stages.check(tiny.tiny_recipe(name, "face_net.tap="))
-    recipe = tiny.tiny_recipe(name, "face_net.tap=map12", "face_net.fine_tuned=false")
+    recipe = tiny.tiny_recipe("face_net.fine_tuned=false")
     stages.check(recipe)
-    net = stages.as_it_came(recipe, 3, CPU)
-    crops = part.stored(torch.arange(4)).float()
-    sized = functional.interpolate(crops, size=(24, 24), mode="bilinear", align_corners=False, antialias=True)
-    inputs = ((sized - torch.tensor([10.0, 20.0, 30.0]).view(1, 3, 1, 1)) / 5)[:, [2, 1, 0]]
-    expected = functional.conv2d(inputs, torch.from_numpy(weights), stride=2, padding=1).relu()
-    (found,) = net.with_taps(crops, ["map12"])[1]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
-    model = stages.fn2en(part, net, Setting(recipe, 0, FABRIC), tmp_path / "training")
-    assert model(crops[..., :32, :32]).shape == (4, 3)
+    with pytest.raises(UserError, match="method 'fine-tune': tiny has nothing to train; leave this method"):
+        stages.check(recipe, fine_tunes=True)
+    net = stages.pretrained_teacher(recipe, 3, CPU)
+    assert not list(net.face_net.parameters())
+    for cached_views in (0, 1):
+        setting = context("face_net.fine_tuned=false", f"stage1.cached_views={cached_views}")
+        model = stages.fn2en(faces(), net, setting, tmp_path / f"{cached_views}")
+        assert model(faces().stored(torch.arange(4)).float()[..., :32, :32]).shape == (4, 3)

@@ -39,8 +39,7 @@ def evaluate(
         found = evaluate_model(model, data, device=device.value, progress=display.of("reading faces"))
     for note in found.notes:
         print(note)
-    table = tables.comparison_text(tables.comparison(found.metrics, ""))
-    console.out.print(tables.to_rich(table))
+    console.out.print(tables.to_rich(tables.comparison_text(found.metrics)))
     per_class = tables.per_class(found.metrics)
     scores = per_class.columns[2:]
     per_class[scores] = per_class[scores].map(tables.percent)

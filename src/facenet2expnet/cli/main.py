@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 def make_app() -> typer.Typer:
     """The command with all its groups; heavy libraries load inside the commands that need them."""
-    from facenet2expnet.cli import analyse, data, evaluate, model, run
+    from facenet2expnet.cli import analyse, data, evaluate, model, nets, run
 
     app = typer.Typer(
         name="fn2en",
@@ -31,6 +31,7 @@ def make_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_common)
     for group in (run, evaluate, model, data):
         group.add(app)
+    app.command()(nets.nets)
     app.add_typer(analyse.app, name="analyse")
     return app
 

@@ -1,4 +1,4 @@
-"""fn2en predict, nets."""
+"""fn2en predict."""
 
 from __future__ import annotations
 
@@ -15,27 +15,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from facenet2expnet.data.pictures import Skipped
-    from facenet2expnet.nets.face import FaceNet
 
 ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run folder with one model.")]
 TableFile = Annotated[
     Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")
 ]
-NetNames = Annotated[
-    list[str] | None, typer.Argument(metavar="NAME", help="Also timm:NAME and onnx:PATH.", show_default=False)
-]
-NetWeights = Annotated[
-    str, typer.Option(help="Its weights: a file, hf:owner/name/file, or https://…#sha256=HEX.")
-]
 SHOWN = 40
-WIDTH = 80
-"""Of the lists of face nets, in characters."""
 
 
 def add(app: typer.Typer) -> None:
     """Mount the commands."""
     app.command()(predict)
-    app.command()(nets)
 
 
 def predict(
@@ -73,102 +63,6 @@ def predict(
         write_table(table, out)
         print(f"{len(table)} rows written to {out}")
         write_skipped_beside(found.skipped, out)
-
-
-def nets(names: NetNames = None, weights: NetWeights = "") -> None:
-    """List the face nets and their layers; of those named, tell everything.
-
-    Example: fn2en nets vgg-face timm:resnet18
-    """
-    from facenet2expnet.errors import UserError
-    from facenet2expnet.nets import face
-
-    if weights and len(names or ()) != 1:
-        raise UserError(f"--weights {weights}: expected one NAME that they are of, got {len(names or ())}")
-    for name in names or ():
-        print("\n".join(_described(name, *_net(name, weights))))
-    if names:
-        return
-    for name in face.available():
-        try:
-            net, missing = _net(name)
-        except UserError as error:
-            print(_wrapped(name, str(error)))
-            continue
-        needs = "needs weights; " if missing else ""
-        print(f"{name}: {net.info.input_px} px, {_parameters(net)}")
-        print(_wrapped("", f"{needs}licence: {net.info.licence}"))
-        layers = [layer.replace(" ", "\u00a0") for layer in _layers(net, brief=True)]
-        print(_wrapped("", ", ".join(layers)).replace("\u00a0", " "))
-    print("timm:NAME, any model of timm; onnx:PATH, any face net in an ONNX file")
-    print("`fn2en nets NAME` tells preprocessing, source and weights of one.")
-
-
-def _net(name: str, weights: str = "") -> tuple[FaceNet, str]:
-    """A face net to be looked at, and what is missing to use it: then it has names and shapes, no numbers.
-
-    Nothing is downloaded that was not named.
-    """
-    import torch
-
-    from facenet2expnet.errors import UserError
-    from facenet2expnet.nets import face
-
-    missing = ""
-    if weights or name.startswith("onnx"):
-        return face.load(name, weights or None), missing
-    if not name.startswith("timm:"):
-        try:
-            return face.load(name), missing
-        except UserError as error:
-            missing = str(error)
-    with torch.device("meta"):
-        return face.load(name, face.GENERATED), missing
-
-
-def _described(name: str, net: FaceNet, missing: str) -> list[str]:
-    """All that is known of a face net, line by line."""
-    info = net.info
-    mean = ", ".join(f"{value:.7g}" for value in info.mean_rgb)
-    facts = [
-        ("input", f"{info.input_px} x {info.input_px} px, {info.colour.upper()}"),
-        ("pixels", f"(pixel - [{mean}]) / {info.scale:.7g}, in the order red, green, blue"),
-        ("weights", _parameters(net)),
-        ("licence", info.licence),
-        ("source", info.source),
-        ("missing", missing),
-        *(("note", note) for note in info.notes),
-        *zip(("layers", *[""] * len(info.taps)), _layers(net), strict=False),
-    ]
-    return [name, *(_wrapped(f"  {title}", text, 12) for title, text in facts if text)]
-
-
-def _layers(net: FaceNet, *, brief: bool = False) -> list[str]:
-    """The layers with their shapes, shallow to deep, and what the marked ones are for."""
-    marks = dict.fromkeys(net.info.taps, "")
-    if not brief:
-        marks[net.info.embedding] += " (a new classifier goes on it)"
-    marks[net.info.default_tap] += " (default)" if brief else " (default of stage 1)"
-    return [f"{tap} {'x'.join(map(str, shape))}{marks[tap]}" for tap, shape in net.info.taps.items()]
-
-
-def _parameters(net: FaceNet) -> str:
-    count = sum(parameter.numel() for parameter in net.parameters())
-    return f"{count:,} parameters" if count else "no parameters to train"
-
-
-def _wrapped(title: str, text: str, indent: int = 4) -> str:
-    """A title and a text beside it, in lines of `WIDTH` characters with the text `indent` in."""
-    import textwrap
-
-    return textwrap.fill(
-        text,
-        WIDTH,
-        initial_indent=f"{title} ".ljust(indent),
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def check_table_name(path: Path) -> None:

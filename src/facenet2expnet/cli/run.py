@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -270,7 +270,7 @@ def _compare_and_print(
     methods: list[Method],
     *,
     quiet: bool,
-    **options: object,
+    **options: Any,
 ) -> Path:
     """Run `compare` with a progress display, print its table and where the report is."""
     from facenet2expnet import recipe as recipes
@@ -281,7 +281,7 @@ def _compare_and_print(
     with console.progress(quiet) as display:
         run = experiment.compare(
             data, recipe=chosen, out=out, methods=[method.value for method in methods], progress=display, **options
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
     _print_comparison(run)
     print(f"report: {run / 'report.html'}")
     return run

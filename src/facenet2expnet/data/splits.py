@@ -246,8 +246,9 @@ def check(manifest: Manifest, splits: Sequence[Split]) -> None:
     labelled, train_only = manifest.labels >= 0, manifest.train_only
     for split in splits:
         held = np.append(split.validation, split.test)
+        used = np.append(split.train, held)
         for rows, fault in (
-            (np.append(split.train, held)[~labelled[np.append(split.train, held)]], "has no label"),
+            (used[~labelled[used]], "has no label"),
             (held[train_only[held]], "is train-only, but held out"),
         ):
             if len(rows):

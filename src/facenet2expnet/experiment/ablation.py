@@ -67,7 +67,10 @@ class Row:
 
     def stopped(self) -> str:
         """Why one of its trainings, or of their face nets, was stopped; empty if none was."""
-        paths = [folder / STOPPED for job in self.jobs for folder in (job.teacher_folder, job.folder)]
+        folders = [job.folder for job in self.jobs]
+        if self.method == "fn2en":
+            folders += [job.teacher_folder for job in self.jobs]
+        paths = [folder / STOPPED for folder in folders]
         return next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
 
 
@@ -128,6 +131,7 @@ def ablate(
     rows = _rows(variants, methods, seeds, dataset, chosen, out)
     about = describe(inputs, base, compute, earlier)
     about["identity"] = {name: about["identity"][name] for name in ("manifest", "folds")}
+    del about["manifest"]["pixels"]  # differs from crop to crop
     axes: dict[str, list[str]] = {}
     for variant in variants[1:]:
         axes.setdefault(variant.axis, []).append(variant.value)

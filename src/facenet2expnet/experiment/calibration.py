@@ -75,16 +75,17 @@ def calibrate(
     if out is not None and (folder / CARD).exists():
         raise UserError(f"{folder}: there is a model already; give --out a new folder")
     recognizer = Recognizer.load(model, choose_device(device))
-    dataset, of_training = load_labelled(recognizer, data, progress)
+    dataset, labelled, of_training = load_labelled(recognizer, data, progress)
     if of_training:
         raise UserError(
             f"{dataset.manifest.name}: the model's run was made from these pictures, and a temperature fitted on "
             "training pictures makes a model overconfident; give labelled pictures of other people"
         )
-    scores = class_scores(
-        recognizer.model, dataset.pixels, recognizer.contract.crop_px, recognizer.device
-    ).astype(np.float64)
-    truth = np.array([recognizer.classes.index(name) for name in dataset.manifest.table["label"]])
+    crop_px, device_used = recognizer.contract.crop_px, recognizer.device
+    scores = class_scores(recognizer.model, dataset.pixels, crop_px, device_used, rows=labelled)
+    scores = scores.astype(np.float64)
+    names = dataset.manifest.table["label"].iloc[labelled]
+    truth = np.array([recognizer.classes.index(name) for name in names])
     temperature = fit_temperature(scores, truth)
     before, after = _log_loss_and_error(scores, truth), _log_loss_and_error(scores / temperature, truth)
     divide_scores(recognizer.model, temperature)

@@ -87,11 +87,11 @@ def compare(
     check_methods_and_seeds(methods, seeds)
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
     earlier, notes = _begin(Path(out), recipe, methods, threads, resume)
+    compute = choose_device(device)
     dataset = load_pictures(data, recipe, progress)
     chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
     jobs = plan_jobs(inputs.splits, methods, seeds, recipe, Path(out))
-    compute = choose_device(device)
     about = describe(
         inputs, recipe, compute, earlier, kind="compare", methods=list(methods), seeds=list(seeds)
     )
@@ -132,6 +132,7 @@ def train(
     check_methods_and_seeds([method], [seed])
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
     earlier, notes = _begin(Path(out), recipe, [method], threads, resume)
+    compute = choose_device(device)
     dataset = load_pictures(data, recipe, progress)
     if holdout:
         chosen = splits.choose(dataset.manifest, protocol, _affordable_folds(dataset.manifest))
@@ -140,7 +141,6 @@ def train(
         chosen = _everything(dataset.manifest)
     inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
     jobs = plan_jobs(inputs.splits, [method], [seed], recipe, Path(out))
-    compute = choose_device(device)
     about = describe(inputs, recipe, compute, earlier, kind="train", methods=[method], seeds=[seed])
     about |= {"format": FORMAT, "kind": "train", "methods": [method], "seeds": [seed]}
     _run(Path(out), inputs, jobs, recipe, compute, earlier, about | {"notes": notes}, started, progress)
@@ -208,6 +208,7 @@ def _run(
 
 def _affordable_folds(manifest: Manifest, most: int = 10) -> int:
     """Give how many folds the rarest class and the number of subjects allow, `most` at the most."""
+    manifest = manifest.rows((manifest.labels >= 0) & ~manifest.train_only)  # those that can be tested
     limits = [most, *(count for count in manifest.counts.values() if count)]
     if manifest.subjects is not None:
         limits.append(len(set(manifest.subjects)))

@@ -1,4 +1,4 @@
-"""Who is on a picture: the face net's descriptor of every face."""
+"""Face embeddings: which stored faces belong to one subject."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ BATCH = 64
 
 @torch.inference_mode()
 def face_embeddings(pixels: np.ndarray, name: str = "dlib-resnet29", tap: str = "descriptor") -> np.ndarray:
-    """A face net's descriptor of every stored face.
+    """Return a face net's embedding of every stored face.
 
     Args:
         pixels: (N, S, S, 3) uint8 RGB.
-        name: a registered face net.
-        tap: its layer that tells people apart.
+        name: a face net.
+        tap: its layer that tells subjects apart.
     Returns:
         (N, D) float32.
     """
     net = face.load(name)
-    found = []
+    batches = []
     for start in range(0, len(pixels), BATCH):
         crops = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH]))
-        found.append(net(crops.permute(0, 3, 1, 2).float(), [tap])[tap].numpy())
-    return np.concatenate(found)
+        batches.append(net(crops.permute(0, 3, 1, 2).float(), [tap])[tap].numpy())
+    return np.concatenate(batches)

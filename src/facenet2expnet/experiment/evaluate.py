@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,11 @@ def evaluate(
         UserError: If the data can't be read, has no labelled picture, or has a class that the model does not know.
     """
     recognizer = Recognizer.load(model, choose_device(device))
-    dataset, of_training = load_labelled(recognizer, data, progress)
-    table, classes = dataset.manifest.table, recognizer.classes
+    dataset, labelled, of_training = load_labelled(recognizer, data, progress)
+    table, classes = dataset.manifest.table.iloc[labelled], recognizer.classes
+    crop_px = recognizer.contract.crop_px
     probabilities = class_probabilities(
-        recognizer.model, dataset.pixels, recognizer.contract.crop_px, recognizer.device
+        recognizer.model, dataset.pixels, crop_px, recognizer.device, rows=labelled
     )
     columns: dict[str, Any] = {"image": table["image"].to_numpy()}
     if dataset.manifest.subjects is not None:
@@ -83,7 +84,7 @@ def evaluate(
     if len(dataset.skipped) > LISTED:
         notes.append(f"... and {len(dataset.skipped) - LISTED} more were left out")
     found = audit(dataset.manifest, dataset.pixels, cheap=True)
-    notes += [f"Audit: {line}" for line in found.lines()] if found.counts["exact_groups"] else []
+    notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_pictures"] else []
     if of_training:
         notes.append(
             "The model's run was made from these pictures: those of its training part are among them, "
@@ -94,15 +95,19 @@ def evaluate(
 
 def load_labelled(
     recognizer: Recognizer, data: str | Path | Manifest, progress: Callable[[int, int], None] | None = None
-) -> tuple[Dataset, bool]:
-    """Load the labelled pictures for a model, and find out whether its run was made from this data; see `evaluate`."""
+) -> tuple[Dataset, np.ndarray, bool]:
+    """Load pictures for a model; see `evaluate`.
+
+    Returns:
+        The dataset, its rows with a label, and whether the model's run was made from this data.
+    """
     if not isinstance(data, Manifest) and Path(data).suffix.lower() in (".csv", ".parquet"):
         data = read_manifest(Path(data), classes=recognizer.classes)
     dataset = load_dataset(data, recognizer.contract, min_classes=1, progress=progress)
-    of_training = recognizer.metadata.get("trained_on", {}).get("sha256") == dataset.manifest.sha256()
-    labelled = np.flatnonzero(dataset.manifest.labels >= 0)
-    if len(labelled) < len(dataset.manifest):
-        dataset = replace(dataset, manifest=dataset.manifest.rows(labelled), pixels=dataset.pixels[labelled])
+    trained_on = recognizer.metadata.get("trained_on", {})
+    of_training = trained_on.get("sha256") == dataset.manifest.sha256()
+    if of_training and "pixels" in trained_on:  # other pictures may have the same names and labels
+        of_training = trained_on["pixels"] == dataset.pixels_sha256()
     unknown = [
         name for name, count in dataset.manifest.counts.items() if count and name not in recognizer.classes
     ]
@@ -113,4 +118,4 @@ def load_labelled(
         raise UserError(
             f"{dataset.manifest.name}: class '{unknown[0]}' is not one of the model's: {known}{guess}"
         )
-    return dataset, of_training
+    return dataset, np.flatnonzero(dataset.manifest.labels >= 0), of_training

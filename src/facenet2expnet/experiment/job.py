@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,8 @@ def run_job(
     log.info("%s: %d training pictures", job.title, len(job.split.train))
     records: list[EpochRecord] = []
     with _memory_errors(job), _epoch_callback(job, recipe, records, progress) as on_epoch:
-        views_progress = progress and (lambda done, total: progress("teacher's features", done, total))
-        context = TrainingContext(recipe, job.seed, device, on_epoch, views_progress, job.views_folder)
+        views = progress_of("teacher's features", progress)
+        context = TrainingContext(recipe, job.seed, device, on_epoch, views, job.views_folder)
         model = _train(job, dataset, context)
     _log_early_stopping(records)
     temperature = None
@@ -141,6 +142,11 @@ def run_job(
     write_json(job.folder / RESULT, {"accuracy": accuracy, "pictures_tested": len(predictions)})
     drop_views(job.folder)
     log.info("%s: done%s", job.title, _accuracy_text(accuracy))
+
+
+def progress_of(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    """Give the progress callback of one thing, (done, total)."""
+    return partial(progress, what) if progress else None
 
 
 def collect(jobs: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:

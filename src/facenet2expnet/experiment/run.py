@@ -27,7 +27,7 @@ from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.job import METHODS, Progress, is_out_of_memory
+from facenet2expnet.experiment.job import METHODS, Progress, is_out_of_memory, progress_of
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.files import LOCK, atomic_path, folder_lock, read_json, write_json
 from facenet2expnet.recipe import Recipe
@@ -69,8 +69,7 @@ def load_pictures(data: str | Path | Manifest, recipe: Recipe, progress: Progres
             "%s: its folders are taken as the classes, not its manifest.csv; to use that, name the file", data
         )
     try:
-        report = progress and (lambda done, total: progress("reading faces", done, total))
-        return load_dataset(data, recipe.crop, progress=report)
+        return load_dataset(data, recipe.crop, progress=progress_of("reading faces", progress))
     except (MemoryError, RuntimeError, OverflowError) as error:
         if not is_out_of_memory(error):
             raise
@@ -225,10 +224,11 @@ def describe(
     for split in inputs.splits:
         for part in (split.train, split.validation, split.test, split.unlabelled):
             rows.update(f"{split.name} {len(part)} ".encode() + part.tobytes())
+    pixels = inputs.dataset.pixels_sha256()
     identity |= {
         "recipe": recipes.to_dict(recipe),
         "manifest": manifest.sha256(),
-        "pixels": inputs.dataset.pixels_sha256(),
+        "pixels": pixels,
         "contract": inputs.dataset.contract.to_dict(),
         "folds": rows.hexdigest(),
     }
@@ -244,6 +244,7 @@ def describe(
         "manifest": {
             "name": manifest.name,
             "sha256": manifest.sha256(),
+            "pixels": pixels,
             "pictures": int((manifest.labels >= 0).sum()),
             "unlabelled": int((manifest.labels < 0).sum()),
             "classes": list(manifest.classes),
@@ -263,9 +264,13 @@ def describe(
 
 def model_metadata(about: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Give what is saved with every model of a run."""
+    data = about["manifest"]
     return {
         "recipe": recipes.to_dict(recipe),
-        "trained_on": {"manifest": about["manifest"]["name"], "sha256": about["manifest"]["sha256"]},
+        "trained_on": {
+            "manifest": data["name"],
+            **{key: data[key] for key in ("sha256", "pixels") if key in data},
+        },
         "protocol": about["protocol"]["name"],
         "command": about["command"],
         "created": now(),

@@ -155,7 +155,7 @@ def paired_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def scaling_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """The lowest and the highest temperature, and two scores before and after scaling, as text; empty if no method was scaled."""
+    """Lowest and highest temperature, and scores before and after scaling, as text; empty if nothing was scaled."""
     rows = [
         {"method": display_name(name), **s, "temperatures": [min(s["temperatures"]), max(s["temperatures"])]}
         for name, method in metrics["methods"].items()

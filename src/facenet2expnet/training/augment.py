@@ -44,9 +44,3 @@ class Augment(nn.Module):
         """Stored faces (B, 3, S, S) uint8 -> crops (B, 3, crop_px, crop_px) float in 0..255."""
         crops: Tensor = self.steps(stored.float() / 255)
         return (crops * 255).clamp_(0, 255)
-
-
-def centre_crop(stored: Tensor, crop_px: int) -> Tensor:
-    """The one test crop: stored faces (B, 3, S, S) -> (B, 3, crop_px, crop_px) float in 0..255."""
-    start = (stored.shape[-1] - crop_px) // 2
-    return stored[..., start : start + crop_px, start : start + crop_px].float()

@@ -11,7 +11,7 @@ Each builds its networks and hands a stage to the one loop, `loop.fit`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face import FaceNet, FaceNetInfo
 from facenet2expnet.nets.face.base import freeze_norms
-from facenet2expnet.recipe import Recipe
+from facenet2expnet.recipe import LossTerm, Recipe, StageRecipe
 from facenet2expnet.training.augment import Augment
 from facenet2expnet.training.classify import ClassifyStage, Stage2
 from facenet2expnet.training.distil import DistilStage, Teaching
@@ -161,7 +161,7 @@ def fn2en(
     teaching = Teaching(teacher.eval(), tap, views, feature_loss)
     if stage1.epochs:
         records = context.fit(DistilStage(stage1, model, data, augment, teaching), folder)
-        _warn_if_nothing_learned(records)
+        _warn_if_nothing_learned(records, stage1, stage1.losses)
     if feature_loss and feature_loss.standardises and not stage2.standardised_input:
         model.net.bridge.set_affine(feature_loss.statistics.mean, feature_loss.statistics.std)
     if stage2.batch_norm == "frozen":
@@ -169,12 +169,19 @@ def fn2en(
     new = model.net.head.parameters() if stage1.epochs else model.parameters()
     records = context.fit(Stage2(stage2, model, data, augment, new, teaching), folder)
     if not stage1.epochs and stage2.distil_weight:
-        _warn_if_nothing_learned(records)
+        _warn_if_nothing_learned(records, stage2, stage1.losses)
     return model.eval()
 
 
-def _warn_if_nothing_learned(records: list[EpochRecord]) -> None:
-    """Warn of a stage whose weights explain nothing of the face net's layer."""
+def _warn_if_nothing_learned(
+    records: list[EpochRecord], recipe: StageRecipe, losses: Sequence[LossTerm]
+) -> None:
+    """Warn of a stage whose weights explain nothing of the face net's layer.
+
+    RKD alone learns relations between pictures, and may give features of any scale.
+    """
+    if all(term.loss == "rkd" for term in losses):
+        return
     kept = records[best_epoch(records) - 1]
     if kept.r2 is not None and kept.r2 < NOTHING_LEARNED:
         log.warning(
@@ -182,7 +189,7 @@ def _warn_if_nothing_learned(records: list[EpochRecord]) -> None:
             "(--set %s.epochs=%d), raise the rate (--set %s.lr=%.3g), give the student batch norms (--set "
             "expnet.batch_norm=true) or standardise the target "
             '(--set \'stage1.losses=[{loss="standardised-l2"}]\').',
-            kept.stage, kept.r2, kept.stage, 2 * kept.epochs, kept.stage, 10 * kept.lr,
+            kept.stage, kept.r2, kept.stage, 2 * recipe.epochs, kept.stage, 10 * recipe.lr,
         )  # fmt: skip
 
 

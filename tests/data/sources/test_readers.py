@@ -399,6 +399,9 @@ class TestAffectNet:
             header + "\n1/a.jpg,1,1,1,1,,many,0\n"
         )
         assert "validation.csv line 2 can't be read" in message_of("affectnet", tmp_path)
+        with (root / "Manually_Annotated_file_lists/validation.csv").open("a") as file:
+            file.write("1/a.jpg,1,1,1,1,,1,0,0,0\n")
+        assert "can't be read: Error tokenizing data" in message_of("affectnet", tmp_path)
 
 
 class TestFer2013:
@@ -473,6 +476,8 @@ class TestFer2013:
         text = file.read_text()
         file.write_text(text[: len(text) // 2])
         assert "line 17: expected an emotion from 0 to 6" in message_of("fer2013", tmp_path)
+        file.write_text("emotion,pixels,Usage\n")
+        assert "holds no labelled picture" in message_of("fer2013", tmp_path)
         file.write_text("emotion,pixels,Usage\n9,1 2,Training\n")
         assert "line 2: expected an emotion from 0 to 6" in message_of("fer2013", tmp_path)
         file.write_text("emotion,pixels,Usage\n1,1 2,Training\n")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from checks import refusal
 from PIL import Image
 
-from facenet2expnet.errors import UserError
 from facenet2expnet.nets import face
 from facenet2expnet.nets.face import dlib_resnet
 from facenet2expnet.nets.face.dlib_resnet import DlibResNet29
@@ -30,15 +31,11 @@ def net() -> DlibResNet29:
 
 @pytest.fixture(scope="module")
 def crops() -> np.ndarray:
-    """(12, 150, 150, 3) uint8 RGB: six windows, each as it is and mirrored."""
+    """(12, 150, 150, 3) uint8 RGB: six windows, plain and mirrored."""
     data = pytest.importorskip("skimage.data")
     picture = Image.fromarray(data.astronaut())
-    upright = [
-        np.asarray(
-            picture.resize((150, 150), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-        )
-        for top, left, side in WINDOWS_PX
-    ]
+    resize = partial(picture.resize, (150, 150), Image.Resampling.BILINEAR)
+    upright = [np.asarray(resize((left, top, left + side, top + side))) for top, left, side in WINDOWS_PX]
     return np.stack(upright + [crop[:, ::-1] for crop in upright])
 
 
@@ -56,98 +53,48 @@ def test_descriptor_is_dlibs_own(net: DlibResNet29, crops: np.ndarray) -> None:
     assert np.abs(expected[0] - expected[3]).max() > 0.01  # the windows do differ
 
 
-def test_taps_have_their_shapes_and_do_not_depend_on_what_else_is_asked(
-    net: DlibResNet29, crops: np.ndarray
-) -> None:
+def test_a_tap_does_not_depend_on_the_others(net: DlibResNet29, crops: np.ndarray) -> None:
     inputs = tensor(crops[:2])
     with torch.no_grad():
         together = net(inputs, list(net.info.taps))
-        assert {name: tuple(value.shape[1:]) for name, value in together.items()} == net.info.taps
         for name in net.info.taps:
-            alone = net(inputs, [name])
-            assert list(alone) == [name]
-            torch.testing.assert_close(alone[name], together[name])
-            assert alone[name].is_contiguous()
+            (alone,) = net(inputs, [name]).values()
+            torch.testing.assert_close(alone, together[name])
+            assert alone.is_contiguous()
 
 
 def test_stops_after_the_deepest_tap(net: DlibResNet29) -> None:
-    reached = []
-    hooks = [
-        net.get_submodule(name).register_forward_hook(lambda *_: reached.append(1)) for name in ("level1",)
-    ]
+    reached: list[int] = []
+    hook = net.level1.register_forward_hook(lambda *_: reached.append(1))
     with torch.no_grad():
         net(torch.zeros(1, 3, 150, 150), ["level2", "stem"])
         assert not reached
         net(torch.zeros(1, 3, 150, 150), ["level1"])
         assert reached
-    for hook in hooks:
-        hook.remove()
+    hook.remove()
 
 
-def test_parameters_are_counted_and_all_receive_gradients(crops: np.ndarray) -> None:
+def test_all_parameters_receive_gradients(crops: np.ndarray) -> None:
     net = dlib_resnet.load().train()
-    # 29 convolutions with biases, two numbers a channel for the affines, 256 x 128 for the descriptor
-    assert sum(parameter.numel() for parameter in net.parameters()) == 5_614_592
     assert len(net.convolutions()) == 29
     net(tensor(crops[:2]), ["descriptor"])["descriptor"].square().sum().backward()
-    without = [
-        name for name, value in net.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0
-    ]
-    assert without == []
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in net.parameters())
 
 
 def test_weights_hash_is_stable(net: DlibResNet29) -> None:
     assert face.weights_sha256(net) == face.weights_sha256(face.load("dlib-resnet29")) == WEIGHTS_SHA256
 
 
-def test_hash_tells_nets_apart(net: DlibResNet29) -> None:
-    other = dlib_resnet.load()
-    with torch.no_grad():
-        other.descriptor.weight[0, 0] += 1e-6
-    assert face.weights_sha256(other) != face.weights_sha256(net)
-
-
-def test_unknown_tap_lists_those_that_exist(net: DlibResNet29) -> None:
-    with pytest.raises(ValueError, match="no layer 'pool5'; its layers are stem, level4, level3"):
-        net(torch.zeros(1, 3, 150, 150), ["pool5"])
-
-
-def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dlib_resnet, "PACKAGE", "no_such_package_of_models")
-    with pytest.raises(UserError, match=r'not here; pip install "facenet2expnet\[facenet\]"'):
-        dlib_resnet.load()
+    assert 'which is not installed; pip install "facenet2expnet[facenet]"' in refusal("dlib-resnet29")
 
 
-def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        dlib_resnet.load(tmp_path / "model.dat")
-
-
-@pytest.mark.parametrize("kept", [40, 300, 10_000, 1_000_000, 22_334_700, 22_400_000])
+@pytest.mark.parametrize("kept", [0, 40, 10_000, 1_000_000, 22_334_700, 22_400_000])
 def test_file_cut_short(tmp_path: Path, kept: int) -> None:
     cut = tmp_path / "model.dat"
     cut.write_bytes(dlib_resnet.bundled_file().read_bytes()[:kept])
-    with pytest.raises(UserError, match="cut short"):
-        dlib_resnet.load(cut)
-
-
-def test_file_of_something_else(tmp_path: Path) -> None:
-    other = tmp_path / "model.dat"
-    other.write_bytes(b"PK\x03\x04" + bytes(1000))
-    with pytest.raises(UserError, match="does not begin as one"):
-        dlib_resnet.load(other)
-    other.write_bytes(b"")
-    with pytest.raises(UserError, match="does not begin as one"):
-        dlib_resnet.load(other)
-
-
-def test_dlib_file_with_other_layers(tmp_path: Path) -> None:
-    content = dlib_resnet.bundled_file().read_bytes()
-    other = tmp_path / "model.dat"
-    other.write_bytes(content[:300] + bytes(10_000))
-    with pytest.raises(UserError, match="found no layer 'con_4'"):
-        dlib_resnet.load(other)
-    start = content.index(b"con_4") + len(b"con_4") + 2  # the first convolution's number of values
-    other.write_bytes(content[: start + 1] + b"\x00\x13" + content[start + 3 :])
-    with pytest.raises(UserError, match="where 4736 numbers belong"):
-        dlib_resnet.load(other)
+    message = refusal("dlib-resnet29", cut)
+    assert (
+        f"model.dat: expected {dlib_resnet.FILE}, got a file of {kept:,} bytes that is cut short" in message
+    )

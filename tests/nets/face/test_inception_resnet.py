@@ -1,116 +1,28 @@
-"""Inception-ResNet v1: published counts and shapes, facenet-pytorch's names, and its blocks recomputed."""
+"""Inception-ResNet v1: facenet-pytorch's files and its blocks recomputed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
+from checks import assert_taps_agree, with_random_norms
 from torch import Tensor
 from torch.nn import functional
 
-from facenet2expnet.errors import UserError
 from facenet2expnet.nets import face
-from facenet2expnet.nets.face.inception_resnet import InceptionResnetV1
-
-PUBLISHED = 27_910_327
-"""Parameters of facenet-pytorch's vggface2 net, its classifier over 8,631 identities included."""
-IDENTITIES = 8631
-
-
-def facenet_pytorch_shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of 20180402-114759-vggface2.pt, from the architecture's table."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def conv(name: str, channels: int, width: int, kernel: tuple[int, int]) -> None:
-        shapes[f"{name}.conv.weight"] = (width, channels, *kernel)
-        for kind in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.bn.{kind}"] = (width,)
-        shapes[f"{name}.bn.num_batches_tracked"] = ()
-
-    def chain(name: str, channels: int, *layers: tuple[int, tuple[int, int]]) -> None:
-        for number, (width, kernel) in enumerate(layers):
-            conv(f"{name}.{number}", channels, width, kernel)
-            channels = width
-
-    one, three = (1, 1), (3, 3)
-    for name, channels, width, kernel in (
-        ("conv2d_1a", 3, 32, three),
-        ("conv2d_2a", 32, 32, three),
-        ("conv2d_2b", 32, 64, three),
-        ("conv2d_3b", 64, 80, one),
-        ("conv2d_4a", 80, 192, three),
-        ("conv2d_4b", 192, 256, three),
-    ):
-        conv(name, channels, width, kernel)
-    for number in range(5):
-        conv(f"repeat_1.{number}.branch0", 256, 32, one)
-        chain(f"repeat_1.{number}.branch1", 256, (32, one), (32, three))
-        chain(f"repeat_1.{number}.branch2", 256, (32, one), (32, three), (32, three))
-        shapes |= {
-            f"repeat_1.{number}.conv2d.weight": (256, 96, 1, 1),
-            f"repeat_1.{number}.conv2d.bias": (256,),
-        }
-    conv("mixed_6a.branch0", 256, 384, three)
-    chain("mixed_6a.branch1", 256, (192, one), (192, three), (256, three))
-    for number in range(10):
-        conv(f"repeat_2.{number}.branch0", 896, 128, one)
-        chain(f"repeat_2.{number}.branch1", 896, (128, one), (128, (1, 7)), (128, (7, 1)))
-        shapes |= {
-            f"repeat_2.{number}.conv2d.weight": (896, 256, 1, 1),
-            f"repeat_2.{number}.conv2d.bias": (896,),
-        }
-    chain("mixed_7a.branch0", 896, (256, one), (384, three))
-    chain("mixed_7a.branch1", 896, (256, one), (256, three))
-    chain("mixed_7a.branch2", 896, (256, one), (256, three), (256, three))
-    for block in (*(f"repeat_3.{number}" for number in range(5)), "block8"):
-        conv(f"{block}.branch0", 1792, 192, one)
-        chain(f"{block}.branch1", 1792, (192, one), (192, (1, 3)), (192, (3, 1)))
-        shapes |= {f"{block}.conv2d.weight": (1792, 384, 1, 1), f"{block}.conv2d.bias": (1792,)}
-    shapes["last_linear.weight"] = (512, 1792)
-    for kind in ("weight", "bias", "running_mean", "running_var"):
-        shapes[f"last_bn.{kind}"] = (512,)
-    shapes["last_bn.num_batches_tracked"] = ()
-    return shapes | {"logits.weight": (IDENTITIES, 512), "logits.bias": (IDENTITIES,)}
-
-
-def stored() -> dict[str, Tensor]:
-    return {
-        name: torch.tensor(7) if name.endswith("tracked") else torch.tensor(0.25).expand(shape)
-        for name, shape in facenet_pytorch_shapes().items()
-    }
-
-
-def test_published_counts_and_shapes() -> None:
-    with torch.device("meta"):
-        net = InceptionResnetV1().eval()
-        outputs = net(torch.zeros(1, 3, 160, 160), list(net.info.taps))
-    classifier = IDENTITIES * 512 + IDENTITIES
-    assert sum(parameter.numel() for parameter in net.parameters()) == PUBLISHED - classifier == 23_482_624
-    assert {name: tuple(value.shape[1:]) for name, value in outputs.items()} == net.info.taps
-    assert net.info.taps["repeat_2"] == (896, 8, 8)
 
 
 def test_reads_facenet_pytorch_files(tmp_path: Path) -> None:
-    torch.save(stored(), tmp_path / "vggface2.pt")
+    expected = face.load("inception-resnet-v1", face.GENERATED)
+    classifier = {"logits.weight": torch.zeros(8631, 512), "logits.bias": torch.zeros(8631)}
+    torch.save(expected.state_dict() | classifier, tmp_path / "vggface2.pt")
     net = face.load("inception-resnet-v1", tmp_path / "vggface2.pt")
-    expected = {
-        name: shape for name, shape in facenet_pytorch_shapes().items() if not name.startswith("logits")
-    }
-    assert {name: tuple(value.shape) for name, value in net.state_dict().items()} == expected
+    assert face.weights_sha256(net) == face.weights_sha256(expected)
     assert not net.training
 
 
-def test_file_of_another_net_is_told_by_name(tmp_path: Path) -> None:
-    torch.save(stored(), tmp_path / "vggface2.pt")
-    with pytest.raises(
-        UserError, match="these look like those of inception-resnet-v1; ask for that face net"
-    ):
-        face.load("iresnet50", tmp_path / "vggface2.pt")
-
-
 class Reference:
-    """The net's blocks written out from facenet-pytorch's description, apart from the code under test."""
+    """The net computed from facenet-pytorch's description and layer names, independent of the code under test."""
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         self.state = state
@@ -169,25 +81,9 @@ class Reference:
         return outputs
 
 
-def test_computes_what_facenet_pytorch_describes() -> None:
-    net = face.load("inception-resnet-v1", face.GENERATED)
-    generator = torch.Generator().manual_seed(1)
-    for name, value in net.state_dict().items():
-        if value.ndim == 1:
-            low, high = (0.5, 1.5) if name.endswith(("weight", "running_var")) else (-0.2, 0.2)
-            value.uniform_(low, high, generator=generator)
-    crops = torch.randint(0, 256, (2, 3, 160, 160), generator=generator).float()
+def test_agrees_with_facenet_pytorchs_description() -> None:
+    net = with_random_norms("inception-resnet-v1")
+    crops = torch.randint(0, 256, (2, 3, 160, 160), generator=torch.Generator().manual_seed(0)).float()
     with torch.no_grad():
-        ours = net(crops, list(net.info.taps))
         expected = Reference(dict(net.state_dict()))((crops - 127.5) / 128)
-    assert set(expected) == set(ours)
-    for tap, value in ours.items():
-        torch.testing.assert_close(
-            value, expected[tap], rtol=1e-3, atol=1e-4 * expected[tap].abs().max().item()
-        )
-
-
-def test_every_parameter_receives_a_gradient() -> None:
-    net = face.load("inception-resnet-v1", face.GENERATED).train()
-    net(torch.rand(2, 3, 160, 160) * 255, ["embedding"])["embedding"].square().sum().backward()
-    assert [name for name, value in net.named_parameters() if value.grad is None] == []
+        assert_taps_agree(net(crops, list(net.info.taps)), expected)

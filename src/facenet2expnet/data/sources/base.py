@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from facenet2expnet.data.manifest import Manifest, need_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import suggestion
@@ -53,9 +55,9 @@ class Source:
             need_folder(path)
         try:
             return self.reader(path, **options)
-        except UnicodeDecodeError as fault:
+        except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
             raise UserError(
-                f"{path}: a text file of {self.name} is not UTF-8: {fault}; download it again"
+                f"{path}: a text file of {self.name} can't be read: {fault}; download it again"
             ) from fault
         except OSError as fault:
             raise UserError(

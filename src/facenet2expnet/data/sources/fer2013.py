@@ -60,7 +60,9 @@ def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manif
     if blank.any():
         what = "without a FER+ majority for an expression" if labels == "ferplus" else "without a label"
         notes.append(f"{blank.sum()} pictures {what} were {'left out' if drop else 'kept'}.")
-    table = table[~blank if drop else blank | ~blank].drop(columns=list(VOTES), errors="ignore")
+    table = (table[~blank] if drop else table).drop(columns=list(VOTES), errors="ignore")
+    if not len(table):
+        raise UserError(f"{path} holds no labelled picture")
     counts = ", ".join(f"{split} {(table['split'] == split).sum()}" for split in USAGES.values())
     notes.insert(0, f"{len(table)} pictures were read ({counts}).")
     order = tuple(name for name in EXPRESSIONS if name in set(table["label"]))
@@ -156,8 +158,8 @@ def _read_csv(file: Path, ferplus: bool) -> pd.DataFrame:
         raise UserError(
             f"{votes_file} has {len(votes)} lines, {file.name} {len(table)} pictures; is one cut off?"
         )
-    wrong = (votes["Usage"] != cells["Usage"]) | ~votes["Image name"].isin(["", *names])
-    wrong |= (votes["Image name"] != "") & (votes["Image name"] != table["image"])
+    wrong = (votes["Image name"] != "") & (votes["Image name"] != table["image"])
+    wrong |= votes["Usage"] != cells["Usage"]
     _check(votes_file, wrong, f"the same pictures as in {file.name}", votes[["Usage", "Image name"]])
     return table.join(_votes(votes_file, votes, VOTES))
 
@@ -202,7 +204,7 @@ def _read_folders(path: Path, labels: str) -> Manifest:
 
 def _pictures_of_csv(file: Path) -> Iterator[tuple[str, bytes]]:
     number = 0
-    for chunk in pd.read_csv(file, dtype=str, skipinitialspace=True, chunksize=1000):
+    for chunk in pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=1000):
         for text in chunk.rename(columns=str.strip)["pixels"]:
             pixels = np.array(str(text).split(), np.int64)
             if pixels.size != SIDE_PX**2 or pixels.min() < 0 or pixels.max() > 255:

@@ -1,4 +1,4 @@
-"""Face nets by name. A new one is a file here with a function `load`, or an entry point of a third party."""
+"""Face nets by name. A new one is a module here with a function `load`, or an entry point of another package."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from pathlib import Path
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import FaceNet, FaceNetInfo, weights_sha256
-from facenet2expnet.nets.face.weights import GENERATED, locate
+from facenet2expnet.nets.face.download import locate
+from facenet2expnet.nets.face.weights import GENERATED
 
 __all__ = ["GENERATED", "FaceNet", "FaceNetInfo", "available", "load", "weights_sha256"]
 
 _BUILT_IN = {
     "dlib-resnet29": "dlib_resnet",
     "vgg-face": "vgg_face",
+    "vgg-face:rgb": "vgg_face",
+    "vgg-face:bgr": "vgg_face",
     "iresnet18": "iresnet",
     "iresnet34": "iresnet",
     "iresnet50": "iresnet",
@@ -23,48 +26,38 @@ _BUILT_IN = {
 }
 """Name -> module here with a function `load(weights: Path | None, name: str) -> FaceNet`."""
 
-_VARIANTS = {"vgg-face": ("rgb", "bgr")}
-"""What may follow the colon of a built-in name."""
-
 _FAMILIES = {"timm": "timm_net", "onnx": "onnx_net"}
-"""What stands before the colon of a name that goes on, as in timm:resnet18 or onnx:face.onnx -> the same."""
+"""The part before the colon of an open-ended name, as in timm:resnet18 or onnx:face.onnx -> module."""
 
 ENTRY_POINT_GROUP = "facenet2expnet.face_nets"
 
 
 def available() -> tuple[str, ...]:
-    """Names of the face nets that can be asked for; beside them stand timm:NAME and onnx:PATH."""
-    return (*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)))
+    """Return the names of the face nets; timm:NAME and onnx:PATH can be loaded too."""
+    built_in = [name for name in _BUILT_IN if ":" not in name]
+    return (*built_in, *(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)))
 
 
 def load(name: str, weights: str | Path | None = None) -> FaceNet:
     """Load a face net by name, in evaluation mode.
 
     Args:
-        name: one of `available()`, timm:NAME or onnx:PATH.
-        weights: a weights file (of onnx, the model itself), hf:owner/name/file, https://…#sha256=HEX, or "generated"
-            for weights from a fixed seed that know no faces; None where the net brings its own.
+        name: one of `available()`, vgg-face:rgb, vgg-face:bgr, timm:NAME or onnx:PATH.
+        weights: a weights file (for "onnx", the model itself), hf:owner/name/file, https://…#sha256=HEX, or
+            "generated" for random weights from a fixed seed; None for nets that have weights of their own.
     Raises:
-        UserError: If the name is unknown, or the weights are missing or not this net's.
+        UserError: If the name is unknown, or the weights are missing or do not fit.
     """
     if name == "onnx" and weights:
         name, weights = f"onnx:{weights}", None
-    before, colon, variant = name.partition(":")
+    module = _BUILT_IN.get(name) or _FAMILIES.get(name.partition(":")[0])
     entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
-    if before not in _BUILT_IN | _FAMILIES and name not in entries:
-        raise UserError(
-            f"no face net is called '{name}'; there are {', '.join(available())}, timm:NAME and onnx:PATH"
-        )
-    if before in _BUILT_IN and colon and variant not in _VARIANTS.get(before, ()):
-        known = ", ".join([before, *(f"{before}:{known}" for known in _VARIANTS.get(before, ()))])
-        raise UserError(f"'{name}': expected {known}")
-    path = None
-    if weights:
-        path = Path(GENERATED) if str(weights) == GENERATED else locate(weights)
-    net: FaceNet
-    if name in entries and before not in _BUILT_IN:
-        net = entries[name].load()(path)
+    if not module and name not in entries:
+        known = ", ".join([*_BUILT_IN, *entries])
+        raise UserError(f"no face net is called '{name}'; there are {known}, timm:NAME and onnx:PATH")
+    path = Path(GENERATED) if str(weights) == GENERATED else locate(weights) if weights else None
+    if module:
+        net: FaceNet = importlib.import_module(f"{__name__}.{module}").load(path, name)
     else:
-        module = importlib.import_module(f"{__name__}.{(_BUILT_IN | _FAMILIES)[before]}")
-        net = module.load(path, name)
+        net = entries[name].load()(path)
     return net.eval()
