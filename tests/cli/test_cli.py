@@ -143,7 +143,7 @@ def all_broken(folder: Path) -> Path:
         (one_class, "classes with pictures: anger; expected 2 or more"),
         (few, "fewer pictures than the 4 folds: anger 3"),
         (twice, "twice.csv line 4: "),
-        (all_broken, "none of the 2 pictures could be made ready"),
+        (all_broken, "none of the 2 pictures could be used"),
     ],
 )
 def test_bad_data_is_one_line_exit_2_and_nothing_written(
