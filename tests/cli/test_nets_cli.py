@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from facenet2expnet.cli import main
+from facenet2expnet.cli import console, main
 from facenet2expnet.nets import face
 
 Nets = Callable[..., tuple[int, str]]
@@ -43,10 +43,10 @@ def test_list_fits_a_terminal_and_draws_no_weights(nets: Nets, monkeypatch: pyte
     monkeypatch.setattr(torch.Tensor, "normal_", normal)
     code, printed = nets()
     assert code == 0
-    assert max(map(len, printed.splitlines())) <= 80
+    assert max(map(len, printed.splitlines())) <= console.PLAIN_WIDTH
     for name in face.available():
         assert f"\n{name}: " in f"\n{printed}"
-    assert "vgg-face: 224 px, 134,260,544 parameters needs weights; licence: CC-BY-NC-4.0" in words(printed)
+    assert "vgg-face: 224 px, 134,260,544 parameters, needs weights licence CC-BY-NC-4.0" in words(printed)
     assert "pool5 512x7x7 (default)" in words(printed)
 
 

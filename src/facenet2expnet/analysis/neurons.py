@@ -20,7 +20,7 @@ from facenet2expnet.analysis.layers import hidden_layer, layer_names, layer_shap
 from facenet2expnet.analysis.result import AnalysisResult, image_grid
 from facenet2expnet.analysis.top_activations import default_top, label_entropy, top_activations
 from facenet2expnet.errors import UserError
-from facenet2expnet.report.figures import INK, RULE, new_figure, short, style
+from facenet2expnet.report.figures import INK, panels, short, style
 
 BINS = 40
 PAPER_FACES = 30
@@ -159,6 +159,7 @@ def recommend(table: pd.DataFrame) -> tuple[str, str]:
     )
 
 
+@style()
 def entropy_figure(units: pd.DataFrame, threshold: float, classes: int) -> tuple[Figure, pd.DataFrame]:
     """Entropy histograms, one panel a layer, the networks overlaid; and the bars as numbers.
 
@@ -168,28 +169,20 @@ def entropy_figure(units: pd.DataFrame, threshold: float, classes: int) -> tuple
     """
     edges = np.linspace(0, np.log(classes), BINS + 1)
     edges[-1] += 1e-9
-    layers = units["layer"].unique()
-    columns = min(4, len(layers))
-    lines = -(-len(layers) // columns)
-    rows = []
-    with style():
-        figure = new_figure(2.45 * columns + 0.3, 2.15 * lines + 0.55)
-        grid = figure.subplots(lines, columns, squeeze=False)
-        for axes in grid.flat[len(layers) :]:
-            axes.set_visible(False)
-        for axes, name in zip(grid.flat, layers, strict=False):
-            networks = units[units["layer"] == name].groupby("network", sort=False)["entropy"]
-            for (network, entropies), look in zip(networks, LOOKS, strict=False):
-                counts = np.histogram(entropies, edges)[0]
-                axes.stairs(counts, edges, label=network, **look)
-                rows += [(name, network, *bar) for bar in zip(edges, edges[1:], counts, strict=False)]
-            axes.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.grid(axis="y", color=RULE)
-            axes.set_title(f"{short(name)}  ({len(entropies):,} units)")
-            axes.set(xlabel="entropy, nats", xlim=(0, edges[-1]))
-        for axes in grid[:, 0]:
-            axes.set_ylabel("neurons")
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    layers, rows = units["layer"].unique(), []
+    figure, grid = panels(len(layers), 4, 2.5, 2.5)
+    for axes, name in zip(grid, layers, strict=True):
+        networks = units[units["layer"] == name].groupby("network", sort=False)["entropy"]
+        for (network, entropies), look in zip(networks, LOOKS, strict=False):
+            counts = np.histogram(entropies, edges)[0]
+            axes.stairs(counts, edges, label=network, **look)
+            rows += [(name, network, *bar) for bar in zip(edges, edges[1:], counts, strict=False)]
+        axes.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.grid(axis="y")
+        axes.set(xlabel="entropy, nats", xlim=(0, edges[-1]), title=f"{short(name)}  ({len(entropies):,} units)")
+    for axes in grid[::4]:
+        axes.set_ylabel("neurons")
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure, pd.DataFrame(rows, columns=["layer", "network", "from_nats", "to_nats", "neurons"])
 
 

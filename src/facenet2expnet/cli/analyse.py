@@ -169,10 +169,10 @@ def run_all(run: Path, fold: str = "", seed: int = 0, device: str = "cpu") -> It
 def _save(results: Iterable[Any], data: Path, out: Path | None, images: str = "") -> None:
     """Print each result and write its files."""
     from facenet2expnet.cli import console
-    from facenet2expnet.report.analyses import FOLDER
+    from facenet2expnet.report.run_folder import ANALYSES
     from facenet2expnet.report.tables import as_text, to_rich
 
-    folder = out or (data / FOLDER if (data / "run.json").is_file() else Path(FOLDER))
+    folder = out or (data / ANALYSES if (data / "run.json").is_file() else Path(ANALYSES))
     for result in results:
         written = result.save(folder)
         console.out.print(f"\n{result.title}", markup=False, style="bold")

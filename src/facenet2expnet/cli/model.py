@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,6 +45,7 @@ def predict(
     from facenet2expnet.cli import console
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.recognizer import Recognizer
+    from facenet2expnet.report import tables
     from facenet2expnet.training.device import choose_device
 
     if out:
@@ -56,7 +59,9 @@ def predict(
         raise UserError(f"none of the {len(found.skipped)} images could be used")
     table = found.table()
     if not quiet or not out:
-        _print_predictions(table)
+        console.out.print(tables.to_rich(_as_text(table.head(SHOWN))))
+        if len(table) > SHOWN:
+            print(f"... and {len(table) - SHOWN} more; --out writes all of them")
     if out:
         write_table(table, out)
         print(f"{len(table)} rows written to {out}")
@@ -75,13 +80,13 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table in the format of its file name's ending."""
     from facenet2expnet.files import atomic_path
 
+    writers: dict[str, Callable[[Path], Any]] = {
+        ".csv": partial(table.to_csv, index=False),
+        ".json": partial(table.to_json, orient="records", indent=1, force_ascii=False),
+        ".parquet": partial(table.to_parquet, index=False),
+    }
     with atomic_path(path) as temporary:
-        if path.suffix.lower() == ".csv":
-            table.to_csv(temporary, index=False)
-        elif path.suffix.lower() == ".json":
-            table.to_json(temporary, orient="records", indent=1, force_ascii=False)
-        else:
-            table.to_parquet(temporary, index=False)
+        writers[path.suffix.lower()](temporary)
 
 
 def write_skipped_beside(skipped: Sequence[Skipped], table: Path) -> None:
@@ -94,15 +99,7 @@ def write_skipped_beside(skipped: Sequence[Skipped], table: Path) -> None:
         print(f"{len(skipped)} images skipped, listed in {path}")
 
 
-def _print_predictions(table: pd.DataFrame) -> None:
-    from rich.table import Table
-
-    from facenet2expnet.cli import console
-
-    classes = [column for column in table.columns if column.startswith("p_")]
-    shown = Table("image", "predicted", *(name.removeprefix("p_") for name in classes))
-    for _, row in table.head(SHOWN).iterrows():
-        shown.add_row(str(row["image"]), str(row["predicted"]), *(f"{row[name]:.0%}" for name in classes))
-    console.out.print(shown)
-    if len(table) > SHOWN:
-        print(f"... and {len(table) - SHOWN} more; --out writes all of them")
+def _as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Image, predicted class, and the probability of each class in percent."""
+    probabilities = table.filter(regex="^p_").map("{:.0%}".format)
+    return table[["image", "predicted"]].join(probabilities.rename(columns=lambda name: name.removeprefix("p_")))

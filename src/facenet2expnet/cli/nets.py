@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,8 +16,6 @@ Names = Annotated[
 Weights = Annotated[
     str, typer.Option(help="Weights of the one NAME: a file, hf:owner/name/file, or https://…#sha256=HEX.")
 ]
-WIDTH = 80
-"""Of the printed lines, in characters."""
 
 
 def nets(names: Names = None, weights: Weights = "") -> None:
@@ -31,19 +28,19 @@ def nets(names: Names = None, weights: Weights = "") -> None:
 
     if weights and len(names or ()) != 1:
         raise UserError(f"--weights {weights}: expected one NAME beside it, got {len(names or ())}")
-    for name in names or ():
-        _print_one(name, *_load(name, weights))
     if names:
+        for name in names:
+            _print_one(name, *_load(name, weights))
         return
     for name in face.available():
         try:
             net, missing = _load(name)
         except UserError as error:
-            _print_wrapped(f"{name}: {error}")
+            _print(f"{name}: {error}", [])
             continue
-        print(f"{name}: {net.info.input_px} px, {_parameters(net)}")
-        _print_wrapped(f"{'needs weights; ' if missing else ''}licence: {net.info.licence}", "    ")
-        _print_wrapped(", ".join(_layers(net, {net.info.default_tap: " (default)"})), "    ")
+        layers = ", ".join(_layers(net, {net.info.default_tap: " (default)"}))
+        rows = [("licence", net.info.licence), ("layers", layers)]
+        _print(f"{name}: {net.info.input_px} px, {_parameters(net)}{', needs weights' if missing else ''}", rows)
     print("timm:NAME, any model of timm; onnx:PATH, any face net in an ONNX file")
     print("`fn2en nets NAME` prints preprocessing, source and weights of one.")
 
@@ -81,17 +78,14 @@ def _print_one(name: str, net: FaceNet, missing: str) -> None:
         ("source", info.source),
         ("missing", missing),
         *(("note", note) for note in info.notes),
-        *((("" if number else "layers"), layer) for number, layer in enumerate(_layers(net, marks))),
+        ("layers", "\n".join(_layers(net, marks))),
     ]
-    print(name)
-    for title, text in rows:
-        if text:
-            _print_wrapped(text, f"  {title}".ljust(12))
+    _print(name, rows)
 
 
 def _layers(net: FaceNet, marks: dict[str, str]) -> list[str]:
-    """Return the layers with their shapes, shallow to deep, and the marks of some; a name stays beside its shape."""
-    return [f"{t}\u00a0{'x'.join(map(str, shape))}{marks.get(t, '')}" for t, shape in net.info.taps.items()]
+    """The layers with their shapes, shallow to deep, and the marks of some."""
+    return [f"{tap} {'x'.join(map(str, shape))}{marks.get(tap, '')}" for tap, shape in net.info.taps.items()]
 
 
 def _parameters(net: FaceNet) -> str:
@@ -99,8 +93,16 @@ def _parameters(net: FaceNet) -> str:
     return f"{count:,} parameters" if count else "no parameters to train"
 
 
-def _print_wrapped(text: str, first: str = "") -> None:
-    """Print a text in lines of `WIDTH` characters, all as far in as the first."""
-    indent = " " * (len(first) or 4)
-    wrapped = textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
-    print(wrapped.replace("\u00a0", " "))
+def _print(title: str, rows: list[tuple[str, str]]) -> None:
+    """Print a title, and below it the rows (name, text) that have a text."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from facenet2expnet.cli import console
+
+    grid = Table.grid("", "", padding=(0, 2))
+    for name, text in rows:
+        if text:
+            grid.add_row(Text(f"  {name}"), Text(text))
+    console.out.print(title, markup=False)
+    console.out.print(grid)

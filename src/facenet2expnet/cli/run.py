@@ -237,10 +237,10 @@ def report(
         return
     if analyses:
         from facenet2expnet.cli.analyse import run_all
-        from facenet2expnet.report.analyses import FOLDER
+        from facenet2expnet.report.run_folder import ANALYSES
 
         for result in run_all(run):
-            result.save(run / FOLDER)
+            result.save(run / ANALYSES)
     print(write_report(run))
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -95,7 +96,7 @@ def short_names(names: Sequence[str], length: int = 24) -> list[str]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Apply `STYLE` and silence warnings about letters that no font here has."""
+    """Apply `STYLE` and silence warnings about letters that no font here has; also a decorator."""
     installed = set(font_manager.get_font_names())  # matplotlib warns about fonts that are not installed
     fonts = [name for name in _FONTS if name in installed] or ["sans-serif"]
     settings: Any = {**STYLE, "font.family": fonts}
@@ -110,11 +111,11 @@ def new_figure(width_in: float, height_in: float) -> Figure:
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
+@style()
 def draw(figure: Figure, kind: str) -> bytes:
     """The figure as "svg", "pdf" or "png" bytes; fonts are inside, and the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
+    figure.savefig(buffer, format=kind, metadata=_METADATA[kind])
     return buffer.getvalue()
 
 
@@ -141,9 +142,8 @@ def save_figure(figure: Figure, path: Path, data: pd.DataFrame | None = None) ->
     return written
 
 
-def percent_axis(axes: Axes, which: str) -> None:
-    """Show the shares 0..1 of an axis ("x" or "y") as percent."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
+def percent_axis(axis: Axis) -> None:
+    """Show the shares 0..1 of an axis as percent."""
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(lambda value, _: f"{value * 100:.4g}")
 
@@ -163,6 +163,7 @@ def ink_on(share: float) -> str:
     return "white" if share > 0.77 else INK
 
 
+@style()
 def confusion_panels(counts: Mapping[str, npt.ArrayLike], classes: Sequence[str], columns: int = 3) -> Figure:
     """Confusion matrices side by side, each row as shares of its true class; darker is higher.
 
@@ -182,23 +183,19 @@ def confusion_panels(counts: Mapping[str, npt.ArrayLike], classes: Sequence[str]
             raise ValueError(f"counts: expected shape ({k}, {k}) for {k} classes, got {matrix.shape}")
     cell = 0.62 if k <= 8 else 0.52 if k <= 12 else 0.38 if k <= 20 else 0.24
     side = max(k * cell, 1.6) + 0.5 + 0.075 * max(map(len, short_names(classes)))
-    with style():
-        figure, panels = _panels(len(matrices), columns, side + 0.3, side)
-        for axes, (title, matrix) in zip(panels, matrices.items(), strict=True):
-            _draw_confusion(axes, matrix, classes)
-            axes.set_title(short(title, 60))
+    figure, grid = panels(len(matrices), columns, side + 0.3, side)
+    for axes, (title, matrix) in zip(grid, matrices.items(), strict=True):
+        _draw_confusion(axes, matrix, classes)
+        axes.set_title(short(title, 60))
     return figure
 
 
-def _panels(count: int, columns: int, width_in: float, height_in: float) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int, width_in: float, height_in: float) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels of this size, at most `columns` in a line."""
     columns = min(columns, count)
     lines = -(-count // columns)
     figure = new_figure(width_in * columns, height_in * lines)
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axes in panels[count:]:
-        axes.set_visible(False)
-    return figure, panels[:count]
+    return figure, [figure.add_subplot(lines, columns, place) for place in range(1, count + 1)]
 
 
 def _draw_confusion(axes: Axes, matrix: np.ndarray, classes: Sequence[str]) -> None:
@@ -240,6 +237,7 @@ _CURVES = {
 }
 
 
+@style()
 def curves_figure(history: pd.DataFrame) -> Figure:
     """Learning curves: one panel per stage and quantity, one line per method.
 
@@ -254,12 +252,11 @@ def curves_figure(history: pd.DataFrame) -> Figure:
     quantities = [name for name in _CURVES if name in history and history[name].notna().any()]
     shown = [(stage, name) for stage in order for name in quantities if stages[stage][name].notna().any()]
     looks = looks_of(history["method"])
-    with style():
-        figure, panels = _panels(len(shown), 3 if "val_loss" in quantities else 2, 4, 2.3)
-        for axes, (stage, name) in zip(panels, shown, strict=True):
-            _draw_curves(axes, stages[stage], name, looks)
-            axes.set(xlabel="epoch", ylabel=_CURVES[name], title=short(STAGES.get(stage, stage), 40))
-        method_legend(figure, looks)
+    figure, grid = panels(len(shown), 3 if "val_loss" in quantities else 2, 4, 2.3)
+    for axes, (stage, name) in zip(grid, shown, strict=True):
+        _draw_curves(axes, stages[stage], name, looks)
+        axes.set(xlabel="epoch", ylabel=_CURVES[name], title=short(STAGES.get(stage, stage), 40))
+    method_legend(figure, looks)
     return figure
 
 
@@ -272,11 +269,12 @@ def _draw_curves(axes: Axes, part: pd.DataFrame, quantity: str, looks: Mapping[s
     if quantity.endswith("loss") and len(positive) and positive.max() > 50 * positive.min():
         axes.set_yscale("log")
     if quantity == "accuracy":
-        percent_axis(axes, "y")
+        percent_axis(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y")
 
 
+@style()
 def accuracy_rows(rows: pd.DataFrame, *, chance: float | None = None, title: str = "") -> Figure:
     """Accuracies on horizontal lines, one line per label.
 
@@ -289,34 +287,34 @@ def accuracy_rows(rows: pd.DataFrame, *, chance: float | None = None, title: str
         title: above the figure.
     """
     labels, looks = list(dict.fromkeys(rows["label"])), looks_of(rows["method"])
-    with style():
-        figure = new_figure(7.4, 0.4 * max(len(rows), 1.2 * len(labels)) + 1.2)
-        axes = figure.add_subplot(title=short(title, 60))
-        if chance is not None:
-            axes.axvline(chance, color=QUIET, linestyle="--", linewidth=1)
-        for label, part in rows.groupby("label", sort=False):
-            middle = labels.index(label) - 0.13 * (len(part) - 1)
-            for place, row in enumerate(part.to_dict("records")):
-                y, look = middle + 0.26 * place, {**looks[row["method"]], "linestyle": "none"}
-                width = 0.2 / len(part) if len(row["runs"]) > 1 else 0
-                spread = np.linspace(y - width, y + width, len(row["runs"]))
-                axes.plot(row["runs"], spread, **look, markersize=3.5, alpha=0.45)
-                if is_number(row["std"]):
-                    axes.errorbar(row["accuracy"], y, xerr=row["std"], ecolor=look["color"], elinewidth=2.2)
-                axes.plot(row["accuracy"], y, **look, markersize=8, markeredgecolor="white")
-                if is_number(row.get("paper")):
-                    axes.plot(row["paper"], y, "D", mfc="none", mec=INK, markersize=7.5, zorder=3)
-        axes.set_yticks(range(len(labels)), labels=short_names(labels, 40))
-        axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel="accuracy, %")
-        percent_axis(axes, "x")
-        axes.grid(axis="x")
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        if rows["label"].duplicated().any():
-            method_legend(figure, looks)
+    figure = new_figure(7.4, 0.4 * max(len(rows), 1.2 * len(labels)) + 1.2)
+    axes = figure.add_subplot(title=short(title, 60))
+    if chance is not None:
+        axes.axvline(chance, color=QUIET, linestyle="--", linewidth=1)
+    for label, part in rows.groupby("label", sort=False):
+        middle = labels.index(label) - 0.13 * (len(part) - 1)
+        for place, row in enumerate(part.to_dict("records")):
+            y, look = middle + 0.26 * place, {**looks[row["method"]], "linestyle": "none"}
+            width = 0.2 / len(part) if len(row["runs"]) > 1 else 0
+            spread = np.linspace(y - width, y + width, len(row["runs"]))
+            axes.plot(row["runs"], spread, **look, markersize=3.5, alpha=0.45)
+            if is_number(row["std"]):
+                axes.errorbar(row["accuracy"], y, xerr=row["std"], ecolor=look["color"], elinewidth=2.2)
+            axes.plot(row["accuracy"], y, **look, markersize=8, markeredgecolor="white")
+            if is_number(row.get("paper")):
+                axes.plot(row["paper"], y, "D", mfc="none", mec=INK, markersize=7.5, zorder=3)
+    axes.set_yticks(range(len(labels)), labels=short_names(labels, 40))
+    axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel="accuracy, %")
+    percent_axis(axes.xaxis)
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    if rows["label"].duplicated().any():
+        method_legend(figure, looks)
     return figure
 
 
+@style()
 def accuracy_curves(rows: pd.DataFrame, name: str) -> Figure:
     """Accuracy against a number, such as training pictures: one line per method.
 
@@ -327,25 +325,25 @@ def accuracy_curves(rows: pd.DataFrame, name: str) -> Figure:
         name: of the number.
     """
     looks, values = looks_of(rows["method"]), np.unique(rows["value"])
-    with style():
-        figure = new_figure(6.2, 3.4)
-        axes = figure.add_subplot(xlabel=name, ylabel="accuracy, %")
-        for method, part in rows.groupby("method"):
-            look, runs = looks[str(method)], part.explode("runs")
-            std = part["std"].fillna(0)
-            axes.errorbar(part["value"], part["accuracy"], std, **look, markersize=6, mec="white")
-            axes.plot(runs["value"], runs["runs"], **{**look, "linestyle": "none"}, ms=3, alpha=0.4)
-        if values.min() > 0 and values.max() / values.min() >= 4:
-            axes.set_xscale("log")
-            axes.minorticks_off()
-        axes.set_xticks(values, labels=[f"{value:,g}" for value in values])
-        percent_axis(axes, "y")
-        axes.grid(axis="y")
-        if len(looks) > 1:
-            method_legend(figure, looks)
+    figure = new_figure(6.2, 3.4)
+    axes = figure.add_subplot(xlabel=name, ylabel="accuracy, %")
+    for method, part in rows.groupby("method"):
+        look, runs = looks[str(method)], part.explode("runs")
+        std = part["std"].fillna(0)
+        axes.errorbar(part["value"], part["accuracy"], std, **look, markersize=6, mec="white")
+        axes.plot(runs["value"], runs["runs"], **{**look, "linestyle": "none"}, ms=3, alpha=0.4)
+    if values.min() > 0 and values.max() / values.min() >= 4:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(values, labels=[f"{value:,g}" for value in values])
+    percent_axis(axes.yaxis)
+    axes.grid(axis="y")
+    if len(looks) > 1:
+        method_legend(figure, looks)
     return figure
 
 
+@style()
 def reliability_figure(bins: pd.DataFrame) -> Figure:
     """Reliability diagrams: accuracy against confidence, one panel per method, the diagonal dashed.
 
@@ -354,17 +352,16 @@ def reliability_figure(bins: pd.DataFrame) -> Figure:
     """
     bins = bins[bins["pictures"] > 0].astype({"confidence": float, "accuracy": float})
     looks = looks_of(bins["method"])
-    with style():
-        figure, panels = _panels(len(looks), 3, 2.65, 2.9)
-        for axes, (name, look) in zip(panels, looks.items(), strict=True):
-            part = bins[bins["method"] == name]
-            x, y, area = part["confidence"], part["accuracy"], part["pictures"] / part["pictures"].sum()
-            axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--")
-            axes.plot(x, y, color=look["color"], linewidth=1.2)
-            axes.scatter(x, y, s=12 + 260 * area, color=look["color"], alpha=0.6, linewidths=0)
-            axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence, %", ylabel="accuracy, %")
-            axes.set(box_aspect=1, title=short(display_name(name)))
-            percent_axis(axes, "x")
-            percent_axis(axes, "y")
-            axes.grid()
+    figure, grid = panels(len(looks), 3, 2.65, 2.9)
+    for axes, (name, look) in zip(grid, looks.items(), strict=True):
+        part = bins[bins["method"] == name]
+        x, y, area = part["confidence"], part["accuracy"], part["pictures"] / part["pictures"].sum()
+        axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--")
+        axes.plot(x, y, color=look["color"], linewidth=1.2)
+        axes.scatter(x, y, s=12 + 260 * area, color=look["color"], alpha=0.6, linewidths=0)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence, %", ylabel="accuracy, %")
+        axes.set(box_aspect=1, title=short(display_name(name)))
+        percent_axis(axes.xaxis)
+        percent_axis(axes.yaxis)
+        axes.grid()
     return figure

@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from facenet2expnet.experiment import published
 from facenet2expnet.files import write_atomic
 from facenet2expnet.report import figures, tables
-from facenet2expnet.report.analyses import read_analyses
 from facenet2expnet.report.mistakes import surest_mistakes, thumbnail
 from facenet2expnet.report.run_folder import RunFolder, read_run
 from facenet2expnet.report.tables import display_name, number, percent, readable
@@ -29,7 +28,7 @@ def write_report(run: Path) -> Path:
     out, and a picture that is gone from the disk is named without a thumbnail.
 
     Raises:
-        UserError: If this is no run folder, or the page can't be written.
+        UserError: If this is no run folder, or one of its files is damaged.
     """
     folder = read_run(run)
     out = folder.path / "report.html"
@@ -71,7 +70,7 @@ def page_figure(name: str, figure: Figure, numbers: pd.DataFrame) -> dict[str, A
 
 def _context(run: RunFolder) -> dict[str, Any]:
     """Everything that the template shows."""
-    history, audit = run.history, (run.audit or {}).get("tables", {})
+    audit = (run.audit or {}).get("tables", {})
     context = {
         "run": run,
         "metadata": {"manifest": {}, "protocol": {}, **run.metadata},
@@ -80,21 +79,18 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "sizes": tables.as_text(pd.DataFrame(run.sizes).replace({"method": tables.NAMES})),
         "paper": published,
         "audit": {name: tables.as_text(pd.DataFrame(rows)) for name, rows in audit.items() if rows},
-        "analyses": read_analyses(run.path, run.unread),
     }
-    if history is not None and len(history):
-        means = history.groupby(["method", "stage", "epoch"], sort=False).mean(numeric_only=True)
-        means = means.drop(columns="seed", errors="ignore").reset_index()
-        context["curves"] = page_figure("curves", figures.curves_figure(history), means)
+    if run.history is not None:
+        means = run.history.groupby(["method", "stage", "epoch"], sort=False).mean(numeric_only=True)
+        means = means.drop(columns="seed").reset_index()
+        context["curves"] = page_figure("curves", figures.curves_figure(run.history), means)
     return context | (_results(run, run.metrics) if run.metrics else {})
 
 
 def _results(run: RunFolder, metrics: dict[str, Any]) -> dict[str, Any]:
     """The part of the context that needs predictions."""
     methods, classes = metrics["methods"], metrics["classes"]
-    trained = run.metadata.get("methods", [])
-    main = trained[0] if len(trained) == 1 else "fn2en"
-    main = main if main in methods else list(methods)[-1]
+    main = "fn2en" if "fn2en" in methods else list(methods)[-1]
     dataset = run.metadata.get("manifest", {}).get("name", "")
     accuracies = [method["mean"]["accuracy"] for method in methods.values()]
     class_totals = np.sum(methods[main]["pooled"]["confusion"], axis=1)
@@ -102,8 +98,7 @@ def _results(run: RunFolder, metrics: dict[str, Any]) -> dict[str, Any]:
     folds, subjects = tables.per_fold(metrics), tables.per_subject(metrics)
     by = "fold" if folds["fold"].nunique() > 1 else "seed"
     fold_rows = _rows(folds.groupby(by, sort=False)[list(methods)].mean())
-    paper = published.paper_accuracies(dataset, len(classes))
-    fold_rows["paper"] = fold_rows["method"].map(paper)
+    fold_rows["paper"] = fold_rows["method"].map(published.paper_accuracies(dataset, len(classes)))
     subject_figure = figures.accuracy_rows(_rows(subjects[list(methods)]))
     bins = pd.DataFrame([{"method": k, **part} for k, m in methods.items() for part in m["reliability"]])
     return {
@@ -114,9 +109,9 @@ def _results(run: RunFolder, metrics: dict[str, Any]) -> dict[str, Any]:
         "best": [value == max(accuracies) and len(methods) > 1 for value in accuracies],
         "tests": tables.paired_text(metrics),
         "folds": page_figure("folds", figures.accuracy_rows(fold_rows, chance=chance), folds),
-        "confusions": {name: _confusion(name, m, classes) for name, m in methods.items()},
+        "confusions": {name: _confusion(name, m["pooled"]["confusion"], classes) for name, m in methods.items()},
         "subjects": page_figure("subjects", subject_figure, subjects) if len(subjects) else None,
-        "mistakes": {name: _cards(run, name) for name in sorted(methods, key=lambda name: name != main)},
+        "mistakes": {name: _mistakes(run, name) for name in sorted(methods, key=lambda name: name != main)},
         "reliability": page_figure("reliability", figures.reliability_figure(bins), bins),
         "scaling": tables.scaling_text(metrics),
     }
@@ -130,19 +125,13 @@ def _rows(runs: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _confusion(name: str, method: Mapping[str, Any], classes: list[str]) -> dict[str, Any]:
-    counts = method["pooled"]["confusion"]
+def _confusion(name: str, counts: list[list[int]], classes: list[str]) -> dict[str, Any]:
     figure = figures.confusion_panels({display_name(name): counts}, classes)
     numbers = pd.DataFrame(counts, columns=classes, index=pd.Index(classes, name="true class"))
     return page_figure(f"confusion-{name}", figure, numbers.reset_index())
 
 
-def _cards(run: RunFolder, method: str) -> list[Any] | None:
-    """The surest mistakes of a method with their thumbnails; None without predictions."""
-    if run.predictions is None:
-        return None
-    cards: list[Any] = surest_mistakes(run.predictions, method, 12).to_dict("records")
-    for card in cards:
-        uri, reason = thumbnail(run.root / card["image"]) if run.root else (None, "picture folder unknown")
-        card.update(uri=uri, reason=reason)
-    return cards
+def _mistakes(run: RunFolder, method: str) -> list[Any]:
+    """The surest mistakes of a method with their thumbnails."""
+    rows: list[Any] = [] if run.predictions is None else surest_mistakes(run.predictions, method, 12).to_dict("records")
+    return [row | dict(zip(("uri", "reason"), thumbnail(run.root / row["image"]), strict=True)) for row in rows]
