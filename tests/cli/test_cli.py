@@ -185,7 +185,7 @@ def test_an_interrupt_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, caps
 
     monkeypatch.setattr(sources, "names", interrupt)
     assert fn2en("data", "list", monkeypatch=monkeypatch) == 130
-    assert "interrupted; a run goes on with --resume" in capsys.readouterr().err
+    assert "interrupted; continue a run with --resume" in capsys.readouterr().err
 
 
 def test_pictures_left_out_are_listed_beside_the_table(

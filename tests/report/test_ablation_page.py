@@ -114,7 +114,6 @@ def test_the_page_is_whole_and_escapes_what_it_quotes(folder: Path) -> None:
     assert page.count("It covers &lt;seeds&gt;.") == 1
     files = {path.name for path in folder.glob("axis-*")}
     assert files == {"axis-notes.txt", *(f"axis-{AXIS}.{kind}" for kind in ("svg", "pdf", "png", "csv"))}
-    assert (folder / "table.md").read_text().startswith("| change |")
 
 
 def test_a_stopped_variant_is_listed_and_not_drawn(folder: Path) -> None:

@@ -62,19 +62,11 @@ def compare_features(inputs: AnalysisInput) -> AnalysisResult:
         placed = tsne.fit_transform(axes)
         points.append(pd.DataFrame({"network": name, "x": placed[:, 0], "y": placed[:, 1], **groups}))
         summary = f"{count:,} images. Expression probe: {expression.summary} Identity probe: {identity.summary}"
-        rows.append(
-            {
-                "network": name,
-                "layer": layer,
-                "units": features.shape[1],
-                "expression_probe": expression.accuracy,
-                "expression_chance": expression.chance,
-                "identity_probe": identity.accuracy,
-                "identity_chance": identity.chance,
-                "expression_silhouette": silhouette(axes, labels),
-                "identity_silhouette": silhouette(axes, subjects),
-            }
-        )
+        row: dict[str, Any] = {"network": name, "layer": layer, "units": features.shape[1]}
+        for what, probe in (("expression", expression), ("identity", identity)):
+            row |= {f"{what}_probe": probe.accuracy, f"{what}_chance": probe.chance}
+        row |= {"expression_silhouette": silhouette(axes, labels), "identity_silhouette": silhouette(axes, subjects)}
+        rows.append(row)
     table, data = pd.DataFrame(rows), pd.concat(points, ignore_index=True)
     names = {"expression": inputs.classes, "subject": sorted(set(data.get("subject", [])))}
     figure = _figure(data, names, table)
@@ -95,7 +87,7 @@ def expression_probe(features: np.ndarray, labels: np.ndarray, subjects: np.ndar
     Args:
         features: (N, U).
         labels: (N,) class numbers.
-        subjects: (N,) names, or None if unknown: one subject can then be on both sides, so the score may be too high.
+        subjects: (N,) names; None if unknown.
         seed: of the folds.
     """
     if subjects is None:
@@ -120,8 +112,7 @@ def identity_probe(
     Args:
         features: (N, U).
         subjects: (N,) names, or None if unknown. Those with a single sequence are left out.
-        sequences: (N,) names within the subject, or None if unknown: images are then held out, and neighbouring frames
-            of one video make the score too high.
+        sequences: (N,) names within the subject; None if unknown, images are then held out.
         seed: of the folds.
     """
     if subjects is None:
@@ -172,25 +163,25 @@ def silhouette(points: np.ndarray, groups: np.ndarray | None) -> float:
     return float(silhouette_score(points, groups.astype(str)))
 
 
+@style()
 def _figure(data: pd.DataFrame, groups: Mapping[str, Sequence[str]], table: pd.DataFrame) -> Figure:
     """Rows: coloured by expression, by subject. Columns: networks."""
     kinds = [kind for kind in groups if kind in data]
-    with style():
-        figure = new_figure(3.1 * len(table) + 1.3, 3.0 * len(kinds) + 0.2)
-        grid = figure.subplots(len(kinds), len(table), squeeze=False)
-        for line, kind in zip(grid, kinds, strict=True):
-            score = "identity" if kind == "subject" else kind
-            for axes, row in zip(line, table.to_dict("records"), strict=True):
-                _scatter(axes, data[data["network"] == row["network"]], kind, groups[kind])
-                probe = row[f"{score}_probe"]
-                label = f"probe {probe:.0%}, " if np.isfinite(probe) else ""
-                label += f"silhouette {row[f'{score}_silhouette']:+.2f}"
-                axes.set_xlabel(label, fontsize=8.5, color=QUIET)
-            line[0].set_ylabel(f"by {kind}", fontsize=9.5, color=INK)
-            if len(groups[kind]) <= LEGEND:
-                line[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, handletextpad=0.2)
-        for axes, row in zip(grid[0], table.to_dict("records"), strict=True):
-            axes.set_title(f"{short(row['network'], 22)}: {row['layer']}", fontsize=9)
+    figure = new_figure(3.1 * len(table) + 1.3, 3.0 * len(kinds) + 0.2)
+    grid = figure.subplots(len(kinds), len(table), squeeze=False)
+    for line, kind in zip(grid, kinds, strict=True):
+        score = "identity" if kind == "subject" else kind
+        for axes, row in zip(line, table.to_dict("records"), strict=True):
+            _scatter(axes, data[data["network"] == row["network"]], kind, groups[kind])
+            probe = row[f"{score}_probe"]
+            label = f"probe {probe:.0%}, " if np.isfinite(probe) else ""
+            label += f"silhouette {row[f'{score}_silhouette']:+.2f}"
+            axes.set_xlabel(label, fontsize=8.5, color=QUIET)
+            if kind == kinds[0]:
+                axes.set_title(f"{short(row['network'], 22)}: {row['layer']}", fontsize=9)
+        line[0].set_ylabel(f"by {kind}", fontsize=9.5, color=INK)
+        if len(groups[kind]) <= LEGEND:
+            line[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, handletextpad=0.2)
     return figure
 
 
@@ -199,12 +190,8 @@ def _scatter(axes: Axes, points: pd.DataFrame, kind: str, names: Sequence[str]) 
     size, edge = (20, 1.0) if len(points) <= 500 else (9, 0.6)
     for number, name in enumerate(names):
         group, colour = points[points[kind] == name], COLOURS[number % len(COLOURS)]
-        marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
-        look: dict[str, Any] = {
-            "marker": marker,
-            "facecolors": "none" if number % 2 else colour,
-            "edgecolors": colour,
-        }
+        marker, fill = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)], "none" if number % 2 else colour
+        look: dict[str, Any] = {"marker": marker, "facecolors": fill, "edgecolors": colour}
         axes.scatter(group["x"], group["y"], s=size, linewidths=edge, label=short(name, 16), **look)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -15,7 +15,7 @@ from facenet2expnet.report.tables import display_name
 
 
 def confusion(predictions: pd.DataFrame) -> AnalysisResult:
-    """One matrix a method with counts, each row a share of its truth; pooled over folds and seeds.
+    """Confusion matrices, one for each method: counts, and shares of each true class; pooled over folds and seeds.
 
     Args:
         predictions: columns truth, predicted and p_CLASS, one for each class in order; and method if there are several.
@@ -23,9 +23,9 @@ def confusion(predictions: pd.DataFrame) -> AnalysisResult:
         UserError: If there is no row, a column is missing, or a name is not a class.
     Source: FN2EN, Figs. 6 to 9.
     """
-    classes = [str(column)[2:] for column in predictions.columns if str(column).startswith("p_")]
-    if not {"truth", "predicted"} < set(predictions.columns) or not classes or not len(predictions):
-        found = f"{len(predictions)} rows of {', '.join(map(str, predictions.columns))}"
+    classes = [column[2:] for column in predictions if column.startswith("p_")]
+    if not {"truth", "predicted"} < set(predictions) or not classes or not len(predictions):
+        found = f"{len(predictions)} rows of {', '.join(predictions)}"
         raise UserError(f"predictions: expected rows of truth, predicted and p_CLASS, got {found}")
     named = predictions[["truth", "predicted"]].fillna("").astype(str)
     if wrong := sorted({*named["truth"], *named["predicted"]} - set(classes)):

@@ -35,7 +35,7 @@ def deepdraw(
             an image is compared with the drawn image's.
         targets: classes, or numbers of units or channels of `layer`; by default all classes.
         layer: a layer that all the networks have.
-        steps: gradient steps in each octave.
+        steps: as for `draw`.
     Raises:
         UserError: If a network does not have a target, or as `draw`.
     Source: FN2EN, Fig. 1.
@@ -72,13 +72,7 @@ def _target_numbers(model: nn.Module, layer: str, targets: Sequence[str], inputs
 
 
 def draw(
-    model: nn.Module,
-    targets: Sequence[int],
-    start: Tensor,
-    *,
-    layer: str = SCORES,
-    steps: int = 60,
-    seed: int = 0,
+    model: nn.Module, targets: Sequence[int], start: Tensor, *, layer: str = SCORES, steps: int = 60, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw one image a target by gradient ascent on its response; all targets in one batch.
 
@@ -90,7 +84,7 @@ def draw(
         model: an expression net or a face net; class scores need a classifier.
         targets: class numbers; or unit numbers of `layer`, or channels (their mean) if it has maps.
         start: (1, 3, H, W) in 0..255, the image to start from. Noise is added to it.
-        layer: the layer whose responses are maximised.
+        layer: the layer of the targets.
         steps: gradient steps in each octave.
         seed: of noise and jitter.
     Returns:

@@ -34,12 +34,8 @@ def layer_names(model: nn.Module) -> tuple[str, ...]:
 
 
 def layer_outputs(model: nn.Module, crops: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Compute layers for crops; gradients flow back to the crops.
+    """Compute layers for crops (B, 3, H, W) RGB in 0..255; gradients flow back to the crops.
 
-    Args:
-        model: an expression net or a face net.
-        crops: (B, 3, H, W) RGB in 0..255.
-        names: of the layers.
     Returns:
         Layer name -> (B, C, H', W') or (B, U), in the order of the names.
     Raises:
@@ -57,8 +53,7 @@ def layer_outputs(model: nn.Module, crops: Tensor, names: Sequence[str]) -> dict
         if SCORES in names:
             outputs[SCORES] = model(crops)
     else:
-        assert isinstance(model, ExpressionClassifier)
-        features = model.normalise(crops)
+        features = model.normalise(crops)  # type: ignore[operator]
         for name, module in _chain(model):
             features = module(features)
             if name in names:
@@ -85,14 +80,8 @@ def layer_shapes(model: nn.Module, crop_px: int) -> dict[str, tuple[int, ...]]:
 def layer_batches(
     model: nn.Module, pixels: np.ndarray, names: Sequence[str], crop_px: int, batch: int = 64
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Compute layers for the centre crops of all images, batch by batch, without gradients.
+    """Compute layers for the centre crops of all images (N, S, S, 3), batch by batch, without gradients.
 
-    Args:
-        model: an expression net or a face net.
-        pixels: (N, S, S, 3) uint8 RGB.
-        names: of the layers.
-        crop_px: side of the centre crop, at most S.
-        batch: images at a time.
     Yields:
         The number of the batch's first image; layer name -> (B, C, H, W) or (B, U).
     Raises:

@@ -83,21 +83,15 @@ def unit_table(network: str, inputs: AnalysisInput, layers: Sequence[str], top: 
         shares, shape = found.class_shares().cpu().numpy(), shapes[name]
         numbers, best = np.arange(len(shares)), shares.argmax(axis=1)
         channel, row, column = np.unravel_index(numbers, (*shape, 1, 1)[:3])
-        columns = {
-            "network": network,
-            "layer": name,
-            "shape": "x".join(map(str, shape)),
-            "maps": len(shape) == 3,
-            "unit": numbers,
-            "channel": channel,
-            "row": row,
-            "column": column,
+        place = {"unit": numbers, "channel": channel, "row": row, "column": column}
+        of_layer = {"network": network, "layer": name, "shape": "x".join(map(str, shape)), "maps": len(shape) == 3}
+        of_unit = {
             "entropy": label_entropy(shares),
             "class": np.asarray(inputs.classes, dtype=object)[best],
             "share": shares[numbers, best],
             "constant": found.constant.cpu().numpy(),
         }
-        parts.append(pd.DataFrame(columns))
+        parts.append(pd.DataFrame({**of_layer, **place, **of_unit}))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -16,24 +16,14 @@ from facenet2expnet.report.figures import QUIET, new_figure, save_figure, short,
 
 @dataclass(frozen=True, eq=False)
 class AnalysisResult:
-    """One analysis.
+    """The result of one analysis."""
 
-    Attributes:
-        name: start of its file names.
-        title: a heading.
-        summary: the result in plain sentences.
-        table: the result as a table.
-        figure: the result as a picture.
-        data: the numbers that the figure shows.
-        more_tables: further tables, by name.
-    """
-
-    name: str
+    name: str  # start of its file names
     title: str
-    summary: str
+    summary: str  # in plain sentences
     table: pd.DataFrame
     figure: Figure
-    data: pd.DataFrame
+    data: pd.DataFrame  # the numbers that the figure shows
     more_tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
     def save(self, folder: Path) -> list[Path]:
@@ -53,6 +43,7 @@ class AnalysisResult:
         return written + [folder / name for name in texts]
 
 
+@style()
 def image_grid(lines: Sequence[Sequence[tuple[np.ndarray, str, str] | None]], names: Sequence[str] = ()) -> Figure:
     """Images in rows and columns.
 
@@ -60,17 +51,16 @@ def image_grid(lines: Sequence[Sequence[tuple[np.ndarray, str, str] | None]], na
         lines: rows of equal length, of an RGB image with the text above and below it, or None for an empty place.
         names: of the rows.
     """
-    with style():
-        figure = new_figure(1.3 * len(lines[0]) + 0.5, 1.65 * len(lines) + 0.25)
-        grid = figure.subplots(len(lines), len(lines[0]), squeeze=False)
-        for axes, cell in zip(grid.flat, (cell for line in lines for cell in line), strict=True):
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            if cell is not None:
-                image, above, below = cell
-                axes.imshow(image, interpolation="bilinear")
-                axes.set_title(short(above, 20), fontsize=8.5, loc="center", pad=3)
-                axes.set_xlabel(below, fontsize=7.5, color=QUIET)
-        for axes, name in zip(grid[:, 0], names, strict=False):
-            axes.set_ylabel(short(name, 22), fontsize=9)
+    figure = new_figure(1.3 * len(lines[0]) + 0.5, 1.65 * len(lines) + 0.25)
+    grid = figure.subplots(len(lines), len(lines[0]), squeeze=False)
+    for axes, cell in zip(grid.flat, (cell for line in lines for cell in line), strict=True):
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        if cell is not None:
+            image, above, below = cell
+            axes.imshow(image, interpolation="bilinear")
+            axes.set_title(short(above, 20), fontsize=8.5, loc="center", pad=3)
+            axes.set_xlabel(below, fontsize=7.5, color=QUIET)
+    for axes, name in zip(grid[:, 0], names, strict=False):
+        axes.set_ylabel(short(name, 22), fontsize=9)
     return figure

@@ -69,7 +69,7 @@ def integrated_gradients(model: nn.Module, crops: Tensor, target: int, baseline:
         model: a network with class scores.
         crops: (B, 3, H, W) in 0..255.
         target: the class number.
-        baseline: (1, 3, H, W), where the line begins.
+        baseline: (1, 3, H, W).
     Returns:
         (B, 3, H, W); the sum for a crop is about the difference of the scores at both ends.
     Source: Sundararajan et al., arXiv 1703.01365.

@@ -11,9 +11,10 @@ from facenet2expnet.analysis.layers import layer_features, layer_shapes
 from facenet2expnet.analysis.result import AnalysisResult
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.bridge import as_chw
-from facenet2expnet.report.figures import new_figure, short, style
+from facenet2expnet.report.figures import panels, short, style
 
 
+@style()
 def stage1(inputs: AnalysisInput) -> AnalysisResult:
     """R² of each channel between the expression net's bridge and the face net's layer that stage 1 distilled.
 
@@ -39,12 +40,10 @@ def stage1(inputs: AnalysisInput) -> AnalysisResult:
         f"channel freely scaled (half of the channels {row['r2_median']:.1%} or more); 0 % is the mean face. In its "
         f"own scale R² is {r2_as_is:.2f}. Stage 2 changes these features; this is what remains of stage 1."
     )
-    with style():
-        figure = new_figure(4.2, 2.9)
-        axes = figure.add_subplot()
-        axes.plot(np.sort(channels["r2"].dropna().to_numpy())[::-1], color="#0b4f8a")
-        axes.set(ylim=(0, 1), xlabel=f"channels of {short(tap)}, sorted", ylabel="R², freely scaled")
-        axes.grid(axis="y")
+    figure, (axes,) = panels(1, 1, 4.2, 2.9)
+    axes.plot(np.sort(channels["r2"].dropna().to_numpy())[::-1], color="#0b4f8a")
+    axes.set(ylim=(0, 1), xlabel=f"channels of {short(tap)}, sorted", ylabel="R², freely scaled")
+    axes.grid(axis="y")
     return AnalysisResult("stage1", "What remains of stage 1", summary, pd.DataFrame([row]), figure, channels)
 
 

@@ -178,4 +178,4 @@ def _save(results: Iterable[Any], data: Path, out: Path | None, images: str = ""
         console.out.print(f"\n{result.title}", markup=False, style="bold")
         console.out.print(to_rich(as_text(result.table)))
         console.out.print(f"{images} {result.summary}".strip(), markup=False)
-        print("\n".join(str(path) for path in written))
+        print(*written, sep="\n")

@@ -11,6 +11,9 @@ import typer
 from facenet2expnet import __version__
 from facenet2expnet.errors import UserError
 
+DISK = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
+"""Errors of a full or write-protected disk, which the user can mend."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; Typer turns the interrupt into it."""
 
@@ -52,27 +55,18 @@ def run() -> None:
         sys.argv.remove("--debug")
     try:
         make_app()()
-    except UserError as error:
-        _fail(str(error), debug, error)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+    except (UserError, OSError) as error:
+        message = str(error)
+        if isinstance(error, OSError):
+            message = f"{error.filename or 'a file'}: {error.strerror}; make room or choose another folder"
+        if debug or (isinstance(error, OSError) and error.errno not in DISK):
             raise
-        _fail(
-            f"{error.filename or 'a file'}: {error.strerror}; make room or choose another folder",
-            debug,
-            error,
-        )
+        print(f"fn2en: {message}", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            print("fn2en: interrupted; a run goes on with --resume --out and its folder", file=sys.stderr)
+            print("fn2en: interrupted; continue a run with --resume --out FOLDER", file=sys.stderr)
         raise
-
-
-def _fail(message: str, debug: bool, error: Exception) -> None:
-    if debug:
-        raise error
-    print(f"fn2en: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

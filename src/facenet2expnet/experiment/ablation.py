@@ -109,7 +109,7 @@ def ablate(
         methods: of METHODS.
         protocol, folds, first_folds, seeds, device, threads, resume, progress: see `compare`.
     Returns:
-        The folder, with table.csv, table.md, predictions.parquet, figures and report.html.
+        The folder, with table.csv, predictions.parquet, figures and report.html.
     Raises:
         UserError: If anything given can't be used; nothing is written then.
     """

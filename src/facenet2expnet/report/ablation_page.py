@@ -19,17 +19,11 @@ from facenet2expnet.report.tables import display_name, number, percent, percent_
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """The files of an ablation folder.
+    """The files of an ablation folder."""
 
-    Attributes:
-        metadata: ablation.json.
-        table: table.csv; one row per variant and method, number 0 is the unchanged recipe.
-        predictions: of every training; `method` is "NUMBER METHOD".
-    """
-
-    metadata: dict[str, Any]
-    table: pd.DataFrame
-    predictions: pd.DataFrame
+    metadata: dict[str, Any]  # ablation.json
+    table: pd.DataFrame  # table.csv: a row for each variant and method; number 0 is the unchanged recipe
+    predictions: pd.DataFrame  # of every training; `method` is "NUMBER METHOD"
 
 
 def read_ablation(folder: Path) -> Ablation:
@@ -50,13 +44,11 @@ def read_ablation(folder: Path) -> Ablation:
 
 
 def write_ablation(folder: Path) -> Path:
-    """Write table.md, the figure of every axis and report.html into an ablation folder; return the page.
+    """Write the figure of every axis and report.html into an ablation folder; return the page.
 
     Figures of axes that the table no longer has are deleted.
     """
     ablation = read_ablation(folder)
-    text = table_text(ablation)
-    write_atomic(folder / "table.md", (tables.to_markdown(text) + "\n").encode())
     written: list[Path] = []
     parts: dict[str, dict[str, Any]] = {}
     for axis in ablation.metadata["axes"]:
@@ -72,7 +64,7 @@ def write_ablation(folder: Path) -> Path:
     notes = [note for key in ("covers", "reason") if key in table for note in table[key].dropna().unique()]
     context = {
         "metadata": ablation.metadata,
-        "rows": text,
+        "rows": table_text(ablation),
         "parts": parts,
         "variants": table["number"].nunique() - 1,
         "notes": notes,
@@ -149,12 +141,7 @@ def _base_value(metadata: dict[str, Any], axis: str, base: pd.DataFrame) -> str:
 
 
 def axis_figure(rows: pd.DataFrame, axis: str) -> Figure:
-    """Accuracy by value: a curve if the values are numbers, else one line of marks per value.
-
-    Args:
-        rows: result of `axis_rows`.
-        axis: its name.
-    """
+    """Accuracy by value, from the result of `axis_rows`: a curve if the values are numbers, else a line each."""
     numbers = pd.to_numeric(rows["value"], errors="coerce")
     if numbers.notna().all() and numbers.nunique() > 1:
         name = "training pictures" if axis == "pictures" else axis

@@ -7,7 +7,6 @@ import io
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -62,22 +61,12 @@ _FONTS = (
 _METADATA: Mapping[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 LARGE_SVG = 400_000  # bytes
 
-_KNOWN_LOOKS: Mapping[str, dict[str, Any]] = {
+LOOKS: Mapping[str, dict[str, Any]] = {
     "scratch": {"color": "#e08a00", "linestyle": (0, (1.2, 1.2)), "marker": "s"},
     "fine-tune": {"color": "#009e73", "linestyle": (0, (5, 2)), "marker": "^"},
     "fn2en": {"color": "#0b4f8a", "linestyle": "-", "marker": "o"},
 }
-_OTHER_LOOKS: Sequence[dict[str, Any]] = (
-    {"color": "#b5408a", "linestyle": (0, (6, 1.5, 1, 1.5)), "marker": "D"},
-    {"color": "#56b4e9", "linestyle": (0, (3, 1, 1, 1, 1, 1)), "marker": "v"},
-    {"color": "#7a3b00", "linestyle": "-", "marker": "P"},
-)
-
-
-def looks_of(methods: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Colour, line and marker of each method, each of them distinct; the paper's three methods always look the same."""
-    others = cycle(_OTHER_LOOKS)
-    return {name: _KNOWN_LOOKS.get(name) or next(others) for name in dict.fromkeys(methods)}
+"""Colour, line and marker of each method."""
 
 
 def short(name: object, length: int = 24) -> str:
@@ -148,10 +137,10 @@ def percent_axis(axis: Axis) -> None:
     axis.set_major_formatter(lambda value, _: f"{value * 100:.4g}")
 
 
-def method_legend(figure: Figure, looks: Mapping[str, dict[str, Any]]) -> None:
+def method_legend(figure: Figure, methods: Iterable[str]) -> None:
     """Write the methods above the figure."""
-    handles = [Line2D([], [], **look, label=short(display_name(name))) for name, look in looks.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(looks), 4))
+    handles = [Line2D([], [], **LOOKS[name], label=display_name(name)) for name in dict.fromkeys(methods)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
 
 
 SHADES: Any = {"cmap": "Blues", "vmin": 0, "vmax": 1.12, "edgecolors": "white", "linewidth": 1.2}
@@ -227,7 +216,7 @@ STAGES: Mapping[str, str] = {
     "stage2": "Stage 2: classify",
     "scratch": "From scratch (BN)",
 }
-"""Titles of the stages, in the order of the figure; other stages follow under their own names."""
+"""Titles of the stages, in the order of the figure."""
 
 _CURVES = {
     "loss": "training loss",
@@ -245,24 +234,23 @@ def curves_figure(history: pd.DataFrame) -> Figure:
     a log scale.
 
     Args:
-        history: columns method, stage, epoch, loss, and any of val_loss, accuracy, r2 (NaN where not measured).
+        history: columns method, stage, epoch, loss, val_loss, accuracy, r2 (NaN where not measured).
     """
     stages = {str(name): part for name, part in history.groupby("stage")}
-    order = [name for name in dict.fromkeys([*STAGES, *stages]) if name in stages]
-    quantities = [name for name in _CURVES if name in history and history[name].notna().any()]
+    quantities = [name for name in _CURVES if history[name].notna().any()]
+    order = [name for name in STAGES if name in stages]
     shown = [(stage, name) for stage in order for name in quantities if stages[stage][name].notna().any()]
-    looks = looks_of(history["method"])
     figure, grid = panels(len(shown), 3 if "val_loss" in quantities else 2, 4, 2.3)
     for axes, (stage, name) in zip(grid, shown, strict=True):
-        _draw_curves(axes, stages[stage], name, looks)
-        axes.set(xlabel="epoch", ylabel=_CURVES[name], title=short(STAGES.get(stage, stage), 40))
-    method_legend(figure, looks)
+        _draw_curves(axes, stages[stage], name)
+        axes.set(xlabel="epoch", ylabel=_CURVES[name], title=STAGES[stage])
+    method_legend(figure, history["method"])
     return figure
 
 
-def _draw_curves(axes: Axes, part: pd.DataFrame, quantity: str, looks: Mapping[str, dict[str, Any]]) -> None:
+def _draw_curves(axes: Axes, part: pd.DataFrame, quantity: str) -> None:
     for method, values in part.dropna(subset=[quantity]).groupby("method"):
-        look, curve = looks[str(method)], values.groupby("epoch")[quantity].agg(["mean", "min", "max"])
+        look, curve = LOOKS[str(method)], values.groupby("epoch")[quantity].agg(["mean", "min", "max"])
         axes.fill_between(curve.index, curve["min"], curve["max"], color=look["color"], alpha=0.15, lw=0)
         axes.plot(curve["mean"], **look, markersize=4, markevery=max(1, len(curve) // 8))
     positive = part[quantity][part[quantity] > 0]
@@ -286,7 +274,7 @@ def accuracy_rows(rows: pd.DataFrame, *, chance: float | None = None, title: str
         chance: accuracy of always predicting the largest class, drawn as a dashed line.
         title: above the figure.
     """
-    labels, looks = list(dict.fromkeys(rows["label"])), looks_of(rows["method"])
+    labels = list(dict.fromkeys(rows["label"]))
     figure = new_figure(7.4, 0.4 * max(len(rows), 1.2 * len(labels)) + 1.2)
     axes = figure.add_subplot(title=short(title, 60))
     if chance is not None:
@@ -294,7 +282,7 @@ def accuracy_rows(rows: pd.DataFrame, *, chance: float | None = None, title: str
     for label, part in rows.groupby("label", sort=False):
         middle = labels.index(label) - 0.13 * (len(part) - 1)
         for place, row in enumerate(part.to_dict("records")):
-            y, look = middle + 0.26 * place, {**looks[row["method"]], "linestyle": "none"}
+            y, look = middle + 0.26 * place, {**LOOKS[row["method"]], "linestyle": "none"}
             width = 0.2 / len(part) if len(row["runs"]) > 1 else 0
             spread = np.linspace(y - width, y + width, len(row["runs"]))
             axes.plot(row["runs"], spread, **look, markersize=3.5, alpha=0.45)
@@ -310,7 +298,7 @@ def accuracy_rows(rows: pd.DataFrame, *, chance: float | None = None, title: str
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     if rows["label"].duplicated().any():
-        method_legend(figure, looks)
+        method_legend(figure, rows["method"])
     return figure
 
 
@@ -324,11 +312,11 @@ def accuracy_curves(rows: pd.DataFrame, name: str) -> Figure:
         rows: columns value, method, accuracy, std (NaN for none), runs (a list of accuracies).
         name: of the number.
     """
-    looks, values = looks_of(rows["method"]), np.unique(rows["value"])
+    values = np.unique(rows["value"])
     figure = new_figure(6.2, 3.4)
     axes = figure.add_subplot(xlabel=name, ylabel="accuracy, %")
     for method, part in rows.groupby("method"):
-        look, runs = looks[str(method)], part.explode("runs")
+        look, runs = LOOKS[str(method)], part.explode("runs")
         std = part["std"].fillna(0)
         axes.errorbar(part["value"], part["accuracy"], std, **look, markersize=6, mec="white")
         axes.plot(runs["value"], runs["runs"], **{**look, "linestyle": "none"}, ms=3, alpha=0.4)
@@ -338,8 +326,8 @@ def accuracy_curves(rows: pd.DataFrame, name: str) -> Figure:
     axes.set_xticks(values, labels=[f"{value:,g}" for value in values])
     percent_axis(axes.yaxis)
     axes.grid(axis="y")
-    if len(looks) > 1:
-        method_legend(figure, looks)
+    if rows["method"].nunique() > 1:
+        method_legend(figure, rows["method"])
     return figure
 
 
@@ -351,16 +339,16 @@ def reliability_figure(bins: pd.DataFrame) -> Figure:
         bins: columns method, pictures, confidence, accuracy; the area of a mark grows with the pictures of its bin.
     """
     bins = bins[bins["pictures"] > 0].astype({"confidence": float, "accuracy": float})
-    looks = looks_of(bins["method"])
-    figure, grid = panels(len(looks), 3, 2.65, 2.9)
-    for axes, (name, look) in zip(grid, looks.items(), strict=True):
-        part = bins[bins["method"] == name]
+    methods = bins["method"].unique()
+    figure, grid = panels(len(methods), 3, 2.65, 2.9)
+    for axes, name in zip(grid, methods, strict=True):
+        part, colour = bins[bins["method"] == name], LOOKS[name]["color"]
         x, y, area = part["confidence"], part["accuracy"], part["pictures"] / part["pictures"].sum()
         axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle="--")
-        axes.plot(x, y, color=look["color"], linewidth=1.2)
-        axes.scatter(x, y, s=12 + 260 * area, color=look["color"], alpha=0.6, linewidths=0)
+        axes.plot(x, y, color=colour, linewidth=1.2)
+        axes.scatter(x, y, s=12 + 260 * area, color=colour, alpha=0.6, linewidths=0)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="confidence, %", ylabel="accuracy, %")
-        axes.set(box_aspect=1, title=short(display_name(name)))
+        axes.set(box_aspect=1, title=display_name(name))
         percent_axis(axes.xaxis)
         percent_axis(axes.yaxis)
         axes.grid()

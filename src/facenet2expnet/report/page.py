@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 
+from facenet2expnet.data.pictures import read_picture
+from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import published
 from facenet2expnet.files import write_atomic
 from facenet2expnet.report import figures, tables
-from facenet2expnet.report.mistakes import surest_mistakes, thumbnail
 from facenet2expnet.report.run_folder import RunFolder, read_run
 from facenet2expnet.report.tables import display_name, number, percent, readable
 
@@ -135,3 +138,31 @@ def _mistakes(run: RunFolder, method: str) -> list[Any]:
     """The surest mistakes of a method with their thumbnails."""
     rows: list[Any] = [] if run.predictions is None else surest_mistakes(run.predictions, method, 12).to_dict("records")
     return [row | dict(zip(("uri", "reason"), thumbnail(run.root / row["image"]), strict=True)) for row in rows]
+
+
+def surest_mistakes(predictions: pd.DataFrame, method: str, count: int) -> pd.DataFrame:
+    """The wrong predictions of a method, the highest probability first, each picture once.
+
+    Returns:
+        Columns image, truth, predicted, probability (of the predicted class), truth_probability; at most `count` rows.
+    """
+    rows = predictions[predictions["method"].astype(str) == method]
+    rows = rows[rows["truth"].notna() & (rows["truth"].astype(str) != "")]
+    rows = rows[rows["truth"].astype(str) != rows["predicted"].astype(str)]
+    table, records = rows[["image", "truth", "predicted"]].astype(str), rows.to_dict("records")
+    for name, of in (("probability", "predicted"), ("truth_probability", "truth")):
+        table[name] = [float(record[f"p_{record[of]}"]) for record in records]
+    table = table.sort_values(["probability", "image"], ascending=[False, True], kind="stable")
+    return table.drop_duplicates("image").head(count).reset_index(drop=True)
+
+
+def thumbnail(path: Path, side_px: int = 144) -> tuple[str | None, str]:
+    """A JPEG of at most `side_px` on the longer side as a data URI and ""; or None and the reason."""
+    try:
+        picture = Image.fromarray(read_picture(path))
+    except UserError as error:
+        return None, str(error)
+    picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"), ""

@@ -34,35 +34,20 @@ class Analysis:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run; a file that is not there is None or empty.
-
-    Attributes:
-        path: the folder.
-        metadata: run.json.
-        root: folder of the pictures.
-        predictions: predictions.parquet, None if nothing was held out.
-        metrics: metrics.json, likewise.
-        history: history.csv.
-        sizes: sizes.json.
-        skipped: skipped.csv: image, reason.
-        copies: copies.csv: split, part, image, kept_image, how.
-        recipe: recipe.toml as text.
-        audit: audit.json.
-        analyses: those that were computed, in the paper's order.
-    """
+    """The files of a run; one that is not there is None or empty. A run that held nothing out has no predictions."""
 
     path: Path
-    metadata: dict[str, Any]
-    root: Path
+    metadata: dict[str, Any]  # run.json
+    root: Path  # of the pictures
     predictions: pd.DataFrame | None
     metrics: dict[str, Any] | None
     history: pd.DataFrame | None
     sizes: list[dict[str, Any]]
-    skipped: pd.DataFrame | None
-    copies: pd.DataFrame | None
-    recipe: str
+    skipped: pd.DataFrame | None  # image, reason
+    copies: pd.DataFrame | None  # split, part, image, kept_image, how
+    recipe: str  # recipe.toml
     audit: dict[str, Any] | None
-    analyses: list[Analysis]
+    analyses: list[Analysis]  # in the paper's order
 
 
 def read_run(path: Path) -> RunFolder:

@@ -1,4 +1,4 @@
-"""Tables of a run: as numbers, and as text for the page, Markdown and the terminal."""
+"""Tables of a run: as numbers, and as text for the page and the terminal."""
 
 from __future__ import annotations
 
@@ -191,16 +191,6 @@ def _accuracies(metrics: Mapping[str, Any], key: str, by: list[str]) -> pd.DataF
     methods = metrics["methods"].items()
     parts = [pd.DataFrame(m[key], columns=[*by, "accuracy"]).set_index(by)["accuracy"] for _, m in methods]
     return pd.concat(parts, axis=1, keys=[name for name, _ in methods]).reset_index()
-
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """A table of text as Markdown; the first column is aligned to the left, the others to the right."""
-
-    def line(cells: Sequence[object]) -> str:
-        return "| " + " | ".join(readable(cell).replace("|", "\\|") for cell in cells) + " |"
-
-    rule = ["---", *["---:"] * (len(table.columns) - 1)]
-    return "\n".join(map(line, [list(table.columns), rule, *table.itertuples(index=False)]))
 
 
 def to_rich(table: pd.DataFrame) -> Table:
