@@ -61,7 +61,10 @@ def compare_features(inputs: AnalysisInput) -> AnalysisResult:
         identity = identity_probe(features, subjects, sequences, inputs.seed)
         placed = tsne.fit_transform(axes)
         points.append(pd.DataFrame({"network": name, "x": placed[:, 0], "y": placed[:, 1], **groups}))
-        summary = f"{count:,} images. Expression probe: {expression.summary} Identity probe: {identity.summary}"
+        summary = (
+            f"Each point is one of {count:,} images, placed by t-SNE. A probe is a linear classifier of the features. "
+            f"Expression probe: {expression.summary} Identity probe: {identity.summary}"
+        )
         row: dict[str, Any] = {"network": name, "layer": layer, "units": features.shape[1]}
         for what, probe in (("expression", expression), ("identity", identity)):
             row |= {f"{what}_probe": probe.accuracy, f"{what}_chance": probe.chance}
@@ -178,7 +181,7 @@ def _figure(data: pd.DataFrame, groups: Mapping[str, Sequence[str]], table: pd.D
             label += f"silhouette {row[f'{score}_silhouette']:+.2f}"
             axes.set_xlabel(label, fontsize=8.5, color=QUIET)
             if kind == kinds[0]:
-                axes.set_title(f"{short(row['network'], 22)}: {row['layer']}", fontsize=9)
+                axes.set_title(f"{short(row['network'], 28)}: {row['layer']}", fontsize=9)
         line[0].set_ylabel(f"by {kind}", fontsize=9.5, color=INK)
         if len(groups[kind]) <= LEGEND:
             line[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, handletextpad=0.2)

@@ -77,11 +77,6 @@ class AnalysisInput:
         return replace(self, nets=nets)
 
 
-def is_run(path: Path) -> bool:
-    """Whether a path is a run folder."""
-    return (path / "run.json").is_file()
-
-
 def load_inputs(
     data: Path,
     nets: Sequence[str] = (),
@@ -106,7 +101,7 @@ def load_inputs(
     Raises:
         UserError: If something named does not exist, networks do not fit together, or no image has a label.
     """
-    run = is_run(data)
+    run = (data / "run.json").is_file()
     if not run and not nets:
         raise UserError(f"{data} is not a run folder, so there is no network to look at; name one with --net")
     loaded = _named_nets(nets) if nets else _nets_of_run(data, fold)
@@ -180,7 +175,7 @@ def _named_nets(references: Sequence[str]) -> dict[str, Model | FaceNet]:
 def _rows(manifest: Manifest, data: Path, fold: str, part: str, images: int, seed: int) -> tuple[np.ndarray, str]:
     """The rows to look at, and a phrase for them."""
     rows, phrase = np.arange(len(manifest)), "all of the data"
-    if part != "all" and is_run(data) and (data / "folds.json").is_file():
+    if part != "all" and (data / "folds.json").is_file():
         splits = read_splits(data / "folds.json", manifest)
         split = next((split for split in splits if fold in ("", split.name)), None)
         if split is None:

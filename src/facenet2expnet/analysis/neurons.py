@@ -173,7 +173,7 @@ def entropy_figure(units: pd.DataFrame, threshold: float, classes: int) -> tuple
             rows += [(name, network, *bar) for bar in zip(edges, edges[1:], counts, strict=False)]
         axes.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.grid(axis="y")
-        axes.set(xlabel="entropy, nats", xlim=(0, edges[-1]), title=f"{short(name)}  ({len(entropies):,} units)")
+        axes.set(xlabel="entropy, nats", xlim=(0, edges[-1]), title=f"{short(name)} ({len(entropies):,} units)")
     for axes in grid[::4]:
         axes.set_ylabel("neurons")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
@@ -223,7 +223,7 @@ def mean_faces(inputs: AnalysisInput, *, layer: str = "", per_class: int = 2, to
         f"{layer}; above it are the commonest class among these faces and its share."
     )
     if without := [name for name, column in zip(inputs.classes, cells, strict=True) if not column]:
-        summary += f" No neuron has {', '.join(without)} as its commonest class."
+        summary += f" These are the commonest class of no neuron: {', '.join(without)}."
     figure = image_grid(list(zip_longest(*(column for column in cells if column))))
     title = "Mean faces of the strongest responses"
     return AnalysisResult("mean-faces", title, summary, table, figure, table, {"pictures": pictures})

@@ -36,8 +36,8 @@ def stage1(inputs: AnalysisInput) -> AnalysisResult:
         "r2_as_is": r2_as_is,
     }
     summary = (
-        f"Over {len(inputs.pixels):,} images the bridge explains {r2:.1%} of the variance of {tap}, each "
-        f"channel freely scaled (half of the channels {row['r2_median']:.1%} or more); 0 % is the mean face. In its "
+        f"Over {len(inputs.pixels):,} images the bridge explains {100 * r2:.1f} % of the variance of {tap}, each "
+        f"channel freely scaled (half of the channels {100 * row['r2_median']:.1f} % or more); 0 % is the mean face. In its "
         f"own scale R² is {r2_as_is:.2f}. Stage 2 changes these features; this is what remains of stage 1."
     )
     figure, (axes,) = panels(1, 1, 4.2, 2.9)

@@ -13,7 +13,7 @@ import typer
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="What the networks have learned: the paper's analyses, each with a table and a figure.",
+    help="The paper's analyses of what the networks have learned, each with a table and a figure.",
 )
 
 
@@ -29,17 +29,25 @@ DATA_HELP = "A run folder, whose networks and images are used; or labelled image
 NET_HELP = "A model folder, or a face net: NAME or NAME@WEIGHTS. Repeatable. By default those of the run."
 Data = Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP)]
 Nets = Annotated[list[str] | None, typer.Option("--net", help=NET_HELP)]
-PartOf = Annotated[Part, typer.Option("--part", help="Which of the run's images.")]
+PartOf = Annotated[Part, typer.Option("--part", help="The part of the run's images.")]
 Fold = Annotated[str, typer.Option("--fold", help="Fold of the run; by default its first.")]
 Images = Annotated[int, typer.Option("--pictures", min=0, help="At most this many, drawn at random; 0 for all.")]
-Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
-Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write. By default DATA/analyses.")]
-Layers = Annotated[list[str] | None, typer.Option("--layer", help="Repeatable. By default the last four.")]
-Layer = Annotated[str, typer.Option("--layer", help="A layer of the network.")]
-Top = Annotated[int | None, typer.Option(min=1, help="Images a neuron. By default 100, fewer for a small set.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu or cuda.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write to. By default DATA/analyses.")]
+Layers = Annotated[
+    list[str] | None, typer.Option("--layer", help="A layer to count. Repeatable. By default the last four.")
+]
+Layer = Annotated[str, typer.Option("--layer", help="The layer of the neurons. By default the top hidden layer.")]
+ScoresLayer = Annotated[str, typer.Option("--layer", help="The layer of the targets.")]
+Top = Annotated[
+    int | None, typer.Option(min=1, help="Images counted for each neuron. By default 100, fewer for a small set.")
+]
 PerClass = Annotated[int, typer.Option(min=1, help="Neurons of each class.")]
-Targets = Annotated[list[str] | None, typer.Option("--target", help="A class, or a number of --layer. Repeatable.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--target", help="A class, or the number of a neuron. Repeatable. By default all classes."),
+]
 
 Analyse = Callable[..., Iterable[Any]]
 ANALYSES: list[tuple[Analyse, Part, tuple[str, ...]]] = []
@@ -99,7 +107,7 @@ def mean_faces(inputs: Any, layer: Layer = "", per_class: PerClass = 2) -> Itera
 
 
 @_command(Part.train, FINE_TUNED, EXPRESSION)
-def deepdraw(inputs: Any, layer: Layer = "scores", targets: Targets = None) -> Iterable[Any]:
+def deepdraw(inputs: Any, layer: ScoresLayer = "scores", targets: Targets = None) -> Iterable[Any]:
     """Draw images that maximise a response, one column a class, one row a network. FN2EN, Fig. 1.
 
     Example: fn2en analyse deepdraw runs/mine --target anger --target fear
@@ -147,7 +155,7 @@ def confusion(data: Data, out: Out = None) -> None:
 
 @app.command("all")
 def everything(data: Data, fold: Fold = "", seed: Seed = 0, device: Device = "cpu", out: Out = None) -> None:
-    """Compute all of them for a run, with the defaults.
+    """Compute all analyses of a run, with their defaults.
 
     Example: fn2en analyse all runs/mine
     """

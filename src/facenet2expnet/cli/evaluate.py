@@ -60,7 +60,7 @@ def calibrate(
     device: OnDevice = Device.auto,
     quiet: Quiet = False,
 ) -> None:
-    """Fit a model's confidences to labelled faces that it was not trained on; its answers stay the same.
+    """Calibrate a model's probabilities on labelled faces that it was not trained on; its predictions stay the same.
 
     Example: fn2en calibrate runs/mine new-faces/ --out calibrated
     """

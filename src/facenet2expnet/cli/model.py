@@ -38,7 +38,7 @@ def predict(
     device: OnDevice = Device.auto,
     quiet: Quiet = False,
 ) -> None:
-    """Predict the expressions of faces in images: prints a table, and writes it to a file with --out.
+    """Predict the expressions of faces in images; print a table, and write it to a file with --out.
 
     Example: fn2en predict runs/mine holiday/ --out faces.csv
     """

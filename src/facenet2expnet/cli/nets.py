@@ -19,7 +19,7 @@ Weights = Annotated[
 
 
 def nets(names: Names = None, weights: Weights = "") -> None:
-    """List the face nets and their layers; with names, print all metadata of these.
+    """List the face nets and their layers, or print all metadata of those that are named.
 
     Example: fn2en nets vgg-face timm:resnet18
     """

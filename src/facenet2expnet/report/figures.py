@@ -27,6 +27,7 @@ INK, QUIET, RULE = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 
 STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
+    "axes.axisbelow": True,
     "axes.edgecolor": QUIET,
     "axes.labelcolor": INK,
     "axes.titleweight": "bold",

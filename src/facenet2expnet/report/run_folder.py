@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import read_json
 from facenet2expnet.report.tables import as_text
 
 ANALYSES = "analyses"
@@ -64,29 +64,24 @@ def read_run(path: Path) -> RunFolder:
         try:
             return reader(path / name) if (path / name).is_file() else missing
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path / name} can't be read: {str(error).splitlines()[0]}; restore it, or remove it to leave it out"
-            ) from None
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path / name}: can't be read ({reason}); remove it to leave it out") from None
 
     read_text = partial(pd.read_csv, dtype=str, keep_default_na=False)
     return RunFolder(
         path=path,
-        metadata=read("run.json", _json),
-        root=path / read("manifest.json", _json, {}).get("root", ""),
+        metadata=read("run.json", read_json),
+        root=path / read("manifest.json", read_json, {}).get("root", ""),
         predictions=read("predictions.parquet", pd.read_parquet),
-        metrics=read("metrics.json", _json),
+        metrics=read("metrics.json", read_json),
         history=read("history.csv", partial(pd.read_csv, dtype={"method": str, "fold": str, "stage": str})),
-        sizes=read("sizes.json", _json, []),
+        sizes=read("sizes.json", read_json, []),
         skipped=read("skipped.csv", read_text),
         copies=read("copies.csv", read_text),
         recipe=read("recipe.toml", lambda file: file.read_text("utf-8"), ""),
-        audit=read("audit.json", _json),
+        audit=read("audit.json", read_json),
         analyses=[one for name in ORDER if (one := read(f"{ANALYSES}/{name}.txt", _analysis))],
     )
-
-
-def _json(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
 
 
 def _analysis(text: Path) -> Analysis:

@@ -104,7 +104,7 @@ def comparison_text(
     """
     methods = metrics["methods"]
     paper = paper_accuracies(dataset, len(metrics["classes"]))
-    size = {size["method"]: size for size in sizes if "method" in size}
+    size = {size["method"]: size for size in sizes}
     over = next((over for over, _ in map(std_of, methods.values()) if over), "")
     rows = []
     for name, method in methods.items():
@@ -146,9 +146,8 @@ def paired_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
         "p": [p_text(t["p_value"]) for t in tests],
         "p (Holm)": [p_text(t["p_holm"]) for t in tests],
         "units": [units_text(t["units"], t["unit"]) for t in tests],
+        "trainings": [number(t["trainings"], 0) for t in tests],
     }
-    if all(is_number(t.get("trainings")) for t in tests):
-        columns["trainings"] = [number(t["trainings"], 0) for t in tests]
     return pd.DataFrame(columns)
 
 
