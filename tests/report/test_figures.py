@@ -29,8 +29,6 @@ def test_a_confusion_matrix_shows_shares_and_counts() -> None:
     found = texts(confusion([[3, 1], [0, 0]], ["yes", "no"]))
     assert {"75", "25", "3", "1", "yes", "no", "truth", "predicted", "a title"} <= set(found)
     assert "0" not in found, "a class without pictures has no share"
-    with pytest.raises(ValueError, match=r"expected shape \(3, 3\) for 3 classes, got \(2, 2\)"):
-        confusion([[1, 0], [0, 1]], ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("classes", [1, 13, 30])

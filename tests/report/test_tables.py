@@ -83,14 +83,18 @@ def test_scaling_shows_the_range_of_temperatures_and_the_scores(metrics: dict[st
     assert text["before: expected calibration error"].tolist() == ["0.1"]
 
 
-def test_classes_subjects_and_folds_count_a_picture_once_whatever_the_seeds(
+def test_classes_as_text(metrics: dict[str, Any]) -> None:
+    method = metrics["methods"]["fn2en"]
+    text, row = tables.per_class_text(method), method["per_class"][0]
+    assert text.iloc[0].tolist() == ["anger", 12, *(f"{100 * row[name]:.1f}" for name in ("recall", "precision", "f1"))]
+
+
+def test_subjects_and_folds_count_a_picture_once_whatever_the_seeds(
     make_run: Callable[..., Path],
 ) -> None:
     run = make_run(pictures=False, folds=1, per_class=6, subjects=4, seeds=(0, 1))
     metrics = json.loads((run / "metrics.json").read_text())
-    by_class, by_subject = tables.per_class(metrics), tables.per_subject(metrics)
-    assert by_class["pictures"].tolist() == [6] * 8
-    assert by_class.loc[0, "fn2en recall"] == metrics["methods"]["fn2en"]["per_class"][0]["recall"]
+    by_subject = tables.per_subject(metrics)
     assert by_subject["subject"].tolist() == [f"S{i:03d}" for i in range(4)]
     assert by_subject["pictures"].sum() == 48
     by_fold = tables.per_fold(metrics)

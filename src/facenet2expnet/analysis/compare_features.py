@@ -95,16 +95,16 @@ def expression_probe(features: np.ndarray, labels: np.ndarray, subjects: np.ndar
     """
     if subjects is None:
         folds = min(FOLDS, int(np.bincount(labels)[np.unique(labels)].min()))
-        splitter: Any = StratifiedKFold(max(2, folds), shuffle=True, random_state=seed)
+        splitter: Any = StratifiedKFold
         summary = f"{folds} folds stratified by class; subjects are unknown, so the score may be too high."
     else:
         subjects = subjects.astype(str)
         folds = min(FOLDS, len(np.unique(subjects)))
-        splitter = GroupKFold(max(2, folds), shuffle=True, random_state=seed)
+        splitter = GroupKFold
         summary = f"{folds} subject-independent folds."
     if folds < 2:
         return Probe("none, since there is one subject only, or one image of a class.")
-    return _probe(features, labels, splitter, subjects, summary)
+    return _probe(features, labels, splitter(folds, shuffle=True, random_state=seed), subjects, summary)
 
 
 def identity_probe(

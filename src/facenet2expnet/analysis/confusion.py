@@ -23,9 +23,10 @@ def confusion(predictions: pd.DataFrame) -> AnalysisResult:
         UserError: If there is no row, a column is missing, or a name is not a class.
     Source: FN2EN, Figs. 6 to 9.
     """
-    classes = [column[2:] for column in predictions if column.startswith("p_")]
-    if not {"truth", "predicted"} < set(predictions) or not classes or not len(predictions):
-        found = f"{len(predictions)} rows of {', '.join(predictions)}"
+    columns = list(map(str, predictions))
+    classes = [column[2:] for column in columns if column.startswith("p_")]
+    if not {"truth", "predicted"} < set(columns) or not classes or not len(predictions):
+        found = f"{len(predictions)} rows of {', '.join(columns)}"
         raise UserError(f"predictions: expected rows of truth, predicted and p_CLASS, got {found}")
     named = predictions[["truth", "predicted"]].fillna("").astype(str)
     if wrong := sorted({*named["truth"], *named["predicted"]} - set(classes)):
@@ -42,7 +43,7 @@ def confusion(predictions: pd.DataFrame) -> AnalysisResult:
         mistake = (f"{classes[t]} taken for {classes[p]}", counts[t, p]) if mistakes.any() else ("", 0)
         scores.append((name, len(part), counts.trace() / len(part), *mistake, mistakes[t, p]))
         matrices[display_name(name)] = counts
-    columns = ["method", "pictures", "accuracy", "commonest_mistake", "mistakes", "share_of_truth"]
+    score_names = ["method", "pictures", "accuracy", "commonest_mistake", "mistakes", "share_of_truth"]
     summary = "Rows are the truth, each row sums to 100 %. The small numbers are images, over all folds and seeds."
     if empty := [name for name in classes if name not in set(named["truth"])]:
         summary += f" No image is {', '.join(empty)}: the row is hatched."
@@ -50,7 +51,7 @@ def confusion(predictions: pd.DataFrame) -> AnalysisResult:
         "confusion",
         "Confusion matrices",
         summary,
-        pd.DataFrame(scores, columns=columns),
+        pd.DataFrame(scores, columns=score_names),
         confusion_panels(matrices, classes),
         pd.DataFrame(rows, columns=["method", "truth", "predicted", "count", "share"]),
     )
@@ -66,7 +67,5 @@ def read_predictions(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(file) if file.suffix.lower() == ".csv" else pd.read_parquet(file)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file} can't be read as a table ({str(error).splitlines()[0]}); expected a run that tested something, or "
-            "a .parquet or .csv table that `fn2en evaluate --out` wrote"
-        ) from None
+        reason, expected = str(error).splitlines()[0], "a run with predictions, or a table of `fn2en evaluate --out`"
+        raise UserError(f"{file} can't be read as a table ({reason}); expected {expected}, .parquet or .csv") from None

@@ -27,33 +27,21 @@ NAMES = {"fine-tune": FINE_TUNED, "scratch": "expression net from scratch", "fn2
 class AnalysisInput:
     """Networks and labelled images.
 
-    Attributes:
-        nets: name -> network, all on one device.
-        pixels: (N, S, S, 3) uint8 RGB, aligned faces.
-        labels: (N,) class numbers; every class has an image.
-        classes: their names, two or more, in the order of the networks' scores.
-        crop_px: side of the networks' crop, at most S.
-        subjects: (N,) names, or None.
-        sequences: (N,) names within the subject, or None.
-        tap: the face net's layer that stage 1 distilled; empty if unknown.
-        teacher: name of the face net that the expression net learned from.
-        seed: of everything that an analysis draws at random.
-        summary: which images these are, a sentence.
     Raises:
-        UserError: If an image has no label, a class no image, or a network is not there.
+        UserError: If an image has no label, or a class no image.
     """
 
-    nets: dict[str, nn.Module]
-    pixels: np.ndarray
-    labels: np.ndarray
-    classes: tuple[str, ...]
-    crop_px: int
-    subjects: np.ndarray | None = None
-    sequences: np.ndarray | None = None
-    tap: str = ""
-    teacher: str = FINE_TUNED
-    seed: int = 0
-    summary: str = ""
+    nets: dict[str, nn.Module]  # by name, all on one device
+    pixels: np.ndarray  # (N, S, S, 3) uint8 RGB, aligned faces
+    labels: np.ndarray  # (N,) class numbers
+    classes: tuple[str, ...]  # two or more, in the order of the networks' scores
+    crop_px: int  # side of the networks' crop, at most S
+    subjects: np.ndarray | None = None  # (N,) names
+    sequences: np.ndarray | None = None  # (N,) names within the subject
+    tap: str = ""  # the face net's layer that stage 1 distilled; empty if unknown
+    teacher: str = FINE_TUNED  # name of the face net that the expression net learned from
+    seed: int = 0  # of everything that an analysis draws at random
+    summary: str = ""  # which images these are, a sentence
 
     def __post_init__(self) -> None:
         classes = ", ".join(self.classes)
@@ -96,7 +84,7 @@ def load_inputs(
         fold: of the run; empty for its first.
         part: of the run's fold: test or train; or all.
         images: at most this many, drawn at random with the classes in proportion; 0 for all.
-        seed: of everything that is drawn at random.
+        seed: of all random draws.
         device: of the networks.
     Raises:
         UserError: If something named does not exist, networks do not fit together, or no image has a label.

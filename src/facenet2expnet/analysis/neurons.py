@@ -98,10 +98,8 @@ def unit_table(network: str, inputs: AnalysisInput, layers: Sequence[str], top: 
 def table_one(units: pd.DataFrame) -> tuple[pd.DataFrame, float]:
     """The low-entropy (LES) neurons of each layer before fine-tuning, and the signed change after it.
 
-    The paper does not say whether each network has a threshold of its own. Its numbers say no: before fine-tuning,
-    7.7, 8.0, 8.3 and 6.1 % of the four layers' units are below it on CK+, but a layer that sets its own network's
-    threshold has about half of its units below it. So there is one threshold: the lowest mean entropy of a layer, over
-    both networks.
+    There is one threshold: the lowest mean entropy of a layer, over both networks. The paper does not say so, but its
+    numbers do: before fine-tuning at most 8.3 % of a layer's units are below it on CK+, and not about half.
 
     Args:
         units: of `unit_table`, for one network, or for the one before fine-tuning and then the one after it.
@@ -133,9 +131,8 @@ def table_one(units: pd.DataFrame) -> tuple[pd.DataFrame, float]:
 def recommend(table: pd.DataFrame) -> tuple[str, str]:
     """The layer to transfer: of the layers with maps, the one in which fine-tuning made the most LES neurons.
 
-    This is the paper's argument for pool5 as a rule. Such neurons must be many, for a rich supervision: hence maps, and
-    counts instead of shares. And fine-tuning must have made them: many of pool4's were there before. On both rows of
-    the paper's Table I the rule gives pool5.
+    This is the paper's argument for pool5 as a rule: such neurons must be many, hence maps, and counts instead of
+    shares, and fine-tuning must have made them. On both rows of the paper's Table I the rule gives pool5.
 
     Args:
         table: of `table_one`, for two networks.

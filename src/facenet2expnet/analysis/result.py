@@ -30,9 +30,6 @@ class AnalysisResult:
         """Write NAME.svg, .pdf and .png, NAME.csv (the figure's numbers), NAME-table.csv, NAME.txt, and further tables.
 
         NAME.txt holds the title in its first line and the summary below; the report reads both.
-
-        Raises:
-            UserError: If a file can't be written.
         """
         written = save_figure(self.figure, folder / self.name, self.data)
         texts = {f"{self.name}.txt": f"{self.title}\n{self.summary}\n"}

@@ -37,8 +37,8 @@ def stage1(inputs: AnalysisInput) -> AnalysisResult:
     }
     summary = (
         f"Over {len(inputs.pixels):,} images the bridge explains {100 * r2:.1f} % of the variance of {tap}, each "
-        f"channel freely scaled (half of the channels {100 * row['r2_median']:.1f} % or more); 0 % is the mean face. In its "
-        f"own scale R² is {r2_as_is:.2f}. Stage 2 changes these features; this is what remains of stage 1."
+        f"channel freely scaled (half of the channels {100 * row['r2_median']:.1f} % or more); 0 % is the mean face. "
+        f"Without scaling R² is {r2_as_is:.2f}. Stage 2 changes these features; this is what remains of stage 1."
     )
     figure, (axes,) = panels(1, 1, 4.2, 2.9)
     axes.plot(np.sort(channels["r2"].dropna().to_numpy())[::-1], color="#0b4f8a")

@@ -29,14 +29,7 @@ class TopActivations:
     The sort is stable, so of equal responses the earlier image comes first; it takes as long as `torch.topk`, whose
     order of ties is not defined. Memory is 12 U K bytes, and about 50 U (K + B) for a batch of B images.
 
-    Args:
-        units: U.
-        top: K, 1 or more.
-        classes: number of classes.
-        device: of the responses.
-    Attributes:
-        values: (U, min(K, N)) responses, the highest first.
-        images: (U, min(K, N)) int64 numbers of their images.
+    `values` are the (U, min(K, N)) responses, the highest first, and `images` the numbers of their images.
     """
 
     def __init__(self, units: int, top: int, classes: int, device: torch.device | str = "cpu") -> None:

@@ -25,29 +25,25 @@ class Part(StrEnum):
     all = "all"
 
 
-DATA_HELP = "A run folder, whose networks and images are used; or labelled images, with --net."
-NET_HELP = "A model folder, or a face net: NAME or NAME@WEIGHTS. Repeatable. By default those of the run."
-Data = Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP)]
-Nets = Annotated[list[str] | None, typer.Option("--net", help=NET_HELP)]
-PartOf = Annotated[Part, typer.Option("--part", help="The part of the run's images.")]
-Fold = Annotated[str, typer.Option("--fold", help="Fold of the run; by default its first.")]
-Images = Annotated[int, typer.Option("--pictures", min=0, help="At most this many, drawn at random; 0 for all.")]
-Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu or cuda.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write to. By default DATA/analyses.")]
-Layers = Annotated[
-    list[str] | None, typer.Option("--layer", help="A layer to count. Repeatable. By default the last four.")
-]
-Layer = Annotated[str, typer.Option("--layer", help="The layer of the neurons. By default the top hidden layer.")]
-ScoresLayer = Annotated[str, typer.Option("--layer", help="The layer of the targets.")]
-Top = Annotated[
-    int | None, typer.Option(min=1, help="Images counted for each neuron. By default 100, fewer for a small set.")
-]
-PerClass = Annotated[int, typer.Option(min=1, help="Neurons of each class.")]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option("--target", help="A class, or the number of a neuron. Repeatable. By default all classes."),
-]
+Option = typer.Option
+DATA = "A run folder, whose networks and images are used; or labelled images, with --net."
+NET = "A model folder, or a face net: NAME or NAME@WEIGHTS. Repeatable. By default those of the run."
+TOP = "Images counted for each neuron. By default 100, fewer for a small set."
+TARGET = "A class, or the number of a neuron. Repeatable. By default all classes."
+Data = Annotated[Path, typer.Argument(metavar="DATA", help=DATA)]
+Nets = Annotated[list[str] | None, Option("--net", help=NET)]
+PartOf = Annotated[Part, Option("--part", help="The part of the run's images.")]
+Fold = Annotated[str, Option("--fold", help="Fold of the run. By default its first.")]
+Images = Annotated[int, Option("--pictures", min=0, help="At most this many, drawn at random; 0 for all.")]
+Seed = Annotated[int, Option(help="Seed of all random draws.")]
+Device = Annotated[str, Option("--device", help="Where to compute: cpu or cuda.")]
+Out = Annotated[Path | None, Option("--out", "-o", help="The folder to write to. By default DATA/analyses.")]
+Layers = Annotated[list[str] | None, Option("--layer", help="A layer. Repeatable. By default the last four.")]
+Layer = Annotated[str, Option("--layer", help="The layer of the neurons. By default the top hidden layer.")]
+TargetLayer = Annotated[str, Option("--layer", help="The layer of the targets.")]
+Top = Annotated[int | None, Option(min=1, help=TOP)]
+PerClass = Annotated[int, Option(min=1, help="Neurons of each class.")]
+Targets = Annotated[list[str] | None, Option("--target", help=TARGET)]
 
 Analyse = Callable[..., Iterable[Any]]
 ANALYSES: list[tuple[Analyse, Part, tuple[str, ...]]] = []
@@ -107,7 +103,7 @@ def mean_faces(inputs: Any, layer: Layer = "", per_class: PerClass = 2) -> Itera
 
 
 @_command(Part.train, FINE_TUNED, EXPRESSION)
-def deepdraw(inputs: Any, layer: ScoresLayer = "scores", targets: Targets = None) -> Iterable[Any]:
+def deepdraw(inputs: Any, layer: TargetLayer = "scores", targets: Targets = None) -> Iterable[Any]:
     """Draw images that maximise a response, one column a class, one row a network. FN2EN, Fig. 1.
 
     Example: fn2en analyse deepdraw runs/mine --target anger --target fear

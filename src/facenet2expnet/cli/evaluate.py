@@ -29,7 +29,7 @@ def evaluate(
     Example: fn2en evaluate runs/mine faces/ --out predictions.csv
     """
     from facenet2expnet.cli import console
-    from facenet2expnet.cli.model import check_table_name, write_skipped_beside, write_table
+    from facenet2expnet.cli.model import check_table_name, write_table
     from facenet2expnet.experiment.evaluate import evaluate as evaluate_model
     from facenet2expnet.report import tables
 
@@ -40,14 +40,10 @@ def evaluate(
     for note in found.notes:
         print(note)
     console.out.print(tables.to_rich(tables.comparison_text(found.metrics)))
-    per_class = tables.per_class(found.metrics)
-    scores = per_class.columns[2:]
-    per_class[scores] = per_class[scores].map(tables.percent)
-    console.out.print(tables.to_rich(per_class))
+    for method in found.metrics["methods"].values():
+        console.out.print(tables.to_rich(tables.per_class_text(method)))
     if out:
-        write_table(found.predictions, out)
-        print(f"{len(found.predictions)} rows written to {out}")
-        write_skipped_beside(found.skipped, out)
+        write_table(found.predictions, found.skipped, out)
 
 
 def calibrate(

@@ -63,9 +63,7 @@ def predict(
         if len(table) > SHOWN:
             print(f"... and {len(table) - SHOWN} more; --out writes all of them")
     if out:
-        write_table(table, out)
-        print(f"{len(table)} rows written to {out}")
-        write_skipped_beside(found.skipped, out)
+        write_table(table, found.skipped, out)
 
 
 def check_table_name(path: Path) -> None:
@@ -76,8 +74,9 @@ def check_table_name(path: Path) -> None:
         raise UserError(f"{path}: expected a name that ends in .csv, .json or .parquet")
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table in the format of its file name's ending."""
+def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> None:
+    """Write a table in the format of its file name's ending, and the list of skipped images beside it."""
+    from facenet2expnet.data.pictures import write_skipped
     from facenet2expnet.files import atomic_path
 
     writers: dict[str, Callable[[Path], Any]] = {
@@ -87,16 +86,11 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     }
     with atomic_path(path) as temporary:
         writers[path.suffix.lower()](temporary)
-
-
-def write_skipped_beside(skipped: Sequence[Skipped], table: Path) -> None:
-    """Write the list of skipped images beside the table, if there are any."""
-    from facenet2expnet.data.pictures import write_skipped
-
+    print(f"{len(table)} rows written to {path}")
     if skipped:
-        path = table.with_name(f"{table.stem}.skipped.csv")
-        write_skipped(skipped, path)
-        print(f"{len(skipped)} images skipped, listed in {path}")
+        beside = path.with_name(f"{path.stem}.skipped.csv")
+        write_skipped(skipped, beside)
+        print(f"{len(skipped)} images skipped, listed in {beside}")
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:

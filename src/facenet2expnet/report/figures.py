@@ -118,11 +118,7 @@ def data_uri(figure: Figure) -> str:
 
 
 def save_figure(figure: Figure, path: Path, data: pd.DataFrame | None = None) -> list[Path]:
-    """Write a figure as `path`.svg, .pdf and .png, and the numbers that it shows as .csv; return the files.
-
-    Raises:
-        UserError: If a file can't be written.
-    """
+    """Write a figure as `path`.svg, .pdf and .png, and the numbers that it shows as .csv; return the files."""
     written = [path.with_name(f"{path.name}.{kind}") for kind in _METADATA]
     for file in written:
         write_atomic(file, draw(figure, file.suffix[1:]))
@@ -167,15 +163,11 @@ def confusion_panels(counts: Mapping[str, npt.ArrayLike], classes: Sequence[str]
     Source: FN2EN, figures 6 to 9.
     """
     k = len(classes)
-    matrices = {title: np.asarray(values, dtype=np.int64) for title, values in counts.items()}
-    for matrix in matrices.values():
-        if matrix.shape != (k, k):
-            raise ValueError(f"counts: expected shape ({k}, {k}) for {k} classes, got {matrix.shape}")
     cell = 0.62 if k <= 8 else 0.52 if k <= 12 else 0.38 if k <= 20 else 0.24
     side = max(k * cell, 1.6) + 0.5 + 0.075 * max(map(len, short_names(classes)))
-    figure, grid = panels(len(matrices), columns, side + 0.3, side)
-    for axes, (title, matrix) in zip(grid, matrices.items(), strict=True):
-        _draw_confusion(axes, matrix, classes)
+    figure, grid = panels(len(counts), columns, side + 0.3, side)
+    for axes, (title, matrix) in zip(grid, counts.items(), strict=True):
+        _draw_confusion(axes, np.asarray(matrix), classes)
         axes.set_title(short(title, 60))
     return figure
 

@@ -146,12 +146,13 @@ def surest_mistakes(predictions: pd.DataFrame, method: str, count: int) -> pd.Da
     Returns:
         Columns image, truth, predicted, probability (of the predicted class), truth_probability; at most `count` rows.
     """
-    rows = predictions[predictions["method"].astype(str) == method]
-    rows = rows[rows["truth"].notna() & (rows["truth"].astype(str) != "")]
-    rows = rows[rows["truth"].astype(str) != rows["predicted"].astype(str)]
-    table, records = rows[["image", "truth", "predicted"]].astype(str), rows.to_dict("records")
-    for name, of in (("probability", "predicted"), ("truth_probability", "truth")):
-        table[name] = [float(record[f"p_{record[of]}"]) for record in records]
+    truth = predictions["truth"].fillna("")
+    wrong = predictions[(predictions["method"] == method) & (truth != "") & (truth != predictions["predicted"])]
+    table, rows = wrong[["image", "truth", "predicted"]], wrong.to_dict("records")
+    table = table.assign(
+        probability=[float(row[f"p_{row['predicted']}"]) for row in rows],
+        truth_probability=[float(row[f"p_{row['truth']}"]) for row in rows],
+    )
     table = table.sort_values(["probability", "image"], ascending=[False, True], kind="stable")
     return table.drop_duplicates("image").head(count).reset_index(drop=True)
 

@@ -161,16 +161,11 @@ def scaling_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
     return as_text(pd.json_normalize(rows, sep=": "))
 
 
-def per_class(metrics: Mapping[str, Any]) -> pd.DataFrame:
-    """Columns class, pictures, then `<method> recall`, `<method> precision` and `<method> f1` of all methods."""
-    methods = metrics["methods"]
-    first = next(iter(methods.values()))
-    table = pd.DataFrame({"class": [row["class"] for row in first["per_class"]]})
-    table["pictures"] = [row["pictures"] // len(first["seeds"]) for row in first["per_class"]]
-    for score in ("recall", "precision", "f1"):
-        for name, method in methods.items():
-            table[f"{name} {score}"] = [row[score] for row in method["per_class"]]
-    return table
+def per_class_text(method: Mapping[str, Any]) -> pd.DataFrame:
+    """Pictures, and recall, precision and F1 in percent, of each class of a method of metrics.json, as text."""
+    rows = [(row["class"], row["pictures"], row["recall"], row["precision"], row["f1"]) for row in method["per_class"]]
+    table = pd.DataFrame(rows, columns=["class", "pictures", "recall, %", "precision, %", "F1, %"])
+    return table.assign(**table.iloc[:, 2:].map(percent))
 
 
 def per_subject(metrics: Mapping[str, Any]) -> pd.DataFrame:
