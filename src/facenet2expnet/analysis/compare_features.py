@@ -197,7 +197,7 @@ def _figure(data: pd.DataFrame, groups: Mapping[str, Sequence[str]], table: pd.D
             if len(groups[kind]) <= LEGEND:
                 line[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, handletextpad=0.2)
         for axes, row in zip(grid[0], table.to_dict("records"), strict=True):
-            axes.set_title(f"{short(row['network'], 22)}: {row['layer']}", fontsize=9)
+            axes.set_title(f"{short(row['network'], 28)}: {row['layer']}", fontsize=9)
     return figure
 
 

@@ -187,6 +187,7 @@ def entropy_figure(units: pd.DataFrame, threshold: float, classes: int) -> tuple
                 rows += [(name, network, *bar) for bar in zip(edges, edges[1:], counts, strict=False)]
             axes.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.grid(axis="y", color=RULE)
+            axes.set_axisbelow(True)
             axes.set_title(f"{short(name)}  ({len(entropies):,} units)")
             axes.set(xlabel="entropy, nats", xlim=(0, edges[-1]))
         for axes in grid[:, 0]:
