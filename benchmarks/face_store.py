@@ -49,8 +49,7 @@ def main() -> None:
         manifest = make_pictures(folder / "pictures", arguments.pictures)
         for detector in arguments.detectors:
             rates = [
-                preparing(manifest, folder / "faces", detector, arguments.workers)
-                for _ in range(arguments.repeats)
+                preparing(manifest, folder / "faces", detector, arguments.workers) for _ in range(arguments.repeats)
             ]
             table.add_row(f"prepare, {detector}", *median_and_range(rates))
         store = prepare(manifest, CropContract(), folder / "faces", workers=arguments.workers)

@@ -81,12 +81,8 @@ def main() -> None:
     parser.add_argument("--method", action="append", dest="methods")
     parser.add_argument("--unlabelled", type=int, default=0)
     parser.add_argument("--training", type=int, default=TRAINING, help="pictures to learn from")
-    parser.add_argument(
-        "--manifest", type=Path, help="write the pictures and their split to this CSV and stop"
-    )
-    parser.add_argument(
-        "--choose", action="store_true", help="test on pictures of Training, not on PublicTest"
-    )
+    parser.add_argument("--manifest", type=Path, help="write the pictures and their split to this CSV and stop")
+    parser.add_argument("--choose", action="store_true", help="test on pictures of Training, not on PublicTest")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--resume", action="store_true")
@@ -98,9 +94,7 @@ def main() -> None:
     if not given.data or not out:
         parser.error("FER2013 and --out or --manifest are needed, or --merge")
     work = out.with_name(out.name + ".data")
-    manifest = subset(
-        given.data, work, choose=given.choose, unlabelled=given.unlabelled, training=given.training
-    )
+    manifest = subset(given.data, work, choose=given.choose, unlabelled=given.unlabelled, training=given.training)
     if given.manifest:
         manifest.save(given.manifest)
         return

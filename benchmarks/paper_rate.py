@@ -36,9 +36,7 @@ def rms(features: torch.Tensor) -> float:
 
 def main() -> None:
     """Print one line for each step, until the loss is not finite."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=64.0, help="divides the student's pixels")
     parser.add_argument("--teacher", type=float, help="root mean square of the teacher's features")
     parser.add_argument("--pictures", type=int, default=4)
@@ -53,16 +51,12 @@ def main() -> None:
     crops = centre_crop(torch.from_numpy(pixels).permute(0, 3, 1, 2).float(), crop.crop_px)
     teacher = face.load(recipe.face_net.name, face.GENERATED)
     with torch.no_grad():
-        target = torch.cat(
-            [teacher(picture[None], [recipe.face_net.tap])[recipe.face_net.tap] for picture in crops]
-        )
+        target = torch.cat([teacher(picture[None], [recipe.face_net.tap])[recipe.face_net.tap] for picture in crops])
     if given.teacher:
         target *= given.teacher / rms(target)
     torch.manual_seed(0)
     c, h, w = target.shape[1:]
-    net = ExpNet(
-        len(manifest.classes), input_px=crop.crop_px, bridge_chw=(c, h, w), width=recipe.expnet.width
-    )
+    net = ExpNet(len(manifest.classes), input_px=crop.crop_px, bridge_chw=(c, h, w), width=recipe.expnet.width)
     student = ExpressionClassifier(net, crop.mean, given.scale)
     learning = [*net.convolutions.parameters(), *net.bridge.parameters()]
     optimiser = torch.optim.SGD(

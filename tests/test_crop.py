@@ -23,9 +23,7 @@ def test_contract_of_an_earlier_version_is_read() -> None:
 
 def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        CropContract(
-            detector="retina", template="nose", stored_px=64, crop_px=65, choice="best", scale=0, aligned_px=4
-        )
+        CropContract(detector="retina", template="nose", stored_px=64, crop_px=65, choice="best", scale=0, aligned_px=4)
     for word in (*DETECTORS, "'nose'", "crop_px is 65", "'best'", "scale is 0", "aligned_px is 4"):
         assert word in str(caught.value)
 

@@ -65,9 +65,7 @@ def _hold_often(folder: Path, rounds: int, held: str, overlaps: str) -> None:
 
 def test_two_processes_never_hold_one_lock(tmp_path: Path) -> None:
     processes = [
-        multiprocessing.get_context("spawn").Process(
-            target=_hold_often, args=(tmp_path, 300, "held", "overlap")
-        )
+        multiprocessing.get_context("spawn").Process(target=_hold_often, args=(tmp_path, 300, "held", "overlap"))
         for _ in range(3)
     ]
     for process in processes:

@@ -98,9 +98,7 @@ def test_all_faults_are_named_at_once() -> None:
 
 
 def test_overrides_that_name_nothing_are_all_named() -> None:
-    with pytest.raises(
-        UserError, match=r"'stage1\.epoch=3' names no number.*'foo' names no.*'crop=1' names no"
-    ):
+    with pytest.raises(UserError, match=r"'stage1\.epoch=3' names no number.*'foo' names no.*'crop=1' names no"):
         recipes.override(recipes.preset("quick"), ["stage1.epoch=3", "foo", "crop=1"])
 
 
@@ -108,9 +106,7 @@ def test_overrides_that_name_nothing_are_all_named() -> None:
 def test_a_stage_has_no_fields_of_other_stages(stage: str) -> None:
     """Stage 1 reads no labels; the baseline has no teacher and nothing pretrained."""
     foreign = {"soft_labels", "distil_weight", "temperature", "standardised_input", "batch_norm"}
-    foreign |= {"lr_factor_pretrained"} | (
-        {"label_smoothing", "balance", "mixup"} if stage == "stage1" else set()
-    )
+    foreign |= {"lr_factor_pretrained"} | ({"label_smoothing", "balance", "mixup"} if stage == "stage1" else set())
     assert not foreign & set(recipes.to_dict(recipes.Recipe())[stage])
 
 

@@ -51,9 +51,7 @@ def field_tables() -> str:
     parts = [f"### Above all sections\n\n{_field_table(Recipe)}"]
     for kind in _section_classes():
         names = ", ".join(f"`[{name}]`" for name, other in _sections().items() if issubclass(other, kind))
-        summary = (
-            "" if "," in names else f"{_summary(kind)}\n\n"
-        )  # what sections share is described by its fields
+        summary = "" if "," in names else f"{_summary(kind)}\n\n"  # what sections share is described by its fields
         parts.append(f"### {names}\n\n{summary}{_field_table(kind)}")
         for term in _term_classes(kind):
             parts.append(f"#### A term of `losses`\n\n{_field_table(term)}")
@@ -101,9 +99,7 @@ def _section_classes() -> list[type]:
 def _term_classes(kind: type) -> list[type]:
     """The dataclasses in the default lists of a class's own fields."""
     defaults = [field.default for field in _own_fields(kind) if isinstance(field.default, tuple)]
-    return list(
-        dict.fromkeys(type(term) for terms in defaults for term in terms if dataclasses.is_dataclass(term))
-    )
+    return list(dict.fromkeys(type(term) for terms in defaults for term in terms if dataclasses.is_dataclass(term)))
 
 
 def _own_fields(kind: type) -> Iterator[dataclasses.Field[Any]]:
@@ -115,8 +111,7 @@ def _own_fields(kind: type) -> Iterator[dataclasses.Field[Any]]:
 def _field_table(kind: type) -> str:
     described = descriptions(kind)
     rows = [
-        [f"`{field.name}`", _default(field), described[field.name].replace("|", "\\|")]
-        for field in _own_fields(kind)
+        [f"`{field.name}`", _default(field), described[field.name].replace("|", "\\|")] for field in _own_fields(kind)
     ]
     return _table(["field", "default", "meaning"], rows)
 

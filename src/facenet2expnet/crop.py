@@ -72,9 +72,7 @@ class CropContract:
                 "use template 'none' or another detector"
             )
         if not 8 <= self.crop_px <= self.stored_px:
-            faults.append(
-                f"crop_px is {self.crop_px}, expected 8 or more and at most stored_px ({self.stored_px})"
-            )
+            faults.append(f"crop_px is {self.crop_px}, expected 8 or more and at most stored_px ({self.stored_px})")
         if self.aligned_px and self.aligned_px < 8:
             faults.append(f"aligned_px is {self.aligned_px}, expected 8 or more, or 0 for stored_px")
         if len(self.mean) != 3:

@@ -269,9 +269,7 @@ def preset(name: str) -> Recipe:
         UserError: If there is none of that name.
     """
     if name not in presets():
-        raise UserError(
-            f"no recipe is called '{name}'; there are {', '.join(presets())}, or give a TOML file"
-        )
+        raise UserError(f"no recipe is called '{name}'; there are {', '.join(presets())}, or give a TOML file")
     return read(RECIPES / f"{name}.toml")
 
 
@@ -389,9 +387,7 @@ def _contradictions(recipe: Recipe) -> list[str]:
             "scores of these classes"
         )
     if stage2.standardised_input and not stage1.standardises:
-        faults.append(
-            'stage2.standardised_input is true, expected a term "standardised-l2" in stage1.losses with it'
-        )
+        faults.append('stage2.standardised_input is true, expected a term "standardised-l2" in stage1.losses with it')
     if stage2.batch_norm == "frozen" and not recipe.expnet.batch_norm:
         faults.append('stage2.batch_norm is "frozen", expected expnet.batch_norm = true with it')
     if stage1.mixed_views and not stage1.cached_views:
@@ -426,9 +422,7 @@ def _has_batch_norm(recipe: Recipe, stage: str) -> bool:
 def _faults(error: ValidationError | TypeError, where: str) -> str:
     if isinstance(error, TypeError):
         return f"{where}: {error}"
-    sections = {
-        name: type(value) for name, value in vars(Recipe()).items() if dataclasses.is_dataclass(value)
-    }
+    sections = {name: type(value) for name, value in vars(Recipe()).items() if dataclasses.is_dataclass(value)}
     classes: list[Any] = [*sections.values(), Recipe, LossTerm]
     known = sorted({f.name for cls in classes for f in dataclasses.fields(cls)})
     lines = []

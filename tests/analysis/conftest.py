@@ -12,9 +12,7 @@ from facenet2expnet.analysis.inputs import EXPRESSION, FINE_TUNED, AnalysisInput
 def inputs() -> AnalysisInput:
     """The images with a trained face net and a trained expression net."""
     images = make_inputs()
-    return make_inputs(
-        {FINE_TUNED: trained(face_classifier(), images), EXPRESSION: trained(expression_net(), images)}
-    )
+    return make_inputs({FINE_TUNED: trained(face_classifier(), images), EXPRESSION: trained(expression_net(), images)})
 
 
 @pytest.fixture(scope="session")

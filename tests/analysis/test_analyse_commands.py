@@ -84,9 +84,7 @@ def test_every_command_has_a_help_with_an_example(command: str) -> None:
         (["compare-features"], ["features.png", "stage1.png", "stage1-table.csv"]),
     ],
 )
-def test_commands_write_and_print_their_files(
-    run: Path, tmp_path: Path, arguments: list, files: list[str]
-) -> None:
+def test_commands_write_and_print_their_files(run: Path, tmp_path: Path, arguments: list, files: list[str]) -> None:
     command, *options = arguments
     result = analyse(command, run, *options, "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -147,9 +145,7 @@ def test_images_without_a_label_are_left_out_and_counted(data: Path, model: Path
 
 
 def test_bad_input_is_one_sentence(run: Path, data: Path, model: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match="not a run folder, so there is no network to look at; name one with --net"
-    ):
+    with pytest.raises(UserError, match="not a run folder, so there is no network to look at; name one with --net"):
         load_inputs(data)
     with pytest.raises(UserError, match=r"no fold 'fold-7' with a model; its folds are fold-1"):
         load_inputs(run, fold="fold-7")

@@ -106,9 +106,7 @@ def test_training_for_the_expression_shows_in_the_scores(student, tmp_path):
     result = compare_features(both)
     table = result.table.set_index("network")
     assert table.loc["expression net", "expression_probe"] > 0.95
-    assert (
-        table.loc["expression net", "expression_silhouette"] > table.loc["face net", "expression_silhouette"]
-    )
+    assert table.loc["expression net", "expression_silhouette"] > table.loc["face net", "expression_silhouette"]
     assert table["identity_chance"].tolist() == [0.25, 0.25]
     assert set(result.data.columns) == {"network", "x", "y", "expression", "subject"}
     assert (len(result.data), len(result.figure.axes)) == (144, 4)
@@ -116,9 +114,7 @@ def test_training_for_the_expression_shows_in_the_scores(student, tmp_path):
 
 
 @pytest.mark.parametrize("subjects", [None, np.array([""] + ["S1"] * 71, dtype=object)])
-def test_without_all_subjects_there_is_no_identity_row_and_the_result_is_the_same_each_time(
-    student, subjects
-):
+def test_without_all_subjects_there_is_no_identity_row_and_the_result_is_the_same_each_time(student, subjects):
     first, second = (compare_features(replace(student, subjects=subjects)) for _ in range(2))
     assert np.isnan(first.table["identity_probe"][0])
     assert "subjects are unknown" in first.summary
@@ -130,7 +126,5 @@ def test_groups_differ_without_colour():
     axes = Figure().add_subplot()
     names = [str(number) for number in range(10)]
     module._scatter(axes, pd.DataFrame({"x": 0.0, "y": 0.0, "subject": names}), "subject", names)
-    looks = {
-        (drawn.get_paths()[0].vertices.tobytes(), len(drawn.get_facecolors())) for drawn in axes.collections
-    }
+    looks = {(drawn.get_paths()[0].vertices.tobytes(), len(drawn.get_facecolors())) for drawn in axes.collections}
     assert len(looks) == 10

@@ -43,9 +43,7 @@ def test_bad_tables():
         confusion(TABLE.assign(truth=["", None, *TABLE["truth"][2:]]))
     with pytest.raises(UserError, match="'anger' is not one of fear, joy"):
         confusion(TABLE.drop(columns="p_anger"))
-    with pytest.raises(
-        UserError, match="expected rows of truth, predicted and p_CLASS, got 10 rows of method"
-    ):
+    with pytest.raises(UserError, match="expected rows of truth, predicted and p_CLASS, got 10 rows of method"):
         confusion(TABLE.drop(columns="truth"))
     with pytest.raises(UserError, match="got 0 rows"):
         confusion(TABLE.head(0))

@@ -73,9 +73,7 @@ def test_bad_layers_and_weights_are_named():
 def test_labels_of_an_analysis_input_are_checked():
     pixels = np.zeros((3, 40, 40, 3), np.uint8)
     for labels in ([-1, 0, 1], [0, 1], [0, 1, 3]):
-        with pytest.raises(
-            UserError, match="expected a label for each of 3 images, one of left, right, below"
-        ):
+        with pytest.raises(UserError, match="expected a label for each of 3 images, one of left, right, below"):
             AnalysisInput({}, pixels, np.array(labels), CLASSES, CROP_PX)
     with pytest.raises(UserError, match="class 'below' has no image"):
         AnalysisInput({}, pixels, np.array([0, 0, 1]), CLASSES, CROP_PX)

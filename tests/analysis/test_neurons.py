@@ -35,8 +35,7 @@ def test_entropy_is_scipys(counts):
 
 def units(network: str, **layers: list[float]) -> pd.DataFrame:
     parts = [
-        pd.DataFrame({"layer": name, "unit": range(len(values)), "entropy": values})
-        for name, values in layers.items()
+        pd.DataFrame({"layer": name, "unit": range(len(values)), "entropy": values}) for name, values in layers.items()
     ]
     table = pd.concat(parts, ignore_index=True).assign(network=network, constant=False)
     return table.assign(maps=table["layer"] == "pool5", shape="2x1x2")

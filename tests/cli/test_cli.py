@@ -143,7 +143,7 @@ def all_broken(folder: Path) -> Path:
         (one_class, "classes with pictures: anger; expected 2 or more"),
         (few, "fewer pictures than the 4 folds: anger 3"),
         (twice, "twice.csv line 4: "),
-        (all_broken, "none of the 2 pictures could be made ready"),
+        (all_broken, "none of the 2 pictures could be used"),
     ],
 )
 def test_bad_data_is_one_line_exit_2_and_nothing_written(
@@ -155,9 +155,7 @@ def test_bad_data_is_one_line_exit_2_and_nothing_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data, out = make(tmp_path), tmp_path / "run"
-    code = fn2en(
-        "compare", data, "--recipe", recipe_file, "--out", out, "--folds", 4, monkeypatch=monkeypatch
-    )
+    code = fn2en("compare", data, "--recipe", recipe_file, "--out", out, "--folds", 4, monkeypatch=monkeypatch)
     printed = capsys.readouterr().err.strip()
     assert code == 2
     assert printed.startswith("fn2en: ")
@@ -181,9 +179,7 @@ def test_other_bad_input(
         assert message in capsys.readouterr().err
 
 
-def test_an_interrupt_says_how_to_continue(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_says_how_to_continue(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -242,9 +238,7 @@ def test_help_loads_no_torch() -> None:
     assert done.stdout.strip().endswith("False")
 
 
-def test_sample_export(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sample_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert fn2en("sample", "export", tmp_path / "ck", monkeypatch=monkeypatch) == 0
     pictures = list((tmp_path / "ck" / "cohn-kanade-images").rglob("*.png"))
     assert len(pictures) == 1308

@@ -35,9 +35,7 @@ def test_ckplus_from_download_to_splits(
     ckplus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faces, split = tmp_path / "faces", tmp_path / "folds.json"
-    assert (
-        fn2en("data", "prepare", "ckplus", ckplus, "--out", faces, "--size", 64, monkeypatch=monkeypatch) == 0
-    )
+    assert fn2en("data", "prepare", "ckplus", ckplus, "--out", faces, "--size", 64, monkeypatch=monkeypatch) == 0
     printed = capsys.readouterr().out
     assert "32 faces in" in printed
     assert "CK+ happiness is printed as 147 and must be 207" in printed
@@ -81,9 +79,7 @@ def test_audit_finds_a_planted_copy(
 def test_how_to_and_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert fn2en("data", "list", monkeypatch=monkeypatch) == 0
     names = [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
-    assert {"ckplus", "oulu-casia", "tfd", "sfew", "fer2013", "rafdb", "affectnet", "jaffe", "folder"} <= set(
-        names
-    )
+    assert {"ckplus", "oulu-casia", "tfd", "sfew", "fer2013", "rafdb", "affectnet", "jaffe", "folder"} <= set(names)
     for name in names:
         assert fn2en("data", "how-to", name, monkeypatch=monkeypatch) == 0
         assert "Where to get it:" in capsys.readouterr().out

@@ -59,9 +59,7 @@ def test_conflicting_and_missing_labels() -> None:
 
 
 def test_an_unlabelled_copy_in_training_is_a_leak() -> None:
-    manifest = manifest_of(
-        ["", "y", "x", "x", "y", "y"], split=["train", "train", "valid", "valid", "train", "train"]
-    )
+    manifest = manifest_of(["", "y", "x", "x", "y", "y"], split=["train", "train", "valid", "valid", "train", "train"])
     assert audit(manifest, PIXELS).counts["identical_leaks"] == 1
     assert audit(manifest, PIXELS, choose(manifest).splits).counts["identical_leaks"] == 0
 

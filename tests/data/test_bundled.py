@@ -84,17 +84,13 @@ def test_every_file_is_listed_once_and_the_sample_stays_small(table: pd.DataFram
 
 def test_pictures_open_and_the_last_three_of_a_sequence_differ(table: pd.DataFrame) -> None:
     for _, rows in list(table[table["label"] != "neutral"].groupby(["subject", "sequence"]))[::20]:
-        pictures = [
-            np.asarray(Image.open(sample_folder() / image).convert("RGB"), float) for image in rows["image"]
-        ]
+        pictures = [np.asarray(Image.open(sample_folder() / image).convert("RGB"), float) for image in rows["image"]]
         assert all(min(picture.shape[:2]) >= 128 and picture.std() > 10 for picture in pictures)
         assert np.abs(pictures[0] - pictures[1]).mean() > 1
         assert np.abs(pictures[1] - pictures[2]).mean() > 1
 
 
-def test_exported_codes_belong_to_the_last_picture_of_their_sequence(
-    exported: Path, table: pd.DataFrame
-) -> None:
+def test_exported_codes_belong_to_the_last_picture_of_their_sequence(exported: Path, table: pd.DataFrame) -> None:
     labels = {Path(image).stem: label for image, label in zip(table["image"], table["label"], strict=True)}
     assert len(list((exported / "cohn-kanade-images").rglob("*.png"))) == len(table)
     assert len(list((exported / "Emotion").glob("S*/*/*_emotion.txt"))) == 327
@@ -111,9 +107,7 @@ def test_exported_codes_belong_to_the_last_picture_of_their_sequence(
 
 def test_exported_picture_shows_what_the_sample_shows(exported: Path, table: pd.DataFrame) -> None:
     row = table.iloc[7]
-    path = (
-        exported / "cohn-kanade-images" / row["subject"] / row["sequence"] / f"{Path(row['image']).stem}.png"
-    )
+    path = exported / "cohn-kanade-images" / row["subject"] / row["sequence"] / f"{Path(row['image']).stem}.png"
     expected = np.asarray(Image.open(sample_folder() / row["image"]).convert("RGB"))
     np.testing.assert_array_equal(np.asarray(Image.open(path)), expected)
 

@@ -48,9 +48,7 @@ class Recorder(nn.Module):
 
 
 @pytest.mark.parametrize("detector", list(NEEDS))
-def test_training_and_prediction_see_the_same_pixels(
-    detector: str, photographs: Path, tmp_path: Path
-) -> None:
+def test_training_and_prediction_see_the_same_pixels(detector: str, photographs: Path, tmp_path: Path) -> None:
     for package in NEEDS[detector]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")

@@ -65,9 +65,7 @@ def test_copies_are_removed_from_every_training_part_and_listed(tmp_path: Path) 
         "test": [5],
         "unlabelled": [],
     }
-    assert list(
-        removed[["split", "part", "row", "kept_row", "kept_part", "how"]].itertuples(index=False)
-    ) == [
+    assert list(removed[["split", "part", "row", "kept_row", "kept_part", "how"]].itertuples(index=False)) == [
         ("a", "train", 7, 5, "test", "identical"),
         ("a", "validation", 6, 5, "test", "identical"),
         ("a", "unlabelled", 2, 5, "test", "identical"),

@@ -109,18 +109,14 @@ class TestFolder:
 
 class TestTable:
     def test_values_are_text(self, tmp_path: Path) -> None:
-        path = table(
-            tmp_path, "image,label,subject,age,code,p\na.png,happy,007,31,007,\nb.png,sad,8,2,1,.5\n", "a.png"
-        )
+        path = table(tmp_path, "image,label,subject,age,code,p\na.png,happy,007,31,007,\nb.png,sad,8,2,1,.5\n", "a.png")
         manifest = read_manifest(path)
         assert list(manifest.subjects) == ["007", "8"]  # type: ignore[arg-type]
         assert list(manifest.table["age"]) == ["31", "2"]
         assert manifest.classes == ("happy", "sad")
         assert manifest.counts == {"happy": 1, "sad": 1}
 
-    @pytest.mark.parametrize(
-        "text", ["image;label\na.png;x\nb.png;y\n", "\ufeffimage,label\r\na.png,x\r\n\r\nb.png,y"]
-    )
+    @pytest.mark.parametrize("text", ["image;label\na.png;x\nb.png;y\n", "\ufeffimage,label\r\na.png,x\r\n\r\nb.png,y"])
     def test_spreadsheet_formats(self, tmp_path: Path, text: str) -> None:
         assert list(read_manifest(table(tmp_path, text, "a.png")).table["label"]) == ["x", "y"]
 
@@ -132,9 +128,7 @@ class TestTable:
         text = "image,label,split\na.png,happy,train\n\nb.png,hapy,trian\n./a.png,sad,test\n,sad,test\n"
         said = refused(table(tmp_path, text, "a.png"), classes=("happy", "sad"))
         assert "labels.csv line 4: class 'hapy' is not one of happy, sad; did you mean 'happy'?" in said
-        assert (
-            "labels.csv line 4: split 'trian' is not one of train, valid, test; did you mean 'train'?" in said
-        )
+        assert "labels.csv line 4: split 'trian' is not one of train, valid, test; did you mean 'train'?" in said
         assert "labels.csv line 5: 'a.png' is already in line 2; keep one of the two" in said
         assert "labels.csv line 6: the column image is empty" in said
 
@@ -202,9 +196,7 @@ class TestSaved:
 
     def test_a_folder_with_a_saved_manifest_is_read_from_it(self, tmp_path: Path) -> None:
         touch(tmp_path / "faces/a.png")
-        Manifest(pd.DataFrame({"image": ["faces/a.png"], "label": ["x"]}), tmp_path).save(
-            tmp_path / "manifest.csv"
-        )
+        Manifest(pd.DataFrame({"image": ["faces/a.png"], "label": ["x"]}), tmp_path).save(tmp_path / "manifest.csv")
         assert list(read_manifest(tmp_path).table["label"]) == ["x"]
 
     def test_hash_sees_labels_but_not_the_root(self, tmp_path: Path) -> None:
@@ -263,9 +255,7 @@ class TestTrainOnly:
 
     def test_sfew_with_fer2013(self, tmp_path: Path) -> None:
         sfew = self.made(tmp_path / "a" / "sfew", "sfew", "abab", split=["train", "train", "valid", "valid"])
-        fer = self.made(
-            tmp_path / "fer", "fer2013", "abcab", split=["train", "valid", "test", "test", "train"]
-        )
+        fer = self.made(tmp_path / "fer", "fer2013", "abcab", split=["train", "valid", "test", "test", "train"])
         both = with_train_only(sfew, fer)
         assert both.name == "sfew+fer2013"
         assert all(path.is_file() for path in both.paths)
@@ -305,11 +295,7 @@ def test_natural_order_is_total(names: list[str]) -> None:
 
 
 @settings(deadline=None)
-@given(
-    st.lists(
-        st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=8), min_size=1
-    )
-)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=8), min_size=1))
 def test_any_label_and_name_survives_csv(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any")
     images = [f"{number}/{name.strip()}.png" for number, name in enumerate(names)]

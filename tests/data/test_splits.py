@@ -376,9 +376,7 @@ class TestSplitFile:
             read_splits(path, people(2))
         manifest = people(4)
         write_splits(choose(manifest, folds=2).splits, manifest, path)
-        with pytest.raises(
-            UserError, match=r"fold-1: 8 pictures are not in manifest 'data', the first is '8\.png'"
-        ):
+        with pytest.raises(UserError, match=r"fold-1: 8 pictures are not in manifest 'data', the first is '8\.png'"):
             read_splits(path, people(2))
         write_splits([Split("a", np.array([0]), np.array([1]))], manifest, path)
         with pytest.raises(UserError, match="leaks: subject S1"):
@@ -438,7 +436,5 @@ def test_subsample_is_in_proportion_and_nested() -> None:
 
 
 def test_group_ids() -> None:
-    manifest = manifest_of(
-        ["x"] * 6, subject=["a", "b", "", "", "", "a"], sequence=["1", "1", "1", "1", "", "2"]
-    )
+    manifest = manifest_of(["x"] * 6, subject=["a", "b", "", "", "", "a"], sequence=["1", "1", "1", "1", "", "2"])
     assert list(group_ids(manifest)) == [0, 1, 2, 2, 3, 0]

@@ -14,9 +14,7 @@ from facenet2expnet.errors import UserError
 
 def manifest_of(name: str, counts: dict[str, int]) -> Manifest:
     labels = [label for label, count in counts.items() for _ in range(count)]
-    return Manifest(
-        pd.DataFrame({"image": [str(n) for n in range(len(labels))], "label": labels}), Path(), name=name
-    )
+    return Manifest(pd.DataFrame({"image": [str(n) for n in range(len(labels))], "label": labels}), Path(), name=name)
 
 
 @pytest.mark.parametrize("name", list(PRINTED))

@@ -165,14 +165,10 @@ def test_shared_trainings_are_run_once_and_views_are_deleted(finished: Path) -> 
     assert not list(trainings.rglob("views*"))
 
 
-def test_a_training_of_an_ablation_is_that_of_a_comparison(
-    finished: Path, faces: Path, tmp_path: Path
-) -> None:
+def test_a_training_of_an_ablation_is_that_of_a_comparison(finished: Path, faces: Path, tmp_path: Path) -> None:
     """Sharing the fine-tuned face net and its views must not change a single prediction."""
     recipe = recipes.override(tiny.tiny_recipe(), P_NORM.split(" & "))
-    run = compare(
-        faces, recipe=recipe, out=tmp_path / "run", methods=("fn2en",), folds=2, seeds=(0, 1), **CPU
-    )
+    run = compare(faces, recipe=recipe, out=tmp_path / "run", methods=("fn2en",), folds=2, seeds=(0, 1), **CPU)
     alone = pd.read_parquet(run / "predictions.parquet").query("method == 'fn2en'")
     shared = pd.read_parquet(finished / "predictions.parquet").query("method == '1 fn2en'")
     order, columns = ["seed", "fold", "image"], ["p_anger", "p_happiness", "p_surprise"]
@@ -231,9 +227,7 @@ def test_a_change_of_the_crop_reads_the_pictures_again(faces: Path, tmp_path: Pa
     assert multiply_adds[1] > 1.5 * multiply_adds[0]
 
 
-def test_a_manifest_in_a_folder_of_classes_is_mentioned(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_manifest_in_a_folder_of_classes_is_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     faces = tiny.write_faces(tmp_path / "faces", each=2)
     load_pictures(faces, tiny.tiny_recipe())
     assert not caplog.records

@@ -120,9 +120,7 @@ def test_train_writes_a_model_that_predicts_what_was_tested(faces: Path, tmp_pat
 
 
 def test_train_on_everything_has_no_accuracy(faces: Path, tmp_path: Path) -> None:
-    run = train(
-        faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", method="scratch", holdout=False, **CPU
-    )
+    run = train(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", method="scratch", holdout=False, **CPU)
     assert not (run / "metrics.json").exists()
     assert (run / "report.html").exists()
     model = facenet2expnet.Recognizer.load(run)
@@ -199,9 +197,7 @@ def test_another_crop_contract_is_not_resumed(faces: Path, tmp_path: Path) -> No
         ({"recipe": tiny.tiny_recipe("face_net.tap=fc6")}, "face_net.tap is 'fc6'"),
     ],
 )
-def test_bad_arguments_write_nothing(
-    faces: Path, tmp_path: Path, change: dict[str, object], message: str
-) -> None:
+def test_bad_arguments_write_nothing(faces: Path, tmp_path: Path, change: dict[str, object], message: str) -> None:
     arguments: dict[str, Any] = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", **CPU}
     with pytest.raises(UserError, match=message):
         compare(faces, **(arguments | change))
@@ -263,16 +259,12 @@ def test_copies_of_test_pictures_are_taken_out_of_training(tmp_path: Path) -> No
         for kind, (name, train_only) in rows.items():
             picture.save(faces / f"{kind}{number}.png")
             part = {"test": "test", "blank": ""}.get(kind, "train" if kind == "train" else "")
-            copied.append(
-                {"image": f"{kind}{number}.png", "label": name, "split": part, "train_only": train_only}
-            )
+            copied.append({"image": f"{kind}{number}.png", "label": name, "split": part, "train_only": train_only})
     pd.concat([table, pd.DataFrame(copied)]).to_csv(faces / "all.csv", index=False)
     recipe = tiny.tiny_recipe("stage1.unlabelled=true", "stage2.soft_labels=0.5")
     run = compare(faces / "all.csv", recipe=recipe, out=tmp_path / "run", methods=["fn2en"], **CPU)
     copies = pd.read_csv(run / "copies.csv")
-    assert sorted(copies["image"]) == sorted(
-        row["image"] for row in copied if not row["image"].startswith("test")
-    )
+    assert sorted(copies["image"]) == sorted(row["image"] for row in copied if not row["image"].startswith("test"))
     assert set(copies["kept_part"]) == {"test"}
     about = record(run)
     assert about["copies"] == 27
@@ -314,9 +306,7 @@ def test_evaluate_tests_a_model_and_knows_its_training_data(faces: Path, tmp_pat
     assert any("too high for new people" in note for note in found.notes)
 
 
-def test_unlabelled_pictures_take_part_in_stage_1_but_not_those_of_tested_subjects(
-    faces: Path, tmp_path: Path
-) -> None:
+def test_unlabelled_pictures_take_part_in_stage_1_but_not_those_of_tested_subjects(faces: Path, tmp_path: Path) -> None:
     table = pd.read_csv(with_subjects(faces, tmp_path))
     table.loc[::4, "label"] = ""  # all pictures of subject S0
     table.loc[1, "label"] = ""
@@ -398,9 +388,7 @@ def test_the_temperature_changes_probabilities_and_no_answer(faces: Path, tmp_pa
     assert "Temperature scaling" in (run / "report.html").read_text()
 
 
-def test_train_only_data_is_trained_on_and_steers_neither_stopping_nor_calibration(
-    faces: Path, tmp_path: Path
-) -> None:
+def test_train_only_data_is_trained_on_and_steers_neither_stopping_nor_calibration(faces: Path, tmp_path: Path) -> None:
     table = pd.read_csv(with_subjects(faces, tmp_path, train_only=["", "", "", "yes"] * 6))
     recipe = tiny.tiny_recipe("calibrate=true", "val_fraction=0.4", "scratch.patience=1")
     run = train(tmp_path / "faces.csv", recipe=recipe, out=tmp_path / "run", method="scratch", **CPU)
@@ -467,9 +455,7 @@ def test_a_training_that_does_not_fit_in_memory_is_stopped(faces: Path, tmp_path
         train(faces, recipe=recipe, out=tmp_path / "run", method="scratch", **CPU)
 
 
-def test_an_interrupted_write_leaves_no_half_file(
-    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_write_leaves_no_half_file(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions, history and tables of a job are whole or absent."""
     arguments = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", "method": "scratch", **CPU}
 

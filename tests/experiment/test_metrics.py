@@ -61,8 +61,7 @@ def by_hand(truth: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray)
         "accuracy": sum(truth == predicted) / len(truth),
         "balanced_accuracy": sum(recalls) / len(recalls),
         "macro_f1": sum(f1_scores) / len(f1_scores),
-        "negative_log_likelihood": sum(-math.log(p[t]) for p, t in zip(probabilities, truth, strict=True))
-        / len(truth),
+        "negative_log_likelihood": sum(-math.log(p[t]) for p, t in zip(probabilities, truth, strict=True)) / len(truth),
         "expected_calibration_error": error,
     }
 

@@ -100,9 +100,7 @@ def test_seeds_on_one_test_set_by_hand() -> None:
     assert difference == pytest.approx(0.375)
     assert variance == pytest.approx(expected)
     assert 1 <= degrees <= 3
-    table = predictions(
-        {("x", 0): list(x[0]), ("x", 1): list(x[1]), ("y", 0): list(y[0]), ("y", 1): list(y[1])}
-    )
+    table = predictions({("x", 0): list(x[0]), ("x", 1): list(x[1]), ("y", 0): list(y[0]), ("y", 1): list(y[1])})
     found = compare_paired(table, "x", "y")
     assert found.p_value == pytest.approx(2 * stats.t.sf(0.375 / math.sqrt(variance), degrees))
     assert found.covers == (
@@ -120,16 +118,12 @@ def test_a_large_spread_between_seeds_gives_welchs_t_test() -> None:
             for seed in range(4)
         }
     )
-    expected = stats.ttest_ind(
-        accuracies(table, "x", ["seed"]), accuracies(table, "y", ["seed"]), equal_var=False
-    )
+    expected = stats.ttest_ind(accuracies(table, "x", ["seed"]), accuracies(table, "y", ["seed"]), equal_var=False)
     assert compare_paired(table, "x", "y").p_value == pytest.approx(expected.pvalue, rel=0.02)
 
 
 @pytest.mark.parametrize(("folds", "seeds"), [(1, 3), (4, 1), (3, 2)])
-def test_p_value_and_interval_agree_and_the_order_of_methods_changes_the_sign_only(
-    folds: int, seeds: int
-) -> None:
+def test_p_value_and_interval_agree_and_the_order_of_methods_changes_the_sign_only(folds: int, seeds: int) -> None:
     for seed in range(5):
         table = random_predictions(folds, seeds, 30, seed)
         one, two = compare_paired(table, "x", "y"), compare_paired(table, "y", "x")
@@ -142,9 +136,7 @@ def test_without_any_spread_there_is_no_p_value_unless_the_methods_are_the_same(
     table = predictions({(method, seed): [1] * 9 for method in ("x", "y") for seed in (0, 1)})
     same = compare_paired(table, "x", "y")
     assert (same.difference, same.p_value) == (0.0, 1.0)
-    table = predictions(
-        {(method, seed): [int(method == "x")] * 9 for method in ("x", "y") for seed in (0, 1)}
-    )
+    table = predictions({(method, seed): [int(method == "x")] * 9 for method in ("x", "y") for seed in (0, 1)})
     other = compare_paired(table, "x", "y")
     assert other.difference == pytest.approx(1.0)
     assert (other.low, other.high, other.p_value) == (None, None, None)
@@ -180,12 +172,8 @@ def test_a_picture_without_a_subject_is_a_unit_of_its_own(blank: str | None) -> 
 def test_pictures_and_seeds_that_one_method_lacks_are_left_out_and_counted() -> None:
     right = {(method, seed): [1, 1, 0, 0, int(method == "x")] for method in ("x", "y") for seed in (0, 1, 2)}
     table = predictions(right)
-    table = table.drop(
-        table.index[(table["method"] == "y") & (table["seed"] == 2)]
-    )  # seed 2 of x is left out: 5
-    table = table.drop(
-        table.index[(table["method"] == "y") & (table["image"] == "1-0.png") & (table["seed"] == 1)]
-    )
+    table = table.drop(table.index[(table["method"] == "y") & (table["seed"] == 2)])  # seed 2 of x is left out: 5
+    table = table.drop(table.index[(table["method"] == "y") & (table["image"] == "1-0.png") & (table["seed"] == 1)])
     found = compare_paired(table, "x", "y")
     assert (found.units, found.trainings, found.unpaired) == (4, 2, 5 + 3)
     assert found.difference == pytest.approx(1 / 4)
@@ -295,16 +283,12 @@ def test_power_with_five_seeds() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "design", [*DESIGNS, (1, 3, 3575, 1), (1, 5, 1308, 40), (5, 1, 3575, 1), (5, 2, 1000, 1)]
-)
+@pytest.mark.parametrize("design", [*DESIGNS, (1, 3, 3575, 1), (1, 5, 1308, 40), (5, 1, 3575, 1), (5, 2, 1000, 1)])
 def test_equal_methods_at_every_spread(design: tuple[int, int, int, int]) -> None:
     """The same for each case alone, with 2,500 comparisons; `-s` prints the table."""
     for spread in (0.0, 1.0, 2.0):
         for own in (0.0, 1.0):
             ours, units_alone = share_below(2500, design, spread, own)
             power = share_below(300, design, spread, own, difference=3.0)[0]
-            print(
-                f"{design} {spread} {own}: {ours:.1%}, over units alone {units_alone:.1%}, power {power:.0%}"
-            )
+            print(f"{design} {spread} {own}: {ours:.1%}, over units alone {units_alone:.1%}, power {power:.0%}")
             assert ours <= 0.07

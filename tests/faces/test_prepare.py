@@ -67,9 +67,7 @@ def test_opencv_threads_are_restored(pictures: Manifest) -> None:
 
 def test_no_usable_picture_is_an_error() -> None:
     skipped = [Skipped("a.png", "no face found"), Skipped("b.png", "is empty")]
-    with pytest.raises(
-        UserError, match=r"none of the 2 pictures .* a\.png: no face found; .* another detector"
-    ):
+    with pytest.raises(UserError, match=r"none of the 2 pictures .* a\.png: no face found; .* another detector"):
         check_any(0, skipped)
     with pytest.raises(UserError, match="the manifest is empty"):
         check_any(0, [])

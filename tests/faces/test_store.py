@@ -111,13 +111,9 @@ def test_pictures_without_a_face_are_listed_and_shown(
         assert sheet.width == 128 * len(bare)
 
 
-def test_no_usable_picture_leaves_no_files(
-    pictures: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_usable_picture_leaves_no_files(pictures: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detect, "find_faces", lambda pixels, contract: [])
-    with pytest.raises(
-        UserError, match=r"none of the 11 pictures could be used; the first: anger/0\.png: no face"
-    ):
+    with pytest.raises(UserError, match=r"none of the 11 pictures could be used; the first: anger/0\.png: no face"):
         store.prepare(pictures, DETECTED, tmp_path / "faces")
     assert [path.name for path in (tmp_path / "faces").iterdir()] == [".lock"]
     monkeypatch.undo()
@@ -279,9 +275,7 @@ def test_killed_process_is_continued(pictures: Manifest, tmp_path: Path) -> None
         victim.kill()
         victim.communicate()
     progress: list[int] = []
-    made = store.prepare(
-        pictures, SMALL, tmp_path / "faces", progress=lambda done, total: progress.append(done)
-    )
+    made = store.prepare(pictures, SMALL, tmp_path / "faces", progress=lambda done, total: progress.append(done))
     assert progress[0] >= 6
     np.testing.assert_array_equal(made.pixels, whole.pixels)
 

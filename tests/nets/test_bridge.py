@@ -20,9 +20,7 @@ def test_a_map_is_brought_to_the_shape_of_the_face_nets_layer(out_chw: tuple[int
 
 def test_maps_of_one_size_need_a_1x1_convolution_only() -> None:
     bridge, maps = Bridge((4, 2, 2), (6, 2, 2)), torch.randn(3, 4, 2, 2)
-    expected = (
-        torch.einsum("bkhw,ok->bohw", maps, bridge.conv.weight[:, :, 0, 0]) + bridge.conv.bias[:, None, None]
-    )
+    expected = torch.einsum("bkhw,ok->bohw", maps, bridge.conv.weight[:, :, 0, 0]) + bridge.conv.bias[:, None, None]
     torch.testing.assert_close(bridge(maps), expected)
     assert [name for name, _ in bridge.named_parameters()] == ["conv.weight", "conv.bias"]
 

@@ -56,9 +56,7 @@ def test_every_parameter_of_both_classifiers_receives_a_gradient() -> None:
     ):
         model.train()
         torch.nn.functional.cross_entropy(model(CROPS), torch.tensor([0, 1, 2, 0])).backward()
-        without = [
-            name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0
-        ]
+        without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert without == []
 
 

@@ -65,9 +65,7 @@ def test_golden_output() -> None:
 
 
 def test_the_arguments_build_the_same_net_again() -> None:
-    net = ExpNet(
-        3, input_px=48, bridge_chw=(16, 8, 8), width=0.1, hidden=8, dropout=0.2, batch_norm=True
-    ).eval()
+    net = ExpNet(3, input_px=48, bridge_chw=(16, 8, 8), width=0.1, hidden=8, dropout=0.2, batch_norm=True).eval()
     again = ExpNet(3, **net.arguments).eval()
     again.load_state_dict(net.state_dict())
     images = torch.randn(2, 3, 48, 48)

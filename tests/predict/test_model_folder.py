@@ -51,9 +51,7 @@ def test_damaged_files_are_named(saved: Path) -> None:
     with pytest.raises(UserError, match=r"model\.json: can't be read"):
         load_model(saved)
     card.write_text(json.dumps({**json.loads(text), "classes": ["a", "b"]}))
-    with pytest.raises(
-        UserError, match=r"model\.safetensors: not the weights of this model: .*size mismatch"
-    ):
+    with pytest.raises(UserError, match=r"model\.safetensors: not the weights of this model: .*size mismatch"):
         load_model(saved)
     card.write_text(json.dumps({k: v for k, v in json.loads(text).items() if k != "classes"}))
     with pytest.raises(UserError, match="'classes' is missing"):

@@ -21,9 +21,7 @@ def test_scores_are_those_of_the_centre_crops_in_batches_of_64(model: Model) -> 
     found = class_scores(model.module, FACES, 32)
     assert (found.shape, found.dtype) == ((150, 3), np.float32)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        class_probabilities(model.module, FACES, 32), expected.softmax(dim=1).numpy(), atol=1e-6
-    )
+    np.testing.assert_allclose(class_probabilities(model.module, FACES, 32), expected.softmax(dim=1).numpy(), atol=1e-6)
 
 
 def test_rows_select_faces_in_their_order(model: Model) -> None:

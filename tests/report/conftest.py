@@ -39,9 +39,7 @@ def _predictions(
         logits = rng.normal(0, 1.5, (rows, len(classes)))
         logits[np.arange(rows), truth] += 1.0 + 0.5 * METHODS.index(method)
         p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        part = manifest.rename(columns={"label": "truth"}).assign(
-            fold=folds_of_rows, method=method, seed=seed
-        )
+        part = manifest.rename(columns={"label": "truth"}).assign(fold=folds_of_rows, method=method, seed=seed)
         part["predicted"] = [classes[i] for i in p.argmax(axis=1)]
         parts.append(part.join(pd.DataFrame(p.astype(np.float32), columns=[f"p_{c}" for c in classes])))
     return pd.concat(parts, ignore_index=True)

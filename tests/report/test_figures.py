@@ -55,9 +55,7 @@ def test_curves_have_a_panel_for_each_measured_quantity_of_each_stage() -> None:
     columns = ["method", "fold", "stage", "epoch", "loss", "accuracy", "r2", "val_loss"]
     rows = [("fn2en", fold, "stage2", e, 10.0**-e, 0.7, np.nan, 0.25) for fold in "12" for e in (1, 2, 3)]
     rows += [
-        ("fn2en", f, "stage1", e, 10.0**-e, np.nan, r2, 0.25)
-        for f, r2 in (("1", 0.5), ("2", 0.9))
-        for e in (1, 2, 3)
+        ("fn2en", f, "stage1", e, 10.0**-e, np.nan, r2, 0.25) for f, r2 in (("1", 0.5), ("2", 0.9)) for e in (1, 2, 3)
     ]
     figure = figures.curves_figure(pd.DataFrame(rows, columns=columns))
     assert [axes.get_ylabel() for axes in figure.axes] == [
@@ -100,9 +98,7 @@ def test_accuracy_curves_have_a_line_per_method_and_a_log_scale() -> None:
 
 
 def test_a_reliability_diagram_leaves_empty_bins_out() -> None:
-    bins = pd.DataFrame(
-        {"method": "fn2en", "pictures": [0, 4], "confidence": [None, 0.7], "accuracy": [None, 0.5]}
-    )
+    bins = pd.DataFrame({"method": "fn2en", "pictures": [0, 4], "confidence": [None, 0.7], "accuracy": [None, 0.5]})
     axes = figures.reliability_figure(bins).axes[0]
     assert axes.collections[0].get_offsets().tolist() == [[0.7, 0.5]]
 

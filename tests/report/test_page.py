@@ -73,9 +73,7 @@ def page_of(run: Path) -> Page:
 
 
 def small(make_run: MakeRun, **options: Any) -> Path:
-    return make_run(
-        **{"methods": ("fn2en",), "per_class": 6, "subjects": 0, "folds": 2, "pictures": False, **options}
-    )
+    return make_run(**{"methods": ("fn2en",), "per_class": 6, "subjects": 0, "folds": 2, "pictures": False, **options})
 
 
 def edit(file: Path, **values: Any) -> None:
@@ -141,9 +139,7 @@ def test_paired_tests_print_what_the_interval_covers_and_why_there_is_no_p_value
     run = make_run(per_class=6, subjects=6, folds=2, pictures=False)
     tests = json.loads((run / "metrics.json").read_text())["paired_tests"]
     for test in tests:
-        test.update(
-            p_value=None, p_holm=None, trainings=1, covers="It covers <subjects>.", reason="One training."
-        )
+        test.update(p_value=None, p_holm=None, trainings=1, covers="It covers <subjects>.", reason="One training.")
     edit(run / "metrics.json", paired_tests=tests)
     text = page_of(run).text
     assert text.count("It covers <subjects>.") == 1

@@ -13,9 +13,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert choose_device() == choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(
-        UserError, match="device is 'cuda', but PyTorch sees no such GPU here; use cpu or auto"
-    ):
+    with pytest.raises(UserError, match="device is 'cuda', but PyTorch sees no such GPU here; use cpu or auto"):
         choose_device("cuda")
     with pytest.raises(UserError, match="device is 'tpu', expected one of auto, cpu, cuda, mps"):
         choose_device("tpu")

@@ -97,22 +97,16 @@ def test_two_steps_agree_with_the_cpu(
     for found, other in zip(on_device, on_cpu, strict=True):
         assert (found.stage, found.epoch) == (other.stage, other.epoch)
         assert found.loss == pytest.approx(other.loss, rel=tolerance), found.stage
-        if (
-            precision == "32-true" or found.stage != "stage1"
-        ):  # few pictures: the smallest deviations rule its targets
+        if precision == "32-true" or found.stage != "stage1":  # few pictures: the smallest deviations rule its targets
             assert found.val_loss == pytest.approx(other.val_loss, rel=10 * tolerance), found.stage
         if other.r2 is not None:
             assert found.r2 == pytest.approx(other.r2, rel=tolerance, abs=tolerance), found.stage
-    for (name, weights), other in zip(
-        model.state_dict().items(), expected.state_dict().values(), strict=True
-    ):
+    for (name, weights), other in zip(model.state_dict().items(), expected.state_dict().values(), strict=True):
         torch.testing.assert_close(weights.cpu(), other, rtol=tolerance, atol=tolerance, msg=name)
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_a_stage_resumes_on_the_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str
-) -> None:
+def test_a_stage_resumes_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimiser: str) -> None:
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     settings = [*SETTINGS, "scratch.epochs=3", "scratch.patience=3", f"scratch.optimiser={optimiser}"]
     data = faces(device=DEVICE, validation=faces([0, 1, 2], seed=2, device=DEVICE))

@@ -159,9 +159,7 @@ def test_the_message_names_the_first_step_whose_loss_is_not_finite(
     stage = Line(replace(PLAIN, epochs=3, batch_size=3), broken_from=broken_from)
     stage.inputs = torch.linspace(-1, 1, 90)[:, None]
     stage.epoch_order = lambda: torch.randperm(90)  # type: ignore[method-assign]
-    with pytest.raises(
-        StageStopped, match=rf"line: the loss of {where} is nan; lower .*--set line\.lr=0\.005"
-    ):
+    with pytest.raises(StageStopped, match=rf"line: the loss of {where} is nan; lower .*--set line\.lr=0\.005"):
         train(stage, tmp_path)
     assert len(stage.batch_sizes) < broken_from + loop.STEPS_BETWEEN_CHECKS
     assert list(tmp_path.iterdir()) == []
@@ -175,9 +173,7 @@ def test_the_advice_names_only_what_is_not_set(tmp_path: Path) -> None:
         train(Line(PLAIN, broken_from=1), tmp_path)
 
 
-def test_a_broken_epoch_does_not_overwrite_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_epoch_does_not_overwrite_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     stage = Line(PLAIN, broken_from=6)  # the last step of epoch 3
     with pytest.raises(StageStopped, match="epoch 3, step 2"):
@@ -188,16 +184,12 @@ def test_a_broken_epoch_does_not_overwrite_the_checkpoint(
 
 
 def test_a_validation_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
-    with pytest.raises(
-        StageStopped, match=r"line: the validation loss of epoch 2 is inf; lower the learning"
-    ):
+    with pytest.raises(StageStopped, match=r"line: the validation loss of epoch 2 is inf; lower the learning"):
         train(Line(STOPPING, [1.0, float("inf")]), tmp_path)
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(2, 6), (3, 7)])
-def test_a_stage_stops_after_its_patience_with_its_best_weights(
-    tmp_path: Path, patience: int, epochs: int
-) -> None:
+def test_a_stage_stops_after_its_patience_with_its_best_weights(tmp_path: Path, patience: int, epochs: int) -> None:
     """A stage that trains all 7 epochs ends with its best weights too."""
     val_losses = [*VAL_LOSSES[:6], 7.0]
     stage = Line(replace(STOPPING, patience=patience), val_losses)

@@ -26,9 +26,7 @@ MAP, VECTOR = (4, 6, 3, 3), (4, 6)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-every_loss = pytest.mark.parametrize(
-    "loss", [*LOSSES.values(), soft_label_loss], ids=[*LOSSES, "soft labels"]
-)
+every_loss = pytest.mark.parametrize("loss", [*LOSSES.values(), soft_label_loss], ids=[*LOSSES, "soft labels"])
 
 
 def constant_channel(values: Tensor) -> Tensor:
@@ -72,9 +70,7 @@ def test_agreement_costs_nothing(loss: Callable[..., Tensor], dtype: torch.dtype
 
 @every_loss
 @pytest.mark.parametrize("student_kind", EXTREMES)
-def test_extreme_inputs_give_finite_losses_and_gradients(
-    loss: Callable[..., Tensor], student_kind: str
-) -> None:
+def test_extreme_inputs_give_finite_losses_and_gradients(loss: Callable[..., Tensor], student_kind: str) -> None:
     for teacher_kind in EXTREMES:
         student = EXTREMES[student_kind](features(*MAP, seed=1)).requires_grad_()
         value = loss(student, EXTREMES[teacher_kind](features(*MAP)))
@@ -132,9 +128,7 @@ def test_p_norm_by_hand() -> None:
 def test_the_papers_rate_takes_the_steps_of_a_mean_of_squares_at_1_2544e_3() -> None:
     """At 512 x 7 x 7 units the sum over 2N has D / 2 = 12,544 times the gradient of the mean."""
     student, teacher = features(2, 512, 7, 7, seed=1).requires_grad_(), features(2, 512, 7, 7)
-    gradients = [
-        torch.autograd.grad(loss(student, teacher), student)[0] for loss in (p_norm_loss, fitnets_loss)
-    ]
+    gradients = [torch.autograd.grad(loss(student, teacher), student)[0] for loss in (p_norm_loss, fitnets_loss)]
     torch.testing.assert_close(1e-7 * gradients[0], 1.2544e-3 * gradients[1])
 
 

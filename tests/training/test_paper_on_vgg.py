@@ -67,9 +67,9 @@ def vgg_by_hand(weights: dict[str, Tensor], crops: Tensor) -> Tensor:
         for index in range(1, 4):
             name = f"face_net.conv{stage}_{index}"
             if f"{name}.weight" in weights:
-                maps = functional.conv2d(
-                    maps, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1
-                ).clamp(min=0)
+                maps = functional.conv2d(maps, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1).clamp(
+                    min=0
+                )
         maps = functional.max_pool2d(maps, 2)
     return maps
 
@@ -219,9 +219,7 @@ def check_layers(layers: dict[str, Layer], trained: dict[str, Tensor]) -> None:
         assert ((trained[name] - layer.now).abs() <= 1e-3 * way + rounding).all(), name
 
 
-@pytest.mark.parametrize(
-    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["narrow", "whole"]
-)
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["narrow", "whole"])
 def test_two_steps_of_every_stage_agree_with_the_computation_by_hand(
     data: TrainingSet, seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
@@ -232,9 +230,7 @@ def test_two_steps_of_every_stage_agree_with_the_computation_by_hand(
     assert sum(weights.numel() for weights in teacher.face_net.parameters()) == 134_260_544 or not whole
     check_layers(seen.layers["fine_tune"], teacher.state_dict())
     model = stages.fn2en(data, teacher, setting, tmp_path)
-    check_layers(
-        seen.layers["stage1"], {name: seen.layers["stage2"][name].first for name in seen.layers["stage1"]}
-    )
+    check_layers(seen.layers["stage1"], {name: seen.layers["stage2"][name].first for name in seen.layers["stage1"]})
     check_layers(seen.layers["stage2"], model.state_dict())
     assert [name for name, _, _ in seen.steps] == ["fine_tune"] * 2 + ["stage1"] * 2 + ["stage2"] * 2
     for name, loss, by_hand in seen.steps:

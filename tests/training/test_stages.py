@@ -122,9 +122,7 @@ def test_after_stage_1_the_bridge_gives_the_face_nets_scale_or_the_standardised_
     statistics = teaching(faces(), "fitnets")
     found = {}
     for standardised in ("true", "false"):
-        setting = context(
-            f"stage2.standardised_input={standardised}", "stage1.cached_views=0", "crop.crop_px=36"
-        )
+        setting = context(f"stage2.standardised_input={standardised}", "stage1.cached_views=0", "crop.crop_px=36")
         model = stages.fn2en(faces(), teacher(), setting, tmp_path / standardised)
         found[standardised] = model.net.bridge
     assert torch.equal(found["true"].scale, torch.ones(16, 8, 8))
@@ -205,9 +203,7 @@ def test_early_stopping_watches_plain_losses_of_the_validation_part(
 
     built: list[DistilStage] = []
     start = DistilStage.__init__
-    monkeypatch.setattr(
-        DistilStage, "__init__", lambda self, *given: (built.append(self), start(self, *given))[1]
-    )
+    monkeypatch.setattr(DistilStage, "__init__", lambda self, *given: (built.append(self), start(self, *given))[1])
     model = stages.fn2en(data, face_net, setting, tmp_path)
     expected = functional.cross_entropy(model(crops), validation.targets).item()
     assert records[-1].val_loss == pytest.approx(expected, rel=1e-5)
@@ -456,8 +452,7 @@ def test_mixed_views_teach_the_labels_of_both_pictures(tmp_path: Path) -> None:
     assert (weights == 1).any()
     scores = stage.module(torch.from_numpy(views.crops[index]).float())
     first, second = (
-        functional.cross_entropy(scores, labels, reduction="none")
-        for labels in (data.targets, data.targets[partners])
+        functional.cross_entropy(scores, labels, reduction="none") for labels in (data.targets, data.targets[partners])
     )
     hard = (weights * first + (1 - weights) * second).mean()
     soft = soft_label_loss(scores, torch.from_numpy(views.scores[index]), 4.0)

@@ -315,9 +315,7 @@ class NoParameters(tiny.TinyFaceNet):
                 layer.register_buffer(name, value.detach())
 
 
-def test_a_face_net_without_parameters_is_a_pretrained_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_face_net_without_parameters_is_a_pretrained_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(face, "load", lambda name, weights: NoParameters())
     with pytest.raises(UserError, match="fine_tuned is true and tiny has nothing to train; set face_net"):
         stages.check(tiny.tiny_recipe())

@@ -73,6 +73,4 @@ def teaching(data: TrainingSet, *losses: str, views: CachedViews | None = None) 
 def context(*settings: str, records: list[EpochRecord] | None = None, **others: Any) -> TrainingContext:
     """Give a context of the tiny recipe with these settings; records of the epochs go to the list."""
     on_epoch = None if records is None else records.append
-    return TrainingContext(
-        tiny.tiny_recipe(*settings), **{"seed": 0, "device": CPU, "on_epoch": on_epoch} | others
-    )
+    return TrainingContext(tiny.tiny_recipe(*settings), **{"seed": 0, "device": CPU, "on_epoch": on_epoch} | others)

@@ -43,9 +43,7 @@ FEATURES = {"hog": (hog_features, 0.001), "lbp": (lbp_features, 0.001)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=SAMPLE)
     parser.add_argument("--features", choices=sorted(FEATURES), default="hog")
     options = parser.parse_args()
@@ -54,9 +52,7 @@ def main() -> None:
     table = pd.read_csv(options.folder / "manifest.csv")
     describe, cost = FEATURES[options.features]
     pictures = [
-        np.asarray(
-            Image.open(options.folder / image).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        )
+        np.asarray(Image.open(options.folder / image).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
         for image in table["image"]
     ]
     features = np.stack([describe(picture) for picture in pictures])

@@ -14,9 +14,7 @@ import pandas as pd
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     table = pd.read_csv(options.folder / "manifest.csv")
@@ -25,9 +23,7 @@ def main() -> None:
     for image in table["image"]:
         grey = cv2.imread(str(options.folder / image), cv2.IMREAD_GRAYSCALE)
         side = min(grey.shape)
-        boxes = cascade.detectMultiScale(
-            grey, scaleFactor=1.1, minNeighbors=3, minSize=(side * 2 // 5, side * 2 // 5)
-        )
+        boxes = cascade.detectMultiScale(grey, scaleFactor=1.1, minNeighbors=3, minSize=(side * 2 // 5, side * 2 // 5))
         found.append(any(x < side / 2 < x + w and y < side / 2 < y + h for x, y, w, h in boxes))
     table["found"] = found
     print(f"found in {sum(found)} of {len(found)} pictures ({100 * sum(found) / len(found):.1f} %)")

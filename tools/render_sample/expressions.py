@@ -198,8 +198,7 @@ def draw_habits(rng: np.random.Generator) -> Habits:
         unit_bias={unit: float(np.exp(rng.normal(0.0, 0.28))) for unit in UNIT_ACTIONS},
         resting=spread,
         favourite={
-            label: int(rng.choice(len(variants), p=_shares(variants)))
-            for label, variants in PROTOTYPES.items()
+            label: int(rng.choice(len(variants), p=_shares(variants))) for label, variants in PROTOTYPES.items()
         },
     )
 
@@ -247,9 +246,7 @@ def _one(rng: np.random.Generator, label: str, habits: Habits, keep_favourite: f
     variant = variants[index]
     lean = habits.lean + float(rng.normal(0.0, 0.08))
     if variant.one_sided:
-        lean = float(rng.uniform(0.7, 1.0)) * (
-            1.0 if rng.random() < 0.5 + 0.5 * np.sign(habits.lean) else -1.0
-        )
+        lean = float(rng.uniform(0.7, 1.0)) * (1.0 if rng.random() < 0.5 + 0.5 * np.sign(habits.lean) else -1.0)
     total: dict[str, float] = {}
     for unit, (mean, probability) in variant.units.items():
         if rng.random() > probability:
@@ -260,9 +257,7 @@ def _one(rng: np.random.Generator, label: str, habits: Habits, keep_favourite: f
     return total
 
 
-def perform(
-    rng: np.random.Generator, label: str, habits: Habits, weak_share: float, blend_share: float
-) -> Performance:
+def perform(rng: np.random.Generator, label: str, habits: Habits, weak_share: float, blend_share: float) -> Performance:
     """Draw one sequence of ``label`` by a person.
 
     Args:
@@ -278,9 +273,7 @@ def perform(
     add_actions(peak, _one(rng, label, habits, keep_favourite=0.7), intensity * habits.strength)
     if rng.random() < blend_share:
         other = str(rng.choice(NEIGHBOURS[label]))
-        add_actions(
-            peak, _one(rng, other, habits, keep_favourite=0.7), intensity * float(rng.uniform(0.2, 0.5))
-        )
+        add_actions(peak, _one(rng, other, habits, keep_favourite=0.7), intensity * float(rng.uniform(0.2, 0.5)))
     for action in (
         "jawOpen",
         "mouthLeft",
@@ -293,9 +286,7 @@ def perform(
         stray = abs(float(rng.normal(0.0, 0.06)))
         add_actions(peak, sides(action, stray, float(rng.normal(0.0, 0.2))))
     first = float(rng.uniform(0.68, 0.9))
-    return Performance(
-        label, peak, intensity, (first, first + (1.0 - first) * float(rng.uniform(0.3, 0.8)), 1.0)
-    )
+    return Performance(label, peak, intensity, (first, first + (1.0 - first) * float(rng.uniform(0.3, 0.8)), 1.0))
 
 
 def face_at(

@@ -32,9 +32,7 @@ class HeadModel:
         labels = list(self._model.facial_action_labels)
         self._pose = torch.eye(4)[None, None].repeat(1, self._model.bone_count, 1, 1)
         neutral = self._rest({}, {})
-        self._moves: dict[str, Floats] = {
-            label: self._rest({}, {}, {label: 1.0}) - neutral for label in labels
-        }
+        self._moves: dict[str, Floats] = {label: self._rest({}, {}, {label: 1.0}) - neutral for label in labels}
 
     @property
     def actions(self) -> list[str]:

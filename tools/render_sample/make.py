@@ -90,16 +90,12 @@ def render_sequence(
         actions = face_at(rng, person.habits, performance.peak, fraction, (float(gaze[0]), float(gaze[1])))
         jitter = Setting(**{**vars(setting), "turn_deg": setting.turn_deg + rng.normal(0, 0.4, 3)})
         drawn = stage.draw(stage.model.move(rest, actions), actions, jitter.view(fraction))
-        picture = develop(
-            drawn, setting.background, rng, setting.exposure, SIZE, setting.grain, setting.saturation
-        )
+        picture = develop(drawn, setting.background, rng, setting.exposure, SIZE, setting.grain, setting.saturation)
         label = performance.label if fraction else "neutral"
         yield frame, label, performance.intensity * fraction, picture
 
 
-def render_person(
-    stage: Stage, seed: int, index: int, labels: list[str], out: Path
-) -> list[dict[str, object]]:
+def render_person(stage: Stage, seed: int, index: int, labels: list[str], out: Path) -> list[dict[str, object]]:
     """Render all sequences of the cast's person ``index`` and return the manifest's rows."""
     person = draw_person(np.random.default_rng([seed, 1, index]), f"S{index + 1:03d}")
     stage.enter(np.random.default_rng([seed, 2, index]), person.looks)
@@ -126,9 +122,7 @@ def render_person(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="empty or new folder")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--subjects", type=int, default=CAST, help=f"render only the first N of {CAST}")

@@ -40,9 +40,7 @@ class Surface:
     uv: Floats
 
 
-def split_parts(
-    vertices: Floats, uv: Floats, groups: dict[str, dict[str, object]]
-) -> tuple[Ints, Ints, Ints]:
+def split_parts(vertices: Floats, uv: Floats, groups: dict[str, dict[str, object]]) -> tuple[Ints, Ints, Ints]:
     """Sort the head's faces into parts.
 
     Args:
@@ -103,9 +101,7 @@ def refine_once(faces: Ints, count: int) -> tuple[sparse.csr_matrix, Ints]:
         (np.full(2 * edge_count, 0.5), (np.repeat(np.arange(edge_count), 2), edges.ravel())),
         (edge_count, count),
     )
-    edge_faces = sparse.csr_matrix(
-        (np.full(rows.size, 0.5), (edge_of.ravel(), rows)), (edge_count, face_count)
-    )
+    edge_faces = sparse.csr_matrix((np.full(rows.size, 0.5), (edge_of.ravel(), rows)), (edge_count, face_count))
     smooth = 0.5 * middle + 0.5 * (edge_faces @ face_points)
     edge_points = sparse.diags(inner * 1.0) @ smooth + sparse.diags(~inner * 1.0) @ middle
 
@@ -137,9 +133,7 @@ def refine_once(faces: Ints, count: int) -> tuple[sparse.csr_matrix, Ints]:
     return weights, children.reshape(-1, 4)
 
 
-def build_surface(
-    vertices: Floats, uv: Floats, groups: dict[str, dict[str, object]], levels: int = 2
-) -> Surface:
+def build_surface(vertices: Floats, uv: Floats, groups: dict[str, dict[str, object]], levels: int = 2) -> Surface:
     """Refine the head ``levels`` times; arguments as in `split_parts`."""
     faces, textures, parts = split_parts(vertices, uv, groups)
     base, local = np.unique(faces, return_inverse=True)

@@ -109,9 +109,9 @@ def _draw_looks(rng: np.random.Generator, female: bool, age: float, ancestry: np
         skin=np.clip(skin, 20, 255).astype(np.float32),
         lips=np.clip(lips, 15, 255).astype(np.float32),
         iris=_between(EYE_TONES, float(eyes)).astype(np.float32),
-        hair=(
-            _between(HAIR_TONES[:6], shade) if shade < 5.5 else HAIR_TONES[6] * rng.uniform(0.7, 1.2)
-        ).astype(np.float32),
+        hair=(_between(HAIR_TONES[:6], shade) if shade < 5.5 else HAIR_TONES[6] * rng.uniform(0.7, 1.2)).astype(
+            np.float32
+        ),
         hair_line_dm=float(rng.uniform(7.82, 8.0) + receding),
         hair_low_dm=hair_low,
         hair_thick_dm=float(rng.uniform(0.1, 0.2) if long_hair else rng.uniform(0.04, 0.16)),

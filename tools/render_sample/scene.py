@@ -127,9 +127,7 @@ class Stage:
         part = {name: surface.faces[surface.parts == number] for number, name in enumerate(PARTS)}
         self.plotter = pv.Plotter(off_screen=True, window_size=(size, size), lighting="none")
         middle = self._template[part["skin"]].mean(axis=1)
-        face = (
-            (np.abs(middle[:, 0]) < 0.62) & (middle[:, 1] > 5.9) & (middle[:, 1] < 7.6) & (middle[:, 2] > 0.6)
-        )
+        face = (np.abs(middle[:, 0]) < 0.62) & (middle[:, 1] > 5.9) & (middle[:, 1] < 7.6) & (middle[:, 2] > 0.6)
         flesh = np.concatenate([part["skin"], part["mouth"], part["socket"]])
         skin_look = {"ambient": 0.0, "diffuse": 1.0, "specular": 0.16, "specular_power": 14}
         wet = {"ambient": 0.0, "diffuse": 1.0, "specular": 0.5, "specular_power": 60}
@@ -266,9 +264,7 @@ class Stage:
         table = smooth_noise(rng, (1, 720), 0.8)[0]
         table = (table - table.mean()) / max(float(table.std()), 1e-6)
         column = ((azimuth / (2 * np.pi) + 0.5) * 720).astype(int) % 720
-        return np.clip(0.9 + 0.16 * table[column] + 0.05 * rng.standard_normal(len(x)), 0.5, 1.6).astype(
-            np.float32
-        )
+        return np.clip(0.9 + 0.16 * table[column] + 0.05 * rng.standard_normal(len(x)), 0.5, 1.6).astype(np.float32)
 
     def draw(self, points: Floats, actions: Mapping[str, float], view: View) -> NDArray[np.uint8]:
         """Draw a head: points (V, 3) from `HeadModel.move` -> (size, size, 4) RGBA, background transparent."""
@@ -403,7 +399,5 @@ def develop(rgba: NDArray[np.uint8], background: Floats, rng: np.random.Generato
     picture = cv2.GaussianBlur(picture, (0, 0), 0.45)
     grey = picture.mean(axis=2, keepdims=True)
     picture = (grey + saturation * (picture - grey)) * exposure
-    picture += (
-        cv2.GaussianBlur(rng.standard_normal(picture.shape).astype(np.float32), (0, 0), 0.6) * grain * 1.6
-    )
+    picture += cv2.GaussianBlur(rng.standard_normal(picture.shape).astype(np.float32), (0, 0), 0.6) * grain * 1.6
     return np.clip(picture, 0, 255).astype(np.uint8)

@@ -104,11 +104,7 @@ def brow_mask(rng: np.random.Generator, looks: Looks) -> Floats:
         along = rng.beta(1.1, 1.25, count)
         x = inner + (outer - inner) * along
         arch = looks.brow_arch * np.sin(np.pi * np.clip(along * 0.8 + 0.05, 0, 1)) - 0.045 * along**3
-        half = (
-            (0.018 + 0.034 * looks.brow_thick)
-            * np.clip(1.25 - along, 0.22, 1.0)
-            * np.clip(along * 9, 0.45, 1)
-        )
+        half = (0.018 + 0.034 * looks.brow_thick) * np.clip(1.25 - along, 0.22, 1.0) * np.clip(along * 9, 0.45, 1)
         y = 7.425 + looks.brow_height_dm + arch + half * rng.uniform(-1, 1, count)
         angle = np.deg2rad(68 - 72 * along + rng.normal(0, 9, count))
         length = 0.045 * (1.0 - 0.35 * along) * rng.uniform(0.7, 1.2, count)
@@ -169,9 +165,7 @@ def _freckles(rng: np.random.Generator, looks: Looks) -> Floats:
     canvas = np.zeros((ROWS, COLUMNS), np.uint8)
     for _ in range(int(260 * looks.freckles)):
         centre = _pixel(rng.normal(0, 0.3), 7.05 + rng.normal(0, 0.16))
-        cv2.circle(
-            canvas, centre.tolist(), int(rng.uniform(10, 26)), float(rng.uniform(60, 200)), -1, cv2.LINE_AA, 4
-        )
+        cv2.circle(canvas, centre.tolist(), int(rng.uniform(10, 26)), float(rng.uniform(60, 200)), -1, cv2.LINE_AA, 4)
     return cv2.GaussianBlur(canvas, (0, 0), 0.8).astype(np.float32) / 255.0
 
 
@@ -208,9 +202,7 @@ def crease_masks(rng: np.random.Generator) -> dict[str, Floats]:
         )
         masks[f"bag{side}"] = lines([(s * (0.17 + 0.30 * t), 7.17 - 0.05 * np.sin(np.pi * t))], 3, 2.4)
     chin = rng.normal(0, 1, (26, 2)) * [0.09, 0.045] + [0.0, 6.40]
-    masks["chin"] = lines(
-        [(np.array([p[0], p[0] + 0.012]), np.array([p[1], p[1] + 0.004])) for p in chin], 3, 2.0
-    )
+    masks["chin"] = lines([(np.array([p[0], p[0] + 0.012]), np.array([p[1], p[1] + 0.004])) for p in chin], 3, 2.0)
     return masks
 
 
@@ -247,9 +239,7 @@ def eye_texture(rng: np.random.Generator, looks: Looks, size: int = 192) -> NDAr
     sclera *= 1.0 - np.clip(radius - 0.6, 0, 1)[..., None] * np.array([0.05, 0.3, 0.3], np.float32)
     iris_edge, pupil_edge = 0.46, 0.17 + 0.05 * float(rng.random())
     fibres = sum(np.sin(angle * k + rng.uniform(0, 6.3)) for k in rng.integers(7, 40, 7))
-    glow = 0.75 + 0.5 * np.clip((radius - pupil_edge) / (iris_edge - pupil_edge), 0, 1) * (
-        0.6 + 0.4 * (y > -0.05)
-    )
+    glow = 0.75 + 0.5 * np.clip((radius - pupil_edge) / (iris_edge - pupil_edge), 0, 1) * (0.6 + 0.4 * (y > -0.05))
     iris = looks.iris * (glow + 0.05 * fibres)[..., None]
     iris *= (1.0 - 0.6 * np.clip((radius - 0.38) / 0.08, 0, 1))[..., None]
     blend = np.clip((iris_edge - radius) / 0.04, 0, 1)[..., None]

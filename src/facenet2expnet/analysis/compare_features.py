@@ -46,8 +46,7 @@ def compare_features(inputs: AnalysisInput) -> AnalysisResult:
     count, labels = len(inputs.pixels), inputs.labels
     # Unknown names could put one subject on both sides of a fold, so all have to be known.
     subjects, sequences = (
-        None if names is None or "" in names.astype(str) else names
-        for names in (inputs.subjects, inputs.sequences)
+        None if names is None or "" in names.astype(str) else names for names in (inputs.subjects, inputs.sequences)
     )
     groups = {"expression": np.asarray(inputs.classes, dtype=object)[labels]}
     if subjects is not None:
@@ -62,9 +61,7 @@ def compare_features(inputs: AnalysisInput) -> AnalysisResult:
         identity = identity_probe(features, subjects, sequences, inputs.seed)
         placed = tsne.fit_transform(axes)
         points.append(pd.DataFrame({"network": name, "x": placed[:, 0], "y": placed[:, 1], **groups}))
-        summary = (
-            f"{count:,} images. Expression probe: {expression.summary} Identity probe: {identity.summary}"
-        )
+        summary = f"{count:,} images. Expression probe: {expression.summary} Identity probe: {identity.summary}"
         rows.append(
             {
                 "network": name,
@@ -92,9 +89,7 @@ class Probe(NamedTuple):
     chance: float = np.nan
 
 
-def expression_probe(
-    features: np.ndarray, labels: np.ndarray, subjects: np.ndarray | None, seed: int = 0
-) -> Probe:
+def expression_probe(features: np.ndarray, labels: np.ndarray, subjects: np.ndarray | None, seed: int = 0) -> Probe:
     """How well a linear classifier predicts the expression of subjects that it has not seen.
 
     Args:
@@ -147,9 +142,7 @@ def identity_probe(
     return _probe(features[rows], names[rows], splitter, groups[rows], summary)
 
 
-def _probe(
-    features: np.ndarray, targets: np.ndarray, splitter: Any, groups: np.ndarray | None, summary: str
-) -> Probe:
+def _probe(features: np.ndarray, targets: np.ndarray, splitter: Any, groups: np.ndarray | None, summary: str) -> Probe:
     """Standardise, project to `DIMENSIONS`, logistic regression; all fitted on the training folds alone."""
     size = max(1, min(DIMENSIONS, features.shape[1], len(features) // 2 - 1))
     classifier = make_pipeline(

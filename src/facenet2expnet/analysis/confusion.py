@@ -29,27 +29,21 @@ def confusion(predictions: pd.DataFrame) -> AnalysisResult:
         raise UserError(f"predictions: expected rows of truth, predicted and p_CLASS, got {found}")
     named = predictions[["truth", "predicted"]].fillna("").astype(str)
     if wrong := sorted({*named["truth"], *named["predicted"]} - set(classes)):
-        raise UserError(
-            f"predictions: '{wrong[0]}' is not one of {', '.join(classes)}; each image needs a label"
-        )
+        raise UserError(f"predictions: '{wrong[0]}' is not one of {', '.join(classes)}; each image needs a label")
     method = predictions["method"] if "method" in predictions else pd.Series("model", predictions.index)
     matrices, rows, scores = {}, [], []
     for name, part in named.groupby(method, sort=False):
         counts = metrics.confusion(part["truth"], part["predicted"], classes)
         totals = counts.sum(axis=1, keepdims=True)
         shares = counts / np.where(totals, totals, np.nan)
-        rows += [
-            (name, classes[t], classes[p], counts[t, p], share) for (t, p), share in np.ndenumerate(shares)
-        ]
+        rows += [(name, classes[t], classes[p], counts[t, p], share) for (t, p), share in np.ndenumerate(shares)]
         mistakes = np.nan_to_num(shares) * ~np.eye(len(classes), dtype=bool)
         t, p = np.unravel_index(mistakes.argmax(), mistakes.shape)
         mistake = (f"{classes[t]} taken for {classes[p]}", counts[t, p]) if mistakes.any() else ("", 0)
         scores.append((name, len(part), counts.trace() / len(part), *mistake, mistakes[t, p]))
         matrices[display_name(name)] = counts
     columns = ["method", "pictures", "accuracy", "commonest_mistake", "mistakes", "share_of_truth"]
-    summary = (
-        "Rows are the truth, each row sums to 100 %. The small numbers are images, over all folds and seeds."
-    )
+    summary = "Rows are the truth, each row sums to 100 %. The small numbers are images, over all folds and seeds."
     if empty := [name for name in classes if name not in set(named["truth"])]:
         summary += f" No image is {', '.join(empty)}: the row is hatched."
     return AnalysisResult(

@@ -121,9 +121,7 @@ def draw(
             shift = torch.randint(-reach, reach + 1, (2,), generator=generator).tolist()
             response = responses(torch.roll(_resize(images, crop_px), shift, dims=(2, 3))).sum()
             if not response.requires_grad:
-                raise UserError(
-                    "the network passes no gradient, so nothing can be drawn; give another network"
-                )
+                raise UserError("the network passes no gradient, so nothing can be drawn; give another network")
             (gradient,) = torch.autograd.grad(response, images)
             with torch.no_grad():
                 images = _step(images, gradient, ground, step / max(1, steps - 1))
@@ -151,9 +149,7 @@ def _resize(images: Tensor, side: int) -> Tensor:
     if images.shape[-1] < side:
         resized = functional.interpolate(images, size=(side, side), mode="bicubic", align_corners=False)
         return resized.clamp(0, 255)
-    return functional.interpolate(
-        images, size=(side, side), mode="bilinear", align_corners=False, antialias=True
-    )
+    return functional.interpolate(images, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
 def _per_target(values: Tensor) -> Tensor:

@@ -177,9 +177,7 @@ def _named_nets(references: Sequence[str]) -> dict[str, Model | FaceNet]:
     return nets
 
 
-def _rows(
-    manifest: Manifest, data: Path, fold: str, part: str, images: int, seed: int
-) -> tuple[np.ndarray, str]:
+def _rows(manifest: Manifest, data: Path, fold: str, part: str, images: int, seed: int) -> tuple[np.ndarray, str]:
     """The rows to look at, and a phrase for them."""
     rows, phrase = np.arange(len(manifest)), "all of the data"
     if part != "all" and is_run(data) and (data / "folds.json").is_file():

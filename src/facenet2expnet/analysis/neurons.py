@@ -66,9 +66,7 @@ def neurons(inputs: AnalysisInput, layers: Sequence[str] = (), top: int | None =
     else:
         summary += "For the layer to transfer, give the network before fine-tuning and the one after it."
     listed = {"units": units.drop(columns=["shape", "maps"])}
-    return AnalysisResult(
-        "neurons", "Neurons that respond to few classes", summary, table, figure, bars, listed
-    )
+    return AnalysisResult("neurons", "Neurons that respond to few classes", summary, table, figure, bars, listed)
 
 
 def default_layers(model: nn.Module) -> list[str]:
@@ -196,9 +194,7 @@ def entropy_figure(units: pd.DataFrame, threshold: float, classes: int) -> tuple
     return figure, pd.DataFrame(rows, columns=["layer", "network", "from_nats", "to_nats", "neurons"])
 
 
-def mean_faces(
-    inputs: AnalysisInput, *, layer: str = "", per_class: int = 2, top: int | None = None
-) -> AnalysisResult:
+def mean_faces(inputs: AnalysisInput, *, layer: str = "", per_class: int = 2, top: int | None = None) -> AnalysisResult:
     """The mean of the aligned faces with the highest response, for the most class-specific neurons of a layer.
 
     Each class gets the neurons of lowest label entropy whose commonest class it is. Neurons that give every image the

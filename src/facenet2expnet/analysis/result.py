@@ -53,9 +53,7 @@ class AnalysisResult:
         return written + [folder / name for name in texts]
 
 
-def image_grid(
-    lines: Sequence[Sequence[tuple[np.ndarray, str, str] | None]], names: Sequence[str] = ()
-) -> Figure:
+def image_grid(lines: Sequence[Sequence[tuple[np.ndarray, str, str] | None]], names: Sequence[str] = ()) -> Figure:
     """Images in rows and columns.
 
     Args:

@@ -31,21 +31,15 @@ Data = Annotated[Path, typer.Argument(metavar="DATA", help=DATA_HELP)]
 Nets = Annotated[list[str] | None, typer.Option("--net", help=NET_HELP)]
 PartOf = Annotated[Part, typer.Option("--part", help="Which of the run's images.")]
 Fold = Annotated[str, typer.Option("--fold", help="Fold of the run; by default its first.")]
-Images = Annotated[
-    int, typer.Option("--pictures", min=0, help="At most this many, drawn at random; 0 for all.")
-]
+Images = Annotated[int, typer.Option("--pictures", min=0, help="At most this many, drawn at random; 0 for all.")]
 Seed = Annotated[int, typer.Option(help="Of everything that is drawn at random.")]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write. By default DATA/analyses.")]
 Layers = Annotated[list[str] | None, typer.Option("--layer", help="Repeatable. By default the last four.")]
 Layer = Annotated[str, typer.Option("--layer", help="A layer of the network.")]
-Top = Annotated[
-    int | None, typer.Option(min=1, help="Images a neuron. By default 100, fewer for a small set.")
-]
+Top = Annotated[int | None, typer.Option(min=1, help="Images a neuron. By default 100, fewer for a small set.")]
 PerClass = Annotated[int, typer.Option(min=1, help="Neurons of each class.")]
-Targets = Annotated[
-    list[str] | None, typer.Option("--target", help="A class, or a number of --layer. Repeatable.")
-]
+Targets = Annotated[list[str] | None, typer.Option("--target", help="A class, or a number of --layer. Repeatable.")]
 
 Analyse = Callable[..., Iterable[Any]]
 ANALYSES: list[tuple[Analyse, Part, tuple[str, ...]]] = []
@@ -62,9 +56,7 @@ def _command(part: Part, *of_run: str) -> Callable[[Analyse], None]:
         ) -> None:  # fmt: skip
             from facenet2expnet.analysis.inputs import load_inputs
 
-            inputs = load_inputs(
-                data, nets or (), fold=fold, part=part, images=images, seed=seed, device=device
-            )
+            inputs = load_inputs(data, nets or (), fold=fold, part=part, images=images, seed=seed, device=device)
             if not nets:
                 inputs = inputs.only(*of_run)
             _save(analyse(inputs, **own), data, out, inputs.summary)

@@ -76,9 +76,7 @@ def progress(quiet: bool = False) -> Iterator[Display]:
             yield Display()
         elif sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            with Progress(
-                *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True
-            ) as bars:
+            with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True) as bars:
                 yield Bar(bars)
         else:
             yield Lines()
@@ -92,9 +90,7 @@ class _Stderr:
 
     def write(self, text: str) -> None:
         if text.strip():
-            console = (
-                err if sys.stderr.isatty() else Console(file=sys.stderr, highlight=False, soft_wrap=True)
-            )
+            console = err if sys.stderr.isatty() else Console(file=sys.stderr, highlight=False, soft_wrap=True)
             console.print(text.rstrip("\n"), markup=False, soft_wrap=True)
 
     def flush(self) -> None:

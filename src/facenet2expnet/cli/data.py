@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from facenet2expnet.data.manifest import Manifest
 
 Name = Annotated[str, typer.Argument(help="Name of a dataset; `fn2en data list` prints all names.")]
-Data = Annotated[
-    Path, typer.Argument(help="Prepared faces, a folder of class folders, or a CSV or Parquet manifest.")
-]
+Data = Annotated[Path, typer.Argument(help="Prepared faces, a folder of class folders, or a CSV or Parquet manifest.")]
 Folds = Annotated[int, typer.Option(min=2, help="Number of folds of subject-groups and stratified.")]
 
 AUDIT_PX = 112
@@ -59,9 +57,7 @@ def how_to(name: Name) -> None:
 def prepare(
     name: Name,
     path: Annotated[Path, typer.Argument(help="The dataset as distributed.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Output folder. By default faces/NAME.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder. By default faces/NAME.")] = None,
     options: Annotated[
         list[str] | None,
         typer.Option("--option", help="An option of the dataset, as classes=6. Repeatable."),

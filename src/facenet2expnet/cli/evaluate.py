@@ -55,9 +55,7 @@ def calibrate(
     data: Data,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", "-o", help="A new folder for the model. By default the model is changed in place."
-        ),
+        typer.Option("--out", "-o", help="A new folder for the model. By default the model is changed in place."),
     ] = None,
     device: OnDevice = Device.auto,
     quiet: Quiet = False,
@@ -70,9 +68,7 @@ def calibrate(
     from facenet2expnet.experiment.calibration import calibrate as calibrate_model
 
     with console.progress(quiet) as display:
-        found = calibrate_model(
-            model, data, out=out, device=device.value, progress=display.of("reading faces")
-        )
+        found = calibrate_model(model, data, out=out, device=device.value, progress=display.of("reading faces"))
     for skipped in found.skipped:
         print(f"left out: {skipped.image}: {skipped.reason}")
     print(f"temperature {found.temperature:.3f}, fitted on {found.pictures:,} pictures")

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from facenet2expnet.data.pictures import Skipped
 
 ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run folder with one model.")]
-TableFile = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")
-]
+TableFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")]
 SHOWN = 40
 
 

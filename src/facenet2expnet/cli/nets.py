@@ -102,7 +102,5 @@ def _parameters(net: FaceNet) -> str:
 def _print_wrapped(text: str, first: str = "") -> None:
     """Print a text in lines of `WIDTH` characters, all as far in as the first."""
     indent = " " * (len(first) or 4)
-    wrapped = textwrap.fill(
-        text, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
-    )
+    wrapped = textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False)
     print(wrapped.replace("\u00a0", " "))

@@ -14,20 +14,14 @@ if TYPE_CHECKING:
 
 Data = Annotated[
     Path,
-    typer.Argument(
-        help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces."
-    ),
+    typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces."),
 ]
-RecipeName = Annotated[
-    str, typer.Option("--recipe", "-r", help="quick, normalised, best, paper, or a TOML file.")
-]
+RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="quick, normalised, best, paper, or a TOML file.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a number of the recipe, as stage1.epochs=10. Repeatable."),
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", "-o", help="The run folder. By default a new one below runs/.")
-]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. By default a new one below runs/.")]
 Protocol = Annotated[
     str,
     typer.Option(

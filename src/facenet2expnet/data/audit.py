@@ -83,9 +83,7 @@ class Audit:
         counts = self.counts
         found = [text.format(counts[name]) for name, text in sentences.items() if counts[name]]
         if counts["identical_pictures"] and not counts["identical_leaks"]:
-            found.append(
-                f"{counts['identical_pictures']} pictures are copies of one another, none across a split."
-            )
+            found.append(f"{counts['identical_pictures']} pictures are copies of one another, none across a split.")
         return found or [f"Nothing was found in {self.pictures} pictures ({', '.join(self.checked)})."]
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,9 +93,7 @@ class Audit:
             "checked": list(self.checked),
             "counts": self.counts,
             "lines": self.lines(),
-            "tables": {
-                name: table.head(50).astype(object).to_dict("records") for name, table in self.tables.items()
-            },
+            "tables": {name: table.head(50).astype(object).to_dict("records") for name, table in self.tables.items()},
         }
 
     def save(self, folder: Path) -> list[Path]:
@@ -130,9 +126,7 @@ def audit(
     """
     for name, array in (("pixels", pixels), ("embeddings", embeddings)):
         if array is not None and len(array) != len(manifest):
-            raise UserError(
-                f"audit: expected {len(manifest)} {name}, one per row of the manifest, got {len(array)}"
-            )
+            raise UserError(f"audit: expected {len(manifest)} {name}, one per row of the manifest, got {len(array)}")
     splits = _splits_of_columns(manifest) if splits is None else splits
     table = manifest.table[["image", "label"]].assign(row=np.arange(len(manifest)))
     checked = ["labels", "subjects and sequences"]

@@ -94,9 +94,7 @@ def _read(path: Path) -> tuple[Manifest, FaceStore | None]:
     return store.manifest, store
 
 
-def _crop(
-    manifest: Manifest, contract: CropContract, workers: int | None, progress: Progress | None
-) -> Dataset:
+def _crop(manifest: Manifest, contract: CropContract, workers: int | None, progress: Progress | None) -> Dataset:
     """Crop the faces of the manifest's pictures; what a face store centre-cropped is centre-cropped again."""
     centre_crop = "centre-crop" in set(manifest.table.get(FACE_COLUMN, ()))
     pixels = np.empty((len(manifest), contract.stored_px, contract.stored_px, 3), np.uint8)

@@ -50,9 +50,7 @@ def stratified(manifest: Manifest, count: int, seed: int) -> np.ndarray:
     labels, groups = manifest.labels[rows], group_ids(manifest)[rows]
     found = len(np.unique(groups))
     _check_enough(found, "subjects or sequences", count)
-    folder = (StratifiedKFold if found == len(rows) else StratifiedGroupKFold)(
-        count, shuffle=True, random_state=seed
-    )
+    folder = (StratifiedKFold if found == len(rows) else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
     drawn = folder.split(rows, labels, None if found == len(rows) else groups)
     fold_of = np.full(len(manifest), -1)
     for fold, (_, test) in enumerate(drawn):
@@ -91,9 +89,7 @@ def check_classes(manifest: Manifest, count: int) -> None:
     counts = {name: number for name, number in manifest.counts.items() if number}
     if len(counts) < 2:
         found = ", ".join(counts) or "no class"
-        raise UserError(
-            f"manifest '{manifest.name}' has labels of {found} only; at least two classes are needed"
-        )
+        raise UserError(f"manifest '{manifest.name}' has labels of {found} only; at least two classes are needed")
     few = [f"{name} {number}" for name, number in counts.items() if number < count]
     if few:
         raise UserError(

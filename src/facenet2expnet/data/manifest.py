@@ -77,9 +77,7 @@ class Manifest:
     @property
     def labels(self) -> np.ndarray:
         """Class numbers (N,), int64, as indices into `classes`; -1 for a picture without a label."""
-        return (
-            pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.table["label"])).astype(np.int64)
-        )
+        return pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.table["label"])).astype(np.int64)
 
     @property
     def subjects(self) -> np.ndarray | None:
@@ -157,9 +155,7 @@ class Manifest:
         return self.table[column].to_numpy(dtype=object)
 
 
-def read_manifest(
-    path: Path, *, classes: Sequence[str] | None = None, need_pictures: bool = True
-) -> Manifest:
+def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pictures: bool = True) -> Manifest:
     """Read a manifest from a CSV or Parquet table, or from a folder.
 
     A NAME.json beside a table, as `Manifest.save` writes it, gives root, classes, contract and name. Without it,
@@ -237,9 +233,7 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
         )
     tops = {names[0] for names in parts}
     odd = [path for path in pictures if any("\ud800" <= letter <= "\udfff" for letter in path.as_posix())]
-    empty = sorted(
-        p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name) and p.name not in tops
-    )
+    empty = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name) and p.name not in tops)
     raise_faults(
         [f"{folder / name} is outside the class folders; move it into one" for name in loose]
         + [f"{str(path)!a} has a name that is not UTF-8; rename it" for path in odd]
@@ -276,9 +270,7 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
         raise UserError(
             f"'{added.name}' has no picture of the classes of '{manifest.name}' ({', '.join(manifest.classes)})"
         )
-    more["image"] = [
-        Path(os.path.relpath(added.root / image, manifest.root)).as_posix() for image in more["image"]
-    ]
+    more["image"] = [Path(os.path.relpath(added.root / image, manifest.root)).as_posix() for image in more["image"]]
     for column in {"subject", "sequence"} & set(more.columns):
         more[column] = [f"{added.name}:{name}" if name else "" for name in more[column]]
     main = manifest.table.copy()
@@ -288,9 +280,7 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
     kept = [c for c in more.columns if c in main.columns or c in ("subject", "sequence")]
     notes = [f"{len(more)} pictures of '{added.name}' are used for training only."]
     if len(more) < len(added):
-        notes.append(
-            f"{len(added) - len(more)} of its pictures have no label or another class and were left out."
-        )
+        notes.append(f"{len(added) - len(more)} of its pictures have no label or another class and were left out.")
     return dataclasses.replace(
         manifest,
         table=pd.concat([main, more[kept]], ignore_index=True),
@@ -302,9 +292,7 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
 def natural_key(name: str) -> tuple[Any, ...]:
     """A sort key that compares numbers inside names as numbers: S2 before S10."""
     parts = re.split(r"([0-9]+)", name)
-    key = tuple(
-        (len(p.lstrip("0")), p.lstrip("0")) if number % 2 else p.casefold() for number, p in enumerate(parts)
-    )
+    key = tuple((len(p.lstrip("0")), p.lstrip("0")) if number % 2 else p.casefold() for number, p in enumerate(parts))
     return (key, name)
 
 

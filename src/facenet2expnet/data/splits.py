@@ -61,9 +61,7 @@ class Split:
             counts = f"{len(self.train)} labelled pictures to train, {len(self.test)} to test"
             raise UserError(f"split {self.name}: {counts}; expected 1 or more of each")
         if (times > 1).any():
-            raise UserError(
-                f"split {self.name}: row {rows[times > 1][0]} is in two parts or in one part twice"
-            )
+            raise UserError(f"split {self.name}: row {rows[times > 1][0]} is in two parts or in one part twice")
 
     def parts(self) -> dict[str, np.ndarray]:
         """Name -> rows of train, validation, test and unlabelled."""
@@ -114,9 +112,7 @@ def choose(manifest: Manifest, protocol: str = "auto", folds: int = 10, seed: in
         ]
         check(manifest, splits)
     else:
-        raise UserError(
-            f"protocol '{name}' is not one of auto, {', '.join(PROTOCOLS)}, or a split file (.json)"
-        )
+        raise UserError(f"protocol '{name}' is not one of auto, {', '.join(PROTOCOLS)}, or a split file (.json)")
     used = np.concatenate([rows for split in splits for rows in split.parts().values()])
     unused = len(np.setdiff1d(np.flatnonzero(manifest.labels >= 0), used))
     return Protocol(name, splits, known, " ".join(_notes(manifest, base, name, splits, unused)), unused)
@@ -147,9 +143,7 @@ def column_splits(manifest: Manifest, protocol: str) -> list[Split]:
     columns = official_columns(manifest) if protocol == "official" else [protocol]
     if not columns or columns[0] not in manifest.table.columns:
         column = "fold_1" if protocol == "official" else protocol
-        raise UserError(
-            f"manifest '{manifest.name}' has no column {column}, which the protocol '{protocol}' needs"
-        )
+        raise UserError(f"manifest '{manifest.name}' has no column {column}, which the protocol '{protocol}' needs")
     check_classes(manifest, 0)
     if protocol == "fold":
         names = sorted(set(manifest.table["fold"]) - {""}, key=natural_key)
@@ -191,9 +185,7 @@ def with_validation(manifest: Manifest, split: Split, fraction: float, seed: int
     drawn = order_in_proportion(manifest.labels[rows[first]], seed)
     excess = np.abs(sizes[drawn].cumsum() - fraction * len(rows))[:-1]
     validation = rows[np.isin(groups[rows], names[drawn[: np.argmin(excess) + 1]])]
-    made = replace(
-        split, train=np.setdiff1d(split.train, validation), validation=validation, unlabelled=rows[:0]
-    )
+    made = replace(split, train=np.setdiff1d(split.train, validation), validation=validation, unlabelled=rows[:0])
     allowed = with_unlabelled(manifest, made).unlabelled
     return replace(made, unlabelled=np.intersect1d(split.unlabelled, allowed))
 
@@ -272,9 +264,7 @@ def group_leaks(manifest: Manifest, splits: Sequence[Split]) -> list[tuple[str, 
             continue
         codes, names = pd.factorize(values)
         for split in splits:
-            present = {
-                part: np.isin(np.arange(len(names)), codes[rows]) for part, rows in split.parts().items()
-            }
+            present = {part: np.isin(np.arange(len(names)), codes[rows]) for part, rows in split.parts().items()}
             for second, others in HELD_OUT.items():
                 for first in others:
                     both = sorted(set(names[present[first] & present[second]]) - {""}, key=natural_key)
@@ -318,9 +308,7 @@ def read_splits(path: Path, manifest: Manifest) -> list[Split]:
     return splits
 
 
-def _notes(
-    manifest: Manifest, base: Manifest, name: str, splits: Sequence[Split], unused: int
-) -> Iterator[str]:
+def _notes(manifest: Manifest, base: Manifest, name: str, splits: Sequence[Split], unused: int) -> Iterator[str]:
     """What a reader of the results must know about the splits; `base` has no train-only rows."""
     subjects, labels = base.subjects, manifest.labels
     if subjects is None:

@@ -280,9 +280,7 @@ def _conclude(rows: Sequence[Row], about: dict[str, Any], out: Path, device: tor
         every.to_parquet(path, index=False)
     lines = []
     for row in rows:
-        changed = {
-            f"axis {axis}": row.variant.value if axis == row.variant.axis else "" for axis in about["axes"]
-        }
+        changed = {f"axis {axis}": row.variant.value if axis == row.variant.axis else "" for axis in about["axes"]}
         line = {
             "number": row.number,
             **changed,

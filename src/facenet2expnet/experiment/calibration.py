@@ -118,9 +118,7 @@ def fit_temperature(scores: Floats, truth: Ints) -> float:
     """
     scores, truth = np.asarray(scores, dtype=np.float64), np.asarray(truth)
     if scores.ndim != 2 or truth.shape != scores.shape[:1]:
-        raise ValueError(
-            f"expected scores (N, K) and truth (N,), got shapes {scores.shape} and {truth.shape}"
-        )
+        raise ValueError(f"expected scores (N, K) and truth (N,), got shapes {scores.shape} and {truth.shape}")
     if not np.isfinite(scores).all():
         raise ValueError("expected finite scores, got one that is not")
     right = scores[np.arange(len(truth)), truth]

@@ -92,9 +92,7 @@ def compare(
     chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
     jobs = plan_jobs(inputs.splits, methods, seeds, recipe, Path(out))
-    about = describe(
-        inputs, recipe, compute, earlier, kind="compare", methods=list(methods), seeds=list(seeds)
-    )
+    about = describe(inputs, recipe, compute, earlier, kind="compare", methods=list(methods), seeds=list(seeds))
     about |= {"format": FORMAT, "kind": "compare", "methods": list(methods), "seeds": list(seeds)}
     _run(Path(out), inputs, jobs, recipe, compute, earlier, about | {"notes": notes}, started, progress)
     return Path(out)

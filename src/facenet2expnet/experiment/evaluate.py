@@ -65,9 +65,7 @@ def evaluate(
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)
     table, classes = dataset.manifest.table.iloc[labelled], recognizer.classes
     crop_px = recognizer.contract.crop_px
-    probabilities = class_probabilities(
-        recognizer.model, dataset.pixels, crop_px, recognizer.device, rows=labelled
-    )
+    probabilities = class_probabilities(recognizer.model, dataset.pixels, crop_px, recognizer.device, rows=labelled)
     columns: dict[str, Any] = {"image": table["image"].to_numpy()}
     if dataset.manifest.subjects is not None:
         columns["subject"] = table["subject"].to_numpy()
@@ -108,14 +106,10 @@ def load_labelled(
     of_training = trained_on.get("sha256") == dataset.manifest.sha256()
     if of_training and "pixels" in trained_on:  # other pictures may have the same names and labels
         of_training = trained_on["pixels"] == dataset.pixels_sha256()
-    unknown = [
-        name for name, count in dataset.manifest.counts.items() if count and name not in recognizer.classes
-    ]
+    unknown = [name for name, count in dataset.manifest.counts.items() if count and name not in recognizer.classes]
     if unknown:
         close = nearest(unknown[0], recognizer.classes)
         guess = f"; did you mean '{close}'?" if close else ""
         known = ", ".join(recognizer.classes)
-        raise UserError(
-            f"{dataset.manifest.name}: class '{unknown[0]}' is not one of the model's: {known}{guess}"
-        )
+        raise UserError(f"{dataset.manifest.name}: class '{unknown[0]}' is not one of the model's: {known}{guess}")
     return dataset, np.flatnonzero(dataset.manifest.labels >= 0), of_training

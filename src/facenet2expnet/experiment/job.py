@@ -185,14 +185,10 @@ def _train(job: Job, dataset: Dataset, context: TrainingContext) -> nn.Module:
     return fn2en(data, teacher, context, job.folder)
 
 
-def _training_set(
-    dataset: Dataset, rows: np.ndarray, validation: np.ndarray, device: torch.device
-) -> TrainingSet:
+def _training_set(dataset: Dataset, rows: np.ndarray, validation: np.ndarray, device: torch.device) -> TrainingSet:
     labels, classes = dataset.manifest.labels, len(dataset.manifest.classes)
     watched = TrainingSet(dataset.pixels, validation, labels[validation], classes, device)
-    return TrainingSet(
-        dataset.pixels, rows, labels[rows], classes, device, watched if len(validation) else None
-    )
+    return TrainingSet(dataset.pixels, rows, labels[rows], classes, device, watched if len(validation) else None)
 
 
 def _test(job: Job, dataset: Dataset, model: nn.Module, device: torch.device) -> pd.DataFrame:
@@ -230,9 +226,7 @@ def _epoch_callback(
             for name, value in values.items():
                 curves.add_scalar(f"{record.stage}/{name}", value, record.epoch)
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            log.debug(
-                "%s epoch %d/%d: %s, %.1f s", record.stage, record.epoch, record.epochs, text, record.seconds
-            )
+            log.debug("%s epoch %d/%d: %s, %.1f s", record.stage, record.epoch, record.epochs, text, record.seconds)
             if progress:
                 progress(job.title, len(records), epochs_of(job.method, recipe))
 

@@ -28,9 +28,7 @@ PROBABILITY_FLOOR = 1e-12
 """Smaller probabilities count as this in the log loss, so that one certain mistake stays finite."""
 
 
-def confusion(
-    truth: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence[Any]
-) -> npt.NDArray[np.int64]:
+def confusion(truth: npt.ArrayLike, predicted: npt.ArrayLike, classes: Sequence[Any]) -> npt.NDArray[np.int64]:
     """Count the pictures of each true class (rows) by predicted class (columns), (K, K).
 
     Args:
@@ -137,9 +135,7 @@ def _per_class(truth: Ints, predicted: Ints, classes: int) -> tuple[Floats, Floa
 def _arrays(rows: pd.DataFrame, classes: Sequence[str]) -> tuple[Floats, Ints, Ints]:
     """Probabilities (N, K), predicted and true class numbers (N,) of a predictions table."""
     number = {name: i for i, name in enumerate(classes)}
-    predicted, truth = (
-        rows[name].astype(str).map(number).to_numpy(np.int64) for name in ("predicted", "truth")
-    )
+    predicted, truth = (rows[name].astype(str).map(number).to_numpy(np.int64) for name in ("predicted", "truth"))
     return rows[[f"p_{name}" for name in classes]].to_numpy(np.float64), predicted, truth
 
 
@@ -220,9 +216,7 @@ def summarise(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
     for column in ("truth", "predicted"):
         unknown = set(rows[column].astype(str)) - set(classes)
         if unknown:
-            raise ValueError(
-                f"predictions: {column} '{min(unknown)}' is not one of the classes {', '.join(classes)}"
-            )
+            raise ValueError(f"predictions: {column} '{min(unknown)}' is not one of the classes {', '.join(classes)}")
     methods = rows.groupby("method", sort=False)
     summary = {
         "classes": list(classes),

@@ -65,9 +65,7 @@ def load_pictures(data: str | Path | Manifest, recipe: Recipe, progress: Progres
     """
     folder = None if isinstance(data, Manifest) else Path(data)
     if folder and (folder / "manifest.csv").is_file() and not is_store(folder):
-        log.warning(
-            "%s: its folders are taken as the classes, not its manifest.csv; to use that, name the file", data
-        )
+        log.warning("%s: its folders are taken as the classes, not its manifest.csv; to use that, name the file", data)
     try:
         return load_dataset(data, recipe.crop, progress=progress_of("reading faces", progress))
     except (MemoryError, RuntimeError, OverflowError) as error:
@@ -134,17 +132,13 @@ def earlier_record(record: Path, what: str, *, resume: bool) -> dict[str, Any] |
     folder = record.parent
     if record.is_file():
         if not resume:
-            raise UserError(
-                f"{folder}: holds {what} already; add --resume to continue it, or choose another --out"
-            )
+            raise UserError(f"{folder}: holds {what} already; add --resume to continue it, or choose another --out")
         earlier = read_json(record)
         if not isinstance(earlier, dict) or not {"created", "identity", "threads"} <= set(earlier):
             raise UserError(f"{record}: is not {what} that can go on; choose another --out")
         return earlier
     leftovers = (LOCK, f".{record.stem}.")  # of a run that was killed while it wrote its first file
-    if folder.exists() and (
-        not folder.is_dir() or any(not p.name.startswith(leftovers) for p in folder.iterdir())
-    ):
+    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(leftovers) for p in folder.iterdir())):
         raise UserError(f"{folder}: exists and is not empty; choose another --out")
     return None
 
@@ -181,9 +175,7 @@ def run_folder(record: Path, earlier: Mapping[str, Any] | None, about: dict[str,
         try:
             for name in ("device", "versions"):
                 if earlier and earlier.get(name) != about[name]:
-                    log.warning(
-                        "%s was begun with another %s: weights may differ in the last bits.", folder, name
-                    )
+                    log.warning("%s was begun with another %s: weights may differ in the last bits.", folder, name)
             yield
         finally:
             package.removeHandler(file)
@@ -326,9 +318,7 @@ def _check_names(names: Sequence[str]) -> None:
 
 def _copies_sentence(copies: pd.DataFrame) -> str:
     if not len(copies):
-        return (
-            "No stored picture of a training side is pixel for pixel the same as one of its fold's test part."
-        )
+        return "No stored picture of a training side is pixel for pixel the same as one of its fold's test part."
     count = copies["image"].nunique()
     were = "picture was" if count == 1 else "pictures were"
     return f"{count} {were} taken out of training sides as copies of pictures held out there (copies.csv)."
@@ -355,9 +345,7 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     for section, values in now["recipe"].items():
         other = before["recipe"].get(section)
         if isinstance(values, dict) and isinstance(other, dict):
-            changed += [
-                f"{section}.{k}={other.get(k)}" for k, value in values.items() if other.get(k) != value
-            ]
+            changed += [f"{section}.{k}={other.get(k)}" for k, value in values.items() if other.get(k) != value]
         elif values != other:
             changed.append(f"{section}={other}")
     return "another recipe: " + ", ".join(changed)

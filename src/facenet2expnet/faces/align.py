@@ -90,9 +90,7 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, side_px: int) -> np.ndarray:
     return cv2.warpAffine(part, shifted, (side_px, side_px), flags=flag, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _part_needed(
-    pixels: np.ndarray, matrix: np.ndarray, side_px: int, margin_px: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _part_needed(pixels: np.ndarray, matrix: np.ndarray, side_px: int, margin_px: int) -> tuple[np.ndarray, np.ndarray]:
     """The rectangle of the picture that a crop reads, never empty, and its left and top."""
     corners = np.array([(0, 0), (side_px, 0), (0, side_px), (side_px, side_px)], dtype=np.float64)
     back = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T

@@ -136,8 +136,7 @@ def _dlib_faces(pixels: np.ndarray) -> list[Face]:
         found, scores, _ = detector.run(pixels, 0, 0.0)
     boxes = [np.array([r.left(), r.top(), r.right(), r.bottom()], dtype=np.float64) for r in found]
     return [
-        Face(box, float(score), landmarks.dlib_landmarks(pixels, box))
-        for box, score in zip(boxes, scores, strict=True)
+        Face(box, float(score), landmarks.dlib_landmarks(pixels, box)) for box, score in zip(boxes, scores, strict=True)
     ]
 
 

@@ -66,6 +66,4 @@ def dlib_landmarks(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
     left, top, right, bottom = (round(float(v)) for v in box_xyxy_px)
     shape = predictor(np.ascontiguousarray(pixels), dlib.rectangle(left, top, right, bottom))
     points = np.array([(part.x, part.y) for part in shape.parts()], dtype=np.float64)
-    return np.stack(
-        [points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[30], points[48], points[54]]
-    )
+    return np.stack([points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[30], points[48], points[54]])

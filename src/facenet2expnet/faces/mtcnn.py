@@ -54,9 +54,7 @@ class Mtcnn:
         boxes = _squares(boxes[_suppress(boxes, scores[:, 1], 0.7, threshold=THRESHOLDS[1])])
         if not len(boxes):
             return []
-        offsets, places, scores = _run(
-            self.output, _patches(pixels, boxes, 48), "dense_5", "dense_6", "softmax_2"
-        )
+        offsets, places, scores = _run(self.output, _patches(pixels, boxes, 48), "dense_5", "dense_6", "softmax_2")
         sizes = boxes[:, 2:] - boxes[:, :2]
         # (N, 10): five x, then five y, as fractions of the box -> (N, 5, 2) in pixels
         points = boxes[:, None, :2] + places.reshape(-1, 2, 5).transpose(0, 2, 1) * sizes[:, None]

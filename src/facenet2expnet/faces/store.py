@@ -72,12 +72,8 @@ class FaceStore:
         again = f"delete {folder} and prepare the faces again"
         if not (folder / CARD).is_file():
             if (folder / JOURNAL).is_file():
-                raise UserError(
-                    f"{folder}: its preparation was not finished; run the same command again to continue"
-                )
-            raise UserError(
-                f"{folder} is not a face store (it has no {CARD}); make one with 'fn2en data prepare'"
-            )
+                raise UserError(f"{folder}: its preparation was not finished; run the same command again to continue")
+            raise UserError(f"{folder} is not a face store (it has no {CARD}); make one with 'fn2en data prepare'")
         card = read_json(folder / CARD)
         if not isinstance(card, dict) or card.get("format") != FORMAT:
             raise UserError(f"{folder / CARD}: expected a face store of format {FORMAT}; {again}")

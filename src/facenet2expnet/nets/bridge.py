@@ -78,9 +78,7 @@ class Deconvolution(nn.ConvTranspose2d):
     """
 
     def __init__(self, channels: int, factor: int) -> None:
-        super().__init__(
-            channels, channels, kernel_size=2 * factor - factor % 2, stride=factor, padding=factor // 2
-        )
+        super().__init__(channels, channels, kernel_size=2 * factor - factor % 2, stride=factor, padding=factor // 2)
 
     def reset_parameters(self) -> None:
         """Every channel's kernel to itself is the pyramid of bilinear interpolation; the others and the bias are 0."""

@@ -51,16 +51,12 @@ class ExpNet(nn.Module):
         if classes < 2:
             raise ValueError(f"classes is {classes}, expected 2 or more")
         if input_px < 32:
-            raise ValueError(
-                f"input_px is {input_px}, expected 32 or more: five poolings leave nothing of less"
-            )
+            raise ValueError(f"input_px is {input_px}, expected 32 or more: five poolings leave nothing of less")
         channels = [max(1, round(c * width)) for c in CHANNELS]
         side = input_px
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (incoming, outgoing) in enumerate(zip([3, *channels], channels, strict=False), start=1):
-            blocks[f"conv{number}"] = nn.Conv2d(
-                incoming, outgoing, kernel_size=3, padding=1, bias=not batch_norm
-            )
+            blocks[f"conv{number}"] = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=not batch_norm)
             if batch_norm:
                 blocks[f"bn{number}"] = nn.BatchNorm2d(outgoing)
             blocks[f"relu{number}"] = nn.ReLU(inplace=True)

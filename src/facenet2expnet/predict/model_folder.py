@@ -68,9 +68,7 @@ def load_model(folder: Path) -> Model:
         found, architecture = card.pop("format"), card.pop("architecture")
         classes, contract = tuple(card.pop("classes")), CropContract.from_dict(card.pop("contract"))
     except KeyError as error:
-        raise UserError(
-            f"{folder / CARD}: {error} is missing, expected a file that save_model wrote"
-        ) from None
+        raise UserError(f"{folder / CARD}: {error} is missing, expected a file that save_model wrote") from None
     if found != FORMAT:
         raise UserError(f"{folder / CARD}: format is {found}, expected {FORMAT}; update facenet2expnet")
     weights, _ = read_tensors(folder / WEIGHTS)

@@ -41,9 +41,7 @@ def read_analyses(run: Path, unread: list[str]) -> list[Analysis]:
             images = [base64.b64encode(figure.read_bytes()).decode()] if figure.is_file() else []
             rows = as_text(pd.read_csv(table)) if table.is_file() else None
         except (OSError, ValueError) as error:
-            unread.append(
-                f"{text.relative_to(run)} and its files can't be read: {str(error).splitlines()[0]}"
-            )
+            unread.append(f"{text.relative_to(run)} and its files can't be read: {str(error).splitlines()[0]}")
         else:
             uris = [f"data:image/svg+xml;base64,{image}" for image in images]
             found.append(Analysis(title, summary.strip(), uris, rows))

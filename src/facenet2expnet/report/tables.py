@@ -142,9 +142,7 @@ def paired_text(metrics: Mapping[str, Any]) -> pd.DataFrame:
     columns = {
         "comparison": [f"{display_name(t['first'])} minus {display_name(t['second'])}" for t in tests],
         "difference, points": [points(t["difference"]) for t in tests],
-        "95 % interval": [
-            f"{points(t['low'])} to {points(t['high'])}" if is_number(t["low"]) else NONE for t in tests
-        ],
+        "95 % interval": [f"{points(t['low'])} to {points(t['high'])}" if is_number(t["low"]) else NONE for t in tests],
         "p": [p_text(t["p_value"]) for t in tests],
         "p (Holm)": [p_text(t["p_holm"]) for t in tests],
         "units": [units_text(t["units"], t["unit"]) for t in tests],

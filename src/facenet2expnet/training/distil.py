@@ -39,9 +39,7 @@ class Teaching:
         scores, (features,) = self.teacher.with_taps(crops, [self.tap])
         return scores, features.float()
 
-    def cached(
-        self, index: tuple[np.ndarray, np.ndarray], *, with_features: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def cached(self, index: tuple[np.ndarray, np.ndarray], *, with_features: bool) -> tuple[Tensor, Tensor | None]:
         """Read cached views: crops (B, 3, c, c) in 0..255 and, if asked, the teacher's features of them."""
         assert self.views is not None
         device = next(self.teacher.parameters()).device

@@ -103,9 +103,7 @@ def fit(
         StageStopped: If the loss is no longer finite; the message says which numbers to change.
     """
     module, recipe = stage.module, stage.recipe
-    finished, unfinished = (
-        folder / f"{stage.name}{ending}" for ending in (".safetensors", ".checkpoint.safetensors")
-    )
+    finished, unfinished = (folder / f"{stage.name}{ending}" for ending in (".safetensors", ".checkpoint.safetensors"))
     if finished.is_file():
         weights, metadata = read_tensors(finished)
         module.load_state_dict(weights)
@@ -139,9 +137,7 @@ def fit(
                 best = weights
         lr, seconds = base_lrs[0] * lr_factor(recipe, epoch), time.monotonic() - started
         accuracy, r2 = metrics.get("accuracy"), metrics.get("r2")
-        records.append(
-            EpochRecord(stage.name, epoch + 1, recipe.epochs, loss, accuracy, r2, lr, seconds, val_loss)
-        )
+        records.append(EpochRecord(stage.name, epoch + 1, recipe.epochs, loss, accuracy, r2, lr, seconds, val_loss))
         if on_epoch:
             on_epoch(records[-1])
         if time.monotonic() - last_write > SECONDS_BETWEEN_CHECKPOINTS:
@@ -262,9 +258,7 @@ def _optimiser(stage: Stage) -> Optimizer:
     for group in stage.parameter_groups():
         lr = recipe.lr * group["lr_factor"]
         learning = [p for p in group["params"] if p.requires_grad]
-        groups.append(
-            {"params": [p for p in learning if p.ndim > 1], "lr": lr, "weight_decay": recipe.weight_decay}
-        )
+        groups.append({"params": [p for p in learning if p.ndim > 1], "lr": lr, "weight_decay": recipe.weight_decay})
         groups.append({"params": [p for p in learning if p.ndim <= 1], "lr": lr, "weight_decay": 0.0})
     groups = [group for group in groups if group["params"]]
     if recipe.optimiser == "adamw":

@@ -64,9 +64,7 @@ def standardised_l2_loss(student: Tensor, standardised_teacher: Tensor) -> Tenso
     return functional.mse_loss(*_checked(student, standardised_teacher))
 
 
-def rkd_loss(
-    student: Tensor, teacher: Tensor, distance_weight: float = 1.0, angle_weight: float = 2.0
-) -> Tensor:
+def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 1.0, angle_weight: float = 2.0) -> Tensor:
     """Compute relational distillation: the distances and angles between the pictures of a batch.
 
     mean over pairs of huber(d(s_i, s_j) / m(s), d(t_i, t_j) / m(t)), d Euclidean and m its mean over the pairs with a
@@ -195,6 +193,4 @@ def _angle_cosines(outputs: Tensor) -> Tensor:
     inner = gram.unsqueeze(0) - gram.unsqueeze(2) - gram.unsqueeze(1) + norms.view(-1, 1, 1)
     lengths = distances.unsqueeze(2) * distances.unsqueeze(1)
     apart = lengths > 0
-    return torch.where(apart, inner, torch.zeros_like(inner)) / torch.where(
-        apart, lengths, torch.ones_like(lengths)
-    )
+    return torch.where(apart, inner, torch.zeros_like(inner)) / torch.where(apart, lengths, torch.ones_like(lengths))

@@ -134,9 +134,7 @@ def from_scratch(data: TrainingSet, context: TrainingContext, folder: Path) -> E
     return model.eval()
 
 
-def fn2en(
-    data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, folder: Path
-) -> ExpressionClassifier:
+def fn2en(data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, folder: Path) -> ExpressionClassifier:
     """Stages 1 and 2: the expression net of the paper. With stage1.epochs=0 all is learned in stage 2.
 
     Args:
@@ -173,9 +171,7 @@ def fn2en(
     return model.eval()
 
 
-def _warn_if_nothing_learned(
-    records: list[EpochRecord], recipe: StageRecipe, losses: Sequence[LossTerm]
-) -> None:
+def _warn_if_nothing_learned(records: list[EpochRecord], recipe: StageRecipe, losses: Sequence[LossTerm]) -> None:
     """Warn of a stage whose weights explain nothing of the face net's layer.
 
     RKD alone learns relations between pictures, and may give features of any scale.
@@ -198,9 +194,7 @@ def _augment(recipe: Recipe, data: TrainingSet) -> Augment:
 
 
 def _face_classifier(net: FaceNet, recipe: Recipe, classes: int) -> FaceClassifier:
-    return FaceClassifier(
-        net, classes, head_norm=recipe.face_net.head_norm, head_dropout=recipe.face_net.head_dropout
-    )
+    return FaceClassifier(net, classes, head_norm=recipe.face_net.head_norm, head_dropout=recipe.face_net.head_dropout)
 
 
 def _expression_classifier(
@@ -221,7 +215,5 @@ def _tap(recipe: Recipe, net: FaceNet) -> str:
     """
     tap = recipe.face_net.tap or net.info.default_tap
     if tap not in net.info.taps:
-        raise UserError(
-            f"face_net.tap is '{tap}', expected a layer of {net.info.name}: {', '.join(net.info.taps)}"
-        )
+        raise UserError(f"face_net.tap is '{tap}', expected a layer of {net.info.name}: {', '.join(net.info.taps)}")
     return tap

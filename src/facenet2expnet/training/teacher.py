@@ -252,9 +252,7 @@ def _fill(
 
 def _create_files(folder: Path, shapes: Shapes) -> dict[str, np.memmap]:
     """Create the files at full size: writing to a mapped hole on a full disk would kill the process."""
-    needed = sum(
-        int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize for shape, kind in shapes.values()
-    )
+    needed = sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
     folder.mkdir(parents=True)
     free = shutil.disk_usage(folder).free
     if free < needed + 50_000_000:

@@ -41,9 +41,7 @@ def noted(manifest: Manifest) -> str:
 
 class TestCkPlus:
     @staticmethod
-    def sequence(
-        root: Path, subject: str, number: str, frames: int, code: str | None, ending: str = "png"
-    ) -> None:
+    def sequence(root: Path, subject: str, number: str, frames: int, code: str | None, ending: str = "png") -> None:
         stem = f"{subject}_{number}_"
         folder = root / "cohn-kanade-images" / subject / number
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,9 +117,7 @@ class TestCkPlus:
         manifest = sources.read("ckplus", tree)
         assert "1 labelled sequences hold no picture: S013/001." in noted(manifest)
         assert "1 sequences have 3 frames or fewer: S014/001." in noted(manifest)
-        assert "2 emotion files hold no code from 0 to 7: S015/001 (nonsense), S015/002 (9.0)." in noted(
-            manifest
-        )
+        assert "2 emotion files hold no code from 0 to 7: S015/001 (nonsense), S015/002 (9.0)." in noted(manifest)
         assert "1 sequences with an emotion file have no folder: S016/001" in noted(manifest)
         short = manifest.table[manifest.table["sequence"] == "S014/001"]
         assert list(short["label"]) == ["neutral", "disgust"]
@@ -133,15 +129,11 @@ class TestCkPlus:
         assert f"give its parent, {tree}" in message_of("ckplus", tree / "Emotion" / "S001")
         renamed = tmp_path / "images"
         (tree / "cohn-kanade-images").rename(renamed)
-        assert "this looks like CK+'s image folder (it holds S001); give its parent" in message_of(
-            "ckplus", renamed
-        )
+        assert "this looks like CK+'s image folder (it holds S001); give its parent" in message_of("ckplus", renamed)
         assert "has CK+'s emotion files but not its pictures" in message_of("ckplus", tree)
         renamed.rename(tree / "cohn-kanade-images")
         (tree / "Emotion").rename(tmp_path / "Emotion")
-        assert "has CK+'s pictures but not its emotion files; unpack Emotion_labels.zip" in message_of(
-            "ckplus", tree
-        )
+        assert "has CK+'s pictures but not its emotion files; unpack Emotion_labels.zip" in message_of("ckplus", tree)
         (tmp_path / "other").mkdir()
         assert "is not CK+" in message_of("ckplus", tmp_path / "other")
         assert "it holds nothing" in message_of("ckplus", tmp_path / "other")
@@ -170,9 +162,7 @@ class TestOuluCasia:
         assert set(manifest.table["subject"]) == {"P001", "P002", "P010"}
         assert manifest.table["frame"].iloc[0] == "10"
         assert "The release has 480 sequences per camera and light, 18 are here." in noted(manifest)
-        assert (
-            sources.read("oulu-casia", tree, camera="NI").table["image"].iloc[0].startswith("OriginalImg/NI/")
-        )
+        assert sources.read("oulu-casia", tree, camera="NI").table["image"].iloc[0].startswith("OriginalImg/NI/")
 
     def test_originals_come_before_cropped_ones(self, tree: Path) -> None:
         touch(tree / "PreProcess_Img/VL_Acropped/Strong/P001/Anger/000.jpeg")
@@ -193,9 +183,7 @@ class TestOuluCasia:
         assert f"give its parent, {tree / 'OriginalImg'}" in message_of(
             "oulu-casia", tree / "OriginalImg/VL/Strong/P001"
         )
-        assert "but no NI/Dark; is the download complete?" in message_of(
-            "oulu-casia", tree, camera="NI", light="Dark"
-        )
+        assert "but no NI/Dark; is the download complete?" in message_of("oulu-casia", tree, camera="NI", light="Dark")
         assert "camera is UV" in message_of("oulu-casia", tree, camera="UV")
         assert "is not Oulu-CASIA" in message_of("oulu-casia", tmp_path_factory.mktemp("x"))
 
@@ -279,9 +267,7 @@ class TestSfew:
 
     def test_faults(self, tmp_path: Path) -> None:
         self.fill(tmp_path / "Train", 2)
-        assert "folders with names that begin with Train and Val; it holds Train" in message_of(
-            "sfew", tmp_path
-        )
+        assert "folders with names that begin with Train and Val; it holds Train" in message_of("sfew", tmp_path)
         assert "this looks like one part of SFEW" in message_of("sfew", tmp_path / "Train")
         touch(tmp_path / "Val/a.png")
         assert "pictures outside expression folders in Val" in message_of("sfew", tmp_path)
@@ -320,9 +306,7 @@ class TestJaffe:
 class TestRafDb:
     @pytest.fixture
     def tree(self, tmp_path: Path) -> Path:
-        lines = [f"train_{n:05d}.jpg {1 + n % 7}" for n in range(14)] + [
-            f"test_{n:04d}.jpg {1 + n}" for n in range(7)
-        ]
+        lines = [f"train_{n:05d}.jpg {1 + n % 7}" for n in range(14)] + [f"test_{n:04d}.jpg {1 + n}" for n in range(7)]
         (tmp_path / "EmoLabel").mkdir()
         (tmp_path / "EmoLabel/list_patition_label.txt").write_text("\n".join(lines) + "\n")
         stems = [line.split(".")[0] for line in lines]
@@ -353,9 +337,7 @@ class TestRafDb:
         )
 
     def test_folders_named_by_code(self, tmp_path: Path) -> None:
-        touch(
-            tmp_path / "DATASET/train/4/train_1_aligned.jpg", tmp_path / "DATASET/test/7/test_1_aligned.jpg"
-        )
+        touch(tmp_path / "DATASET/train/4/train_1_aligned.jpg", tmp_path / "DATASET/test/7/test_1_aligned.jpg")
         manifest = sources.read("rafdb", tmp_path)
         assert list(manifest.table["label"]) == ["happiness", "neutral"]
         assert list(manifest.table["split"]) == ["train", "test"]
@@ -381,23 +363,17 @@ class TestAffectNet:
 
     def test_form_with_lists(self, tmp_path: Path) -> None:
         root = tmp_path / "Manually_Annotated"
-        header = (
-            "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence"
-        )
+        header = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence"
         (root / "Manually_Annotated_file_lists").mkdir(parents=True)
         for part in ("training", "validation"):
             lines = [f"{n}/{part}.jpg,5,6,70,80,1;2;3;4,{n},0.1" for n in range(10)]
-            (root / f"Manually_Annotated_file_lists/{part}.csv").write_text(
-                "\n".join([header, *lines]) + "\n"
-            )
+            (root / f"Manually_Annotated_file_lists/{part}.csv").write_text("\n".join([header, *lines]) + "\n")
             touch(*(root / f"Manually_Annotated_Images/{n}/{part}.jpg" for n in range(8) if n != 2))
         manifest = sources.read("affectnet", tmp_path)
         assert len(manifest) == 14
         assert list(manifest.table.iloc[0][["face_x", "face_width"]]) == [5, 70]
         assert "2 listed pictures are missing: training.jpg, validation.jpg." in noted(manifest)
-        (root / "Manually_Annotated_file_lists/validation.csv").write_text(
-            header + "\n1/a.jpg,1,1,1,1,,many,0\n"
-        )
+        (root / "Manually_Annotated_file_lists/validation.csv").write_text(header + "\n1/a.jpg,1,1,1,1,,many,0\n")
         assert "validation.csv line 2 can't be read" in message_of("affectnet", tmp_path)
         with (root / "Manually_Annotated_file_lists/validation.csv").open("a") as file:
             file.write("1/a.jpg,1,1,1,1,,1,0,0,0\n")
@@ -466,9 +442,8 @@ class TestFer2013:
         assert "has 26 lines, fer2013.csv 28 pictures" in message_of("fer2013", tmp_path, labels="ferplus")
         lines = (tmp_path / "fer2013new.csv").read_text().splitlines()
         (tmp_path / "fer2013new.csv").write_text("\n".join([lines[0], *lines[2:], *lines[-3:]]))
-        assert (
-            "line 2: expected the same pictures as in fer2013.csv, got 'Training fer0000001.png'"
-            in message_of("fer2013", tmp_path, labels="ferplus")
+        assert "line 2: expected the same pictures as in fer2013.csv, got 'Training fer0000001.png'" in message_of(
+            "fer2013", tmp_path, labels="ferplus"
         )
 
     def test_half_a_download(self, tmp_path: Path) -> None:

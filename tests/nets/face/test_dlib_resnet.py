@@ -95,6 +95,4 @@ def test_file_cut_short(tmp_path: Path, kept: int) -> None:
     cut = tmp_path / "model.dat"
     cut.write_bytes(dlib_resnet.bundled_file().read_bytes()[:kept])
     message = refusal("dlib-resnet29", cut)
-    assert (
-        f"model.dat: expected {dlib_resnet.FILE}, got a file of {kept:,} bytes that is cut short" in message
-    )
+    assert f"model.dat: expected {dlib_resnet.FILE}, got a file of {kept:,} bytes that is cut short" in message

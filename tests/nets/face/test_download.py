@@ -45,9 +45,7 @@ def test_url_is_downloaded_once(server: Server, cache: Path) -> None:
 
 
 def test_wrong_and_broken_downloads_are_not_kept(server: Server, cache: Path) -> None:
-    with pytest.raises(
-        UserError, match=f"can't be downloaded .*{'a' * 64} but got {SHA256}.* check the address"
-    ):
+    with pytest.raises(UserError, match=f"can't be downloaded .*{'a' * 64} but got {SHA256}.* check the address"):
         locate(f"{server.url}/face.pth#sha256={'a' * 64}")
     server.sent_bytes = 1000  # a broken connection
     with pytest.raises(UserError, match="can't be downloaded"):
@@ -59,9 +57,7 @@ def test_missing_page_and_missing_server(server: Server) -> None:
     with pytest.raises(UserError, match=r"can't be downloaded to .* \(404 Client Error: Not Found"):
         locate(f"{server.url}/missing#sha256={SHA256}")
     server.server_close()
-    with pytest.raises(
-        UserError, match=r"can't be downloaded .* download the file by hand and give its path"
-    ):
+    with pytest.raises(UserError, match=r"can't be downloaded .* download the file by hand and give its path"):
         locate(f"{server.url}/face.pth#sha256={SHA256}")
 
 
@@ -73,9 +69,7 @@ def test_cache_that_can_not_be_written(server: Server, cache: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["", "#sha256=1234"])
 def test_invalid_urls(ending: str) -> None:
-    with pytest.raises(
-        UserError, match=r"expected a URL with the checksum of its file, http://x\.org/f\.pth#sha256="
-    ):
+    with pytest.raises(UserError, match=r"expected a URL with the checksum of its file, http://x\.org/f\.pth#sha256="):
         locate(f"http://x.org/f.pth{ending}")
     with pytest.raises(UserError, match=r"http://\[::1/x: can't be downloaded"):
         locate(f"http://[::1/x#sha256={SHA256}")

@@ -60,9 +60,7 @@ def test_generated_weights_do_not_depend_on_the_global_seed(name: str) -> None:
 @pytest.mark.parametrize("name", ["vggface", "resnet18", "vgg-face:grb", "dlib-resnet29:bgr", "iresnet18:"])
 def test_unknown_names(name: str) -> None:
     message = refusal(name, face.GENERATED)
-    assert message.startswith(
-        f"no face net is called '{name}'; there are dlib-resnet29, vgg-face, vgg-face:rgb"
-    )
+    assert message.startswith(f"no face net is called '{name}'; there are dlib-resnet29, vgg-face, vgg-face:rgb")
     assert message.endswith("timm:NAME and onnx:PATH")
 
 

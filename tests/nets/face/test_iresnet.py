@@ -25,10 +25,7 @@ def test_reads_insightface_files(tmp_path: Path, wrapper: str) -> None:
     net = face.load("iresnet18", tmp_path / "backbone.pth")
     assert face.weights_sha256(net) == face.weights_sha256(expected)
     message = refusal("iresnet34", tmp_path / "backbone.pth")
-    assert (
-        'backbone.pth: expected the weights of iresnet34; Missing key(s) in state_dict: "layer1.2.bn1'
-        in message
-    )
+    assert 'backbone.pth: expected the weights of iresnet34; Missing key(s) in state_dict: "layer1.2.bn1' in message
 
 
 def norm(state: dict[str, Tensor], name: str, values: Tensor) -> Tensor:

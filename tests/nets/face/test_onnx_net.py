@@ -81,9 +81,7 @@ def crops() -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["float", "float16"])
 @pytest.mark.parametrize("layout", ["3,12,12", "12,12,3"])
 @pytest.mark.parametrize("batch", ["N", 1])
-def test_agrees_with_pytorch(
-    tmp_path: Path, crops: torch.Tensor, kind: str, layout: str, batch: int | str
-) -> None:
+def test_agrees_with_pytorch(tmp_path: Path, crops: torch.Tensor, kind: str, layout: str, batch: int | str) -> None:
     perm = [0, 1, 2, 3] if layout.startswith("3") else [0, 3, 1, 2]
     path = write(
         tmp_path / "face.onnx",
@@ -152,9 +150,7 @@ def test_preprocessing_inside_the_file_is_not_done_twice(
     shifted = Sub (picture, mean)
     x = Mul (shifted, scale)"""
     net = face.load("onnx", write(tmp_path / "face.onnx", settings, first=first))
-    assert any("the file shifts and scales pixels itself" in note for note in net.info.notes) == (
-        not settings
-    )
+    assert any("the file shifts and scales pixels itself" in note for note in net.info.notes) == (not settings)
     expected = reference(((arcface(crops) if settings else crops) - 100) * 0.01)["embedding"]
     torch.testing.assert_close(net(crops, ["embedding"])["embedding"], expected, rtol=1e-4, atol=1e-4)
 
@@ -185,9 +181,7 @@ def test_weights_in_a_file_beside_it(tmp_path: Path, crops: torch.Tensor) -> Non
     assert "face.onnx.data" in refusal(f"onnx:{path}")
 
 
-def test_from_a_url_and_from_hugging_face(
-    hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_a_url_and_from_hugging_face(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACENET2EXPNET_CACHE", str(tmp_path / "cache"))
     content = write(tmp_path / "face.onnx").read_bytes()
     hub.files = {"face.onnx": content}
@@ -212,14 +206,9 @@ def test_from_a_url_and_from_hugging_face(
         ({}, {"taps": ["none"]}, "none"),
     ],
 )  # fmt: skip
-def test_files_of_another_form(
-    tmp_path: Path, form: dict[str, str], settings: dict[str, Any], message: str
-) -> None:
+def test_files_of_another_form(tmp_path: Path, form: dict[str, str], settings: dict[str, Any], message: str) -> None:
     expected, _, found = refusal("onnx", write(tmp_path / "face.onnx", settings, **form)).partition("; ")
-    assert (
-        "expected an ONNX model with all its weights (in it or beside it), one floating-point input"
-        in expected
-    )
+    assert "expected an ONNX model with all its weights (in it or beside it), one floating-point input" in expected
     assert message in found
 
 

@@ -96,18 +96,14 @@ def test_own_file_loses_its_classifier(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("stand_in")
 def test_unknown_model_and_missing_hub() -> None:
     message = refusal("timm:none", face.GENERATED)
-    assert message.startswith(
-        "timm:none: timm can't build it or get its weights (Unknown model (none)); check"
-    )
+    assert message.startswith("timm:none: timm can't build it or get its weights (Unknown model (none)); check")
     assert "get its weights (We couldn't connect to the hub); check the name" in refusal("timm:small_net")
 
 
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     message = refusal("timm:resnet18")
-    assert message.startswith(
-        "timm:NAME needs timm and the torchvision that goes with the installed PyTorch ("
-    )
+    assert message.startswith("timm:NAME needs timm and the torchvision that goes with the installed PyTorch (")
     assert message.endswith('pip install "facenet2expnet[timm]"')
 
 

@@ -110,9 +110,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_named() -> None:
     with pytest.raises(UserError) as error:
         load_into(Toy, state, "toy.pth", "toy")
     message = str(error.value)
-    assert message.startswith(
-        'toy.pth: expected the weights of toy; Missing key(s) in state_dict: "second.bias"'
-    )
+    assert message.startswith('toy.pth: expected the weights of toy; Missing key(s) in state_dict: "second.bias"')
     assert 'Unexpected key(s) in state_dict: "head.weight"' in message
     assert "size mismatch for first.weight" in message
     other = {f"a_long_name_of_a_layer_{number}": torch.zeros(2) for number in range(1000)}

@@ -31,14 +31,10 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
     """
     wanted = layout.choose_classes(classes, CLASSES)
     sets = {split: part for name, split in SETS.items() if (part := layout.child(path, name)) is not None}
-    lists = {
-        split: files[0] for name, split in LISTS.items() if (files := layout.find_below(path, f"{name}.csv"))
-    }
+    lists = {split: files[0] for name, split in LISTS.items() if (files := layout.find_below(path, f"{name}.csv"))}
     if not sets and not lists:
         parts = (*SETS, IMAGES, "Manually_Annotated_file_lists", "annotations")
-        raise layout.wrong_root(
-            path, "AffectNet", "train_set and val_set, or Manually_Annotated_file_lists", parts
-        )
+        raise layout.wrong_root(path, "AffectNet", "train_set and val_set, or Manually_Annotated_file_lists", parts)
     rows, left, missing = [], Counter[str](), []
     for picture, code, split, box in _from_sets(sets) if sets else _from_lists(path, lists):
         label = AFFECTNET_CODES.get(code)

@@ -56,9 +56,7 @@ class Source:
         try:
             return self.reader(path, **options)
         except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
-            raise UserError(
-                f"{path}: a text file of {self.name} can't be read: {fault}; download it again"
-            ) from fault
+            raise UserError(f"{path}: a text file of {self.name} can't be read: {fault}; download it again") from fault
         except OSError as fault:
             raise UserError(
                 f"{fault.filename or path} can't be read: {fault.strerror or fault}; give yourself read permission, "
@@ -68,11 +66,7 @@ class Source:
     def how_to(self) -> str:
         """One page of text: where to get the dataset, the expected folders, the command, options and pitfalls."""
         defaults = {name: p.default for name, p in inspect.signature(self.reader).parameters.items()}
-        text = self.text or (Path(__file__).parent / "how_to" / f"{self.name}.txt").read_text(
-            encoding="utf-8"
-        )
-        options = [
-            f"    {name} (default {defaults.get(name)}): {what}" for name, what in self.options.items()
-        ]
+        text = self.text or (Path(__file__).parent / "how_to" / f"{self.name}.txt").read_text(encoding="utf-8")
+        options = [f"    {name} (default {defaults.get(name)}): {what}" for name, what in self.options.items()]
         end = "\n".join(["", "Options:", *options, ""]) if options else ""
         return f"{self.title}  [{self.name}]\n\n{text}{end}"

@@ -67,9 +67,7 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
             "pictures); is the download complete? Expected Emotion/S005/001/S005_001_00000011_emotion.txt"
         )
     table = pd.DataFrame(rows, columns=["image", "label", "subject", "sequence", "frame"])
-    labelled = [
-        f"{s.name}/{q.name}" for s in layout.subfolders(emotions) for q in layout.subfolders(s) if _label(q)
-    ]
+    labelled = [f"{s.name}/{q.name}" for s in layout.subfolders(emotions) for q in layout.subfolders(s) if _label(q)]
     count = table["sequence"].nunique()
     notes = [
         f"{count} labelled sequences were read; {unlabelled} have no emotion file and were left out.",
@@ -89,11 +87,7 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
 
 def _label(folder: Path | None) -> str:
     """The expression of a sequence, "" without an emotion file, the text of the file if it is not a code."""
-    files = (
-        [p for p in layout.entries(folder) if p.name.lower().endswith(".txt")]
-        if folder and folder.is_dir()
-        else []
-    )
+    files = [p for p in layout.entries(folder) if p.name.lower().endswith(".txt")] if folder and folder.is_dir() else []
     if not files:
         return ""
     text = files[0].read_text(encoding="utf-8", errors="replace").strip()
@@ -105,9 +99,7 @@ def _label(folder: Path | None) -> str:
 
 def _folders(path: Path) -> tuple[Path, Path]:
     """The folders of pictures and of emotion files."""
-    images = layout.child(
-        path, f"{IMAGES}/{IMAGES}", f"extended-{IMAGES}/{IMAGES}", IMAGES, f"extended-{IMAGES}"
-    )
+    images = layout.child(path, f"{IMAGES}/{IMAGES}", f"extended-{IMAGES}/{IMAGES}", IMAGES, f"extended-{IMAGES}")
     emotions = layout.child(path, "Emotion_labels/Emotion", EMOTION)
     if images is not None and emotions is not None:
         return images, emotions
@@ -117,9 +109,7 @@ def _folders(path: Path) -> tuple[Path, Path]:
             f"{path / EMOTION} exists"
         )
     if emotions is not None:
-        raise UserError(
-            f"{path} has CK+'s emotion files but not its pictures; unpack them to {path / IMAGES}"
-        )
+        raise UserError(f"{path} has CK+'s emotion files but not its pictures; unpack them to {path / IMAGES}")
     subjects = [p for p in layout.subfolders(path) if p.name[:1].upper() == "S" and p.name[1:].isdecimal()]
     if subjects and path.name.lower() not in (EMOTION.lower(), IMAGES):
         raise UserError(

@@ -47,9 +47,7 @@ def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manif
     elif layout.child(path, "train") is not None:
         return _read_folders(path, labels)
     else:
-        raise layout.wrong_root(
-            path, "FER2013", f"{' or '.join(CSV_NAMES)}, or training.zip with training.csv"
-        )
+        raise layout.wrong_root(path, "FER2013", f"{' or '.join(CSV_NAMES)}, or training.zip with training.csv")
     if labels == "ferplus":
         votes = table[list(VOTES)].to_numpy(np.int64)
         best = majority(votes)
@@ -124,9 +122,7 @@ def _table(file: Path, columns: set[str]) -> pd.DataFrame:
     )  # fmt: skip
     missing = columns - set(table.columns)
     if missing:
-        raise UserError(
-            f"{file} lacks the column {', '.join(sorted(missing))}; it has {', '.join(table.columns)}"
-        )
+        raise UserError(f"{file} lacks the column {', '.join(sorted(missing))}; it has {', '.join(table.columns)}")
     return table.apply(lambda column: column.fillna("").str.strip())
 
 
@@ -150,14 +146,10 @@ def _read_csv(file: Path, ferplus: bool) -> pd.DataFrame:
         return table
     votes_file = layout.child(file.parent, VOTES_NAME)
     if votes_file is None:
-        raise UserError(
-            f"labels=ferplus needs FER+'s file {VOTES_NAME} beside {file}; see fn2en data how-to fer2013"
-        )
+        raise UserError(f"labels=ferplus needs FER+'s file {VOTES_NAME} beside {file}; see fn2en data how-to fer2013")
     votes = _table(votes_file, {"Usage", "Image name", *VOTES})
     if len(votes) != len(table):
-        raise UserError(
-            f"{votes_file} has {len(votes)} lines, {file.name} {len(table)} pictures; is one cut off?"
-        )
+        raise UserError(f"{votes_file} has {len(votes)} lines, {file.name} {len(table)} pictures; is one cut off?")
     wrong = (votes["Image name"] != "") & (votes["Image name"] != table["image"])
     wrong |= votes["Usage"] != cells["Usage"]
     _check(votes_file, wrong, f"the same pictures as in {file.name}", votes[["Usage", "Image name"]])
@@ -190,9 +182,7 @@ def _read_zips(path: Path, notes: list[str]) -> pd.DataFrame:
 def _read_folders(path: Path, labels: str) -> Manifest:
     """The form train/angry/…, test/angry/…, in which PublicTest and PrivateTest are one part."""
     if labels == "ferplus":
-        raise UserError(
-            f"{path}: folders of pictures can't be joined with FER+; use fer2013.csv and {VOTES_NAME}"
-        )
+        raise UserError(f"{path}: folders of pictures can't be joined with FER+; use fer2013.csv and {VOTES_NAME}")
     manifest = from_folder(path)
     table = manifest.table.assign(label=manifest.table["label"].map(canonical))
     unknown = sorted(set(manifest.table["label"][table["label"].isna()]))
@@ -218,9 +208,7 @@ def _pictures_of_csv(file: Path) -> Iterator[tuple[str, bytes]]:
 def _pictures_of_zips(path: Path) -> Iterator[tuple[str, bytes]]:
     for packed, _ in _zip_parts(path):
         with _open_zip(packed) as opened:
-            yield from (
-                (name, opened.read(name)) for name in opened.namelist() if name.lower().endswith(".png")
-            )
+            yield from ((name, opened.read(name)) for name in opened.namelist() if name.lower().endswith(".png"))
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

@@ -29,9 +29,7 @@ def read(path: Path) -> Manifest:
             other.append(picture.name)
         else:
             subject, code, take, _ = match.groups()
-            rows.append(
-                (layout.relative(picture, path), JAFFE_CODES[code.upper()], subject.upper(), int(take))
-            )
+            rows.append((layout.relative(picture, path), JAFFE_CODES[code.upper()], subject.upper(), int(take)))
     if not rows:
         raise layout.wrong_root(path, "JAFFE", "pictures with names like KA.AN1.39.tiff")
     table = pd.DataFrame(rows, columns=["image", "label", "subject", "frame"])

@@ -56,9 +56,7 @@ def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3)
         *layout.counted(other, "folders are no subject or no expression"),
     ]
     if len(sequences) < SEQUENCES:
-        notes.append(
-            f"The release has {SEQUENCES} sequences per camera and light, {len(sequences)} are here."
-        )
+        notes.append(f"The release has {SEQUENCES} sequences per camera and light, {len(sequences)} are here.")
     return Manifest(table, path, name="oulu-casia", notes=tuple(notes))
 
 

@@ -53,9 +53,7 @@ def read(path: Path, faces: str = "aligned") -> Manifest:
             missing.append(name)
     raise_faults(faults)
     if not rows:
-        raise UserError(
-            f"{folder} holds none of the {len(missing)} pictures of {labels.name}; is it unpacked?"
-        )
+        raise UserError(f"{folder} holds none of the {len(missing)} pictures of {labels.name}; is it unpacked?")
     notes = [
         f"{len(rows)} pictures were read ({faces}).",
         *layout.counted(missing, "pictures of the list are missing"),

@@ -39,14 +39,9 @@ def read(path: Path, faces: str = "auto") -> Manifest:
                 empty.append(layout.relative(emotion, path))
             else:
                 films = [re.sub(r"_[0-9]+_[0-9]+$", "", picture.stem) for picture in found]
-                rows += [
-                    (layout.relative(p, path), label, split, film)
-                    for p, film in zip(found, films, strict=True)
-                ]
+                rows += [(layout.relative(p, path), label, split, film) for p, film in zip(found, films, strict=True)]
     if len(kinds) > 1:
-        raise UserError(
-            f"{path}: Train and Val differ (aligned and original); pass faces=aligned or faces=original"
-        )
+        raise UserError(f"{path}: Train and Val differ (aligned and original); pass faces=aligned or faces=original")
     table = pd.DataFrame(rows, columns=["image", "label", "split", "film"])
     train, valid = ((table["split"] == split).sum() for split in PARTS.values())
     if not train or not valid:
@@ -75,9 +70,7 @@ def _part(path: Path, prefix: str, faces: str) -> tuple[Path, str]:
         )
     if level:
         loose = [p.name for p in level if any(is_picture_name(q.name) for q in layout.entries(p))]
-        what = (
-            f"pictures outside expression folders in {', '.join(loose)}" if loose else "no expression folders"
-        )
+        what = f"pictures outside expression folders in {', '.join(loose)}" if loose else "no expression folders"
         raise UserError(
             f"{path}: expected {prefix.capitalize()} with {faces} faces in folders like Angry; it has {what}"
         )

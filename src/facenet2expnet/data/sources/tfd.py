@@ -35,9 +35,7 @@ def read(path: Path, size: int = 48) -> Manifest:
     data = _load(path, size)
     rows = np.flatnonzero(np.isin(data["labs_ex"], list(TFD_CODES)))
     if not len(rows):
-        raise UserError(
-            f"{path} holds no face with an expression (labs_ex from 1 to 7); is the file complete?"
-        )
+        raise UserError(f"{path} holds no face with an expression (labs_ex from 1 to 7); is the file complete?")
     labels = [TFD_CODES[int(code)] for code in data["labs_ex"][rows]]
     table = pd.DataFrame({"image": [_name(int(row)) for row in rows], "label": labels})
     identity = pd.Series(["" if number < 0 else str(int(number)) for number in data["labs_id"][rows]])
@@ -83,9 +81,7 @@ def _load(path: Path, size: int) -> dict[str, Any]:
     try:
         data: dict[str, Any] = loadmat(str(file), variable_names=VARIABLES)
     except Exception as fault:  # scipy raises many kinds on a damaged file
-        raise UserError(
-            f"{file} can't be read as a MATLAB file: {fault}; is the download complete?"
-        ) from fault
+        raise UserError(f"{file} can't be read as a MATLAB file: {fault}; is the download complete?") from fault
     if missing := [name for name in VARIABLES if name not in data]:
         raise UserError(f"{file} lacks the variable {', '.join(missing)}; expected TFD's own file")
     for name in ("labs_ex", "labs_id"):

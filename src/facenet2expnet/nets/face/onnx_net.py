@@ -90,9 +90,7 @@ class OnnxNet(FaceNet):
         zeros = np.zeros((2, 3, input_px, input_px), np.float32)
         values = self._run(zeros, names) if outputs else []
         if not values or any(len(value) != 2 or value.ndim not in (2, 4) for value in values):
-            raise ValueError(
-                f"its outputs are {[(o.name, o.type, o.shape) for o in self.session.get_outputs()]}"
-            )
+            raise ValueError(f"its outputs are {[(o.name, o.type, o.shape) for o in self.session.get_outputs()]}")
         taps = {tap: value.shape[1:] for tap, value in zip(names, values, strict=True)}
         embedding = max(outputs, key=lambda output: (len(taps[output]) == 1, math.prod(taps[output])))
         self.info = FaceNetInfo(
@@ -139,9 +137,7 @@ def _settings(path: Path, model: Any) -> tuple[Settings, str]:
         settings = Settings.model_validate_json(beside.read_bytes() if beside.is_file() else "{}")
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise UserError(
-            f"{beside}: {'; '.join(faults)}; the keys are {', '.join(Settings.model_fields)}"
-        ) from None
+        raise UserError(f"{beside}: {'; '.join(faults)}; the keys are {', '.join(Settings.model_fields)}") from None
     if {"mean_rgb", "scale"} & settings.model_fields_set:
         return settings, ""
     first = {node.op_type for node in takewhile(lambda node: node.op_type != "Conv", model.graph.node)}

@@ -91,9 +91,7 @@ def load_into(build: Callable[[], Net], state: dict[str, Tensor], origin: object
     """
     with torch.device("meta"):
         net = build()
-    counters = [
-        key for key in net.state_dict() if key.endswith("num_batches_tracked")
-    ]  # missing in old files
+    counters = [key for key in net.state_dict() if key.endswith("num_batches_tracked")]  # missing in old files
     given = {key: torch.zeros((), dtype=torch.int64) for key in counters} | state
     try:
         net.load_state_dict(given, assign=True)
@@ -102,9 +100,7 @@ def load_into(build: Callable[[], Net], state: dict[str, Tensor], origin: object
         raise UserError(f"{origin}: expected the weights of {name}; {'; '.join(faults[:LINES])}") from error
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise UserError(
-            f"{origin}: expected finite weights, {', '.join(broken[:LINES])} are not; get the file again"
-        )
+        raise UserError(f"{origin}: expected finite weights, {', '.join(broken[:LINES])} are not; get the file again")
     return net
 
 
