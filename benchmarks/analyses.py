@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from facenet2expnet.analysis.layers import layer_batches
-from facenet2expnet.analysis.neurons import label_entropy
-from facenet2expnet.analysis.top_activations import TopActivations
+from facenet2expnet.analysis.top_activations import TopActivations, label_entropy
 from facenet2expnet.nets import face
 
 PICTURES, CLASSES, TOP, BATCH = 1308, 8, 100, 64

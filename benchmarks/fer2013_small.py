@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.cli import console
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data import sources

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import torch
 
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.crop import centre_crop
 from facenet2expnet.data.bundled import sample_folder
 from facenet2expnet.data.dataset import load_dataset

@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 
 import facenet2expnet
 import tiny
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.data import bundled
 from facenet2expnet.experiment.variants import PICTURES, RECIPE, vary
+from facenet2expnet.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -182,7 +183,7 @@ def test_the_tables_have_every_field_and_preset() -> None:
     tool = recipe_tables()
     assert set(tool["PRESETS"]) == set(recipes.presets())
     fields = re.findall(r"^\| `(\w+)` \|", tool["field_tables"](), re.MULTILINE)
-    for name, value in recipes.to_dict(recipes.Recipe()).items():
+    for name, value in recipes.to_dict(Recipe()).items():
         expected = value if isinstance(value, dict) else [name]
         assert set(expected) <= set(fields)
     assert "| `stage1.epochs` | `300` | `30` | `20` | `20` |" in tool["preset_table"]()
@@ -228,7 +229,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: No
     small = tiny.tiny_recipe()
     known = recipes.presets()
 
-    def preset(name: str) -> recipes.Recipe:
+    def preset(name: str) -> Recipe:
         assert name in known
         return replace(small, name=name)
 

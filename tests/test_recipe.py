@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.errors import UserError
-from facenet2expnet.recipe import LossTerm
+from facenet2expnet.recipe import STAGES, AugmentRecipe, DistilRecipe, LossTerm, Recipe, Stage2Recipe
 
 
 @pytest.mark.parametrize("name", recipes.presets())
@@ -38,7 +38,7 @@ def test_paper_is_the_paper() -> None:
     for stage in (first, second):
         assert (stage.optimiser, stage.momentum, stage.batch_size) == ("sgd", 0.9, 64)
         assert (stage.clip_norm, stage.ema_decay, stage.patience) == (0, 0, 0)
-    assert paper.augment == recipes.AugmentRecipe(flip=0.5)
+    assert paper.augment == AugmentRecipe(flip=0.5)
     assert not paper.needs_validation
     assert not paper.train_on_validation
 
@@ -46,8 +46,8 @@ def test_paper_is_the_paper() -> None:
 def test_missing_numbers_have_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('name = "mine"\n[stage2]\nepochs = 7\n')
     recipe = recipes.load(tmp_path / "mine.toml")
-    assert (recipe.name, recipe.stage2.epochs, recipe.stage2.lr) == ("mine", 7, recipes.Stage2Recipe().lr)
-    assert recipe.stage1 == recipes.DistilRecipe()
+    assert (recipe.name, recipe.stage2.epochs, recipe.stage2.lr) == ("mine", 7, Stage2Recipe().lr)
+    assert recipe.stage1 == DistilRecipe()
     assert (recipe.val_fraction, recipe.calibrate, recipe.train_on_validation) == (0.1, False, False)
 
 
@@ -67,7 +67,7 @@ def test_overrides_take_numbers_text_lists_and_tables() -> None:
 def test_a_validation_part_is_needed_for_early_stopping_and_calibration() -> None:
     quick = recipes.preset("quick")
     assert not quick.needs_validation
-    for setting in ("calibrate=true", *(f"{stage}.patience=3" for stage in recipes.STAGES)):
+    for setting in ("calibrate=true", *(f"{stage}.patience=3" for stage in STAGES)):
         assert recipes.override(quick, [setting]).needs_validation
 
 
@@ -107,7 +107,7 @@ def test_a_stage_has_no_fields_of_other_stages(stage: str) -> None:
     """Stage 1 reads no labels; the baseline has no teacher and nothing pretrained."""
     foreign = {"soft_labels", "distil_weight", "temperature", "standardised_input", "batch_norm"}
     foreign |= {"lr_factor_pretrained"} | ({"label_smoothing", "balance", "mixup"} if stage == "stage1" else set())
-    assert not foreign & set(recipes.to_dict(recipes.Recipe())[stage])
+    assert not foreign & set(recipes.to_dict(Recipe())[stage])
 
 
 @pytest.mark.parametrize(

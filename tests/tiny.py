@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.nets import face
 from facenet2expnet.nets.face import FaceNet, FaceNetInfo
 from facenet2expnet.recipe import Recipe

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.recipe import Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from facenet2expnet.experiment.compare import compare, train
     from facenet2expnet.experiment.evaluate import evaluate
     from facenet2expnet.predict.recognizer import Predictions, Recognizer
-    from facenet2expnet.recipe import Recipe, preset
+    from facenet2expnet.recipe import Recipe
+    from facenet2expnet.recipes import preset
 
 _HOME = {
     "CropContract": "crop",
@@ -34,7 +35,7 @@ _HOME = {
     "UserError": "errors",
     "compare": "experiment.compare",
     "evaluate": "experiment.evaluate",
-    "preset": "recipe",
+    "preset": "recipes",
     "read_manifest": "data.manifest",
     "train": "experiment.compare",
 }

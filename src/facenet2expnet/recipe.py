@@ -1,28 +1,14 @@
-"""Every number of a training, as frozen dataclasses: presets, strict TOML, dotted overrides.
-
-recipe = preset("normalised")
-recipe = override(recipe, ["stage1.epochs=10", "expnet.width=0.5"])
-save(recipe, Path("recipe.toml"))
-"""
+"""Every number of a training, as frozen dataclasses; `recipes` reads and writes them."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
 from dataclasses import field
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from facenet2expnet.crop import CropContract
-from facenet2expnet.errors import UserError
-from facenet2expnet.files import write_atomic
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -253,106 +239,7 @@ class Recipe:
         return self.calibrate or any(getattr(self, name).patience for name in STAGES)
 
 
-RECIPES = Path(__file__).parent / "recipes"
-_ADAPTER = TypeAdapter(Recipe)
-
-
-def presets() -> tuple[str, ...]:
-    """Give the names of the recipes in the package."""
-    return tuple(sorted(path.stem for path in RECIPES.glob("*.toml")))
-
-
-def preset(name: str) -> Recipe:
-    """Give a recipe of the package by its name.
-
-    Raises:
-        UserError: If there is none of that name.
-    """
-    if name not in presets():
-        raise UserError(f"no recipe is called '{name}'; there are {', '.join(presets())}, or give a TOML file")
-    return read(RECIPES / f"{name}.toml")
-
-
-def load(name_or_path: str | Path) -> Recipe:
-    """Give a preset by its name, or the recipe in a TOML file."""
-    path = Path(name_or_path)
-    if path.suffix == ".toml" or path.is_file():
-        return read(path)
-    return preset(str(name_or_path))
-
-
-def read(path: Path) -> Recipe:
-    """Read a TOML recipe strictly: missing numbers keep their default, unknown or wrong ones are errors.
-
-    Raises:
-        UserError: One message with all the faults: unknown keys, wrong types, values out of range.
-    """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: the recipe can't be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a TOML file: {error}") from None
-    return from_dict(values, where=str(path))
-
-
-def from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """Give the recipe of a nested dictionary, as strictly as `read`."""
-    try:
-        recipe = _ADAPTER.validate_json(json.dumps(values))
-    except (ValidationError, TypeError) as error:
-        raise UserError(_faults(error, where)) from None
-    if found := _contradictions(recipe):
-        raise UserError(f"{where}: " + "; ".join(found))
-    return recipe
-
-
-def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Give the recipe as nested dictionaries of plain values."""
-    return dataclasses.asdict(recipe)
-
-
-def to_toml(recipe: Recipe) -> str:
-    """Give the recipe as TOML, every default spelled out."""
-    values = to_dict(recipe)
-    values["stage1"]["losses"] = list(values["stage1"]["losses"])  # tomli_w writes a list of tables
-    return tomli_w.dumps(values)
-
-
-def save(recipe: Recipe, path: Path) -> None:
-    """Write the recipe as TOML, every default spelled out."""
-    write_atomic(path, to_toml(recipe).encode())
-
-
-def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """Change numbers by their dotted names, as in `stage1.epochs=10`.
-
-    Values are read as TOML and, if they are not TOML, as text.
-
-    Raises:
-        UserError: One message with all the faults.
-    """
-    values = to_dict(recipe)
-    faults = []
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        *parents, key = name.strip().split(".")
-        table: Any = values
-        for parent in parents:
-            table = table.get(parent) if isinstance(table, dict) else None
-        if not equals or not isinstance(table, dict) or key not in table or isinstance(table[key], dict):
-            faults.append(f"'{setting}' names no number of the recipe (expected e.g. stage1.epochs=10)")
-            continue
-        try:
-            table[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            table[key] = text.strip()
-    if faults:
-        raise UserError("--set: " + "; ".join(faults))
-    return from_dict(values, where="--set")
-
-
-def _contradictions(recipe: Recipe) -> list[str]:
+def contradictions(recipe: Recipe) -> list[str]:
     """Find what single fields can't show: numbers that do not go together."""
     faults = []
     stage1, stage2 = recipe.stage1, recipe.stage2
@@ -417,22 +304,3 @@ def _has_batch_norm(recipe: Recipe, stage: str) -> bool:
         return recipe.face_net.fine_tuned and recipe.face_net.head_norm
     frozen = stage == "stage2" and recipe.stage2.batch_norm == "frozen"
     return stage == "scratch" or (recipe.expnet.batch_norm and not frozen)
-
-
-def _faults(error: ValidationError | TypeError, where: str) -> str:
-    if isinstance(error, TypeError):
-        return f"{where}: {error}"
-    sections = {name: type(value) for name, value in vars(Recipe()).items() if dataclasses.is_dataclass(value)}
-    classes: list[Any] = [*sections.values(), Recipe, LossTerm]
-    known = sorted({f.name for cls in classes for f in dataclasses.fields(cls)})
-    lines = []
-    for fault in error.errors():
-        name = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            close = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
-            lines.append(f"{name} is unknown" + (f"; did you mean {close[0]}?" if close else ""))
-        elif fault["type"] == "value_error":
-            lines.append(str(fault["ctx"]["error"]))
-        else:
-            lines.append(f"{name} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}")
-    return f"{where}: " + "; ".join(lines)

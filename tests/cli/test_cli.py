@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.cli import main
 from facenet2expnet.data import sources
 

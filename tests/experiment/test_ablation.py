@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.ablation import ablate
 from facenet2expnet.experiment.compare import compare

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.nets.face import vgg_face
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import loop, stages

@@ -48,7 +48,8 @@ def image_grid(lines: Sequence[Sequence[tuple[np.ndarray, str, str] | None]], na
         lines: rows of equal length, of an RGB image with the text above and below it, or None for an empty place.
         names: of the rows.
     """
-    figure = new_figure(1.3 * len(lines[0]) + 0.5, 1.65 * len(lines) + 0.25)
+    heights = [1.65 if any(cell and cell[2] for cell in line) else 1.35 for line in lines]
+    figure = new_figure(1.3 * len(lines[0]) + 0.5, sum(heights) + 0.25)
     grid = figure.subplots(len(lines), len(lines[0]), squeeze=False)
     for axes, cell in zip(grid.flat, (cell for line in lines for cell in line), strict=True):
         axes.set(xticks=[], yticks=[])

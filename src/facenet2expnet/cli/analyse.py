@@ -51,7 +51,7 @@ ANALYSES: list[tuple[Analyse, Part, tuple[str, ...]]] = []
 
 
 def _command(part: Part, *of_run: str) -> Callable[[Analyse], None]:
-    """Register a command that loads its input by the shared options; `all` leaves it out if a network is missing."""
+    """Register a command that loads its input by the shared options; `all` needs the last of its networks."""
 
     def register(analyse: Analyse) -> None:
         def run(
@@ -166,7 +166,7 @@ def run_all(run: Path, fold: str = "", seed: int = 0, device: str = "cpu") -> It
 
     loaded = {part: load_inputs(run, fold=fold, part=part, seed=seed, device=device) for part in Part}
     for analyse, part, of_run in ANALYSES:
-        if set(of_run) <= set(loaded[part].nets):
+        if set(of_run[-1:]) <= set(loaded[part].nets):
             yield from analyse(loaded[part].only(*of_run))
 
 

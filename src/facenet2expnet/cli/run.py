@@ -121,7 +121,7 @@ def train(
 
     Example: fn2en train faces/ --recipe normalised --out runs/mine
     """
-    from facenet2expnet import recipe as recipes
+    from facenet2expnet import recipes
     from facenet2expnet.cli import console
     from facenet2expnet.experiment import compare as experiment
 
@@ -251,7 +251,7 @@ def recipe(
 
     Example: fn2en recipe normalised > mine.toml
     """
-    from facenet2expnet import recipe as recipes
+    from facenet2expnet import recipes
 
     print(recipes.to_toml(recipes.override(recipes.load(name), settings or [])), end="")
 
@@ -267,7 +267,7 @@ def _compare_and_print(
     **options: Any,
 ) -> Path:
     """Run `compare` with a progress display, print its table and where the report is."""
-    from facenet2expnet import recipe as recipes
+    from facenet2expnet import recipes
     from facenet2expnet.cli import console
     from facenet2expnet.experiment import compare as experiment
 

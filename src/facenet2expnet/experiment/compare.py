@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.data import splits
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import Protocol, Split

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from facenet2expnet import recipe as recipes
+from facenet2expnet import recipes
 from facenet2expnet.data import audit, duplicates, splits
 from facenet2expnet.data.dataset import Dataset, load_dataset
 from facenet2expnet.data.manifest import Manifest
