@@ -42,7 +42,7 @@ def test_ckplus_from_download_to_splits(
     assert fn2en("data", "summary", faces, monkeypatch=monkeypatch) == 0
     assert "paper, corrected" in capsys.readouterr().out
     assert fn2en("data", "split", faces, "--out", split, "--folds", 2, monkeypatch=monkeypatch) == 0
-    assert "no subject of 4 is on two sides" in capsys.readouterr().out
+    assert "none of 4 subjects is in two parts of a fold" in capsys.readouterr().out
     assert [fold["name"] for fold in json.loads(split.read_text())["folds"]] == ["fold-1", "fold-2"]
     command = ["data", "audit", faces, "--protocol", split, "--no-same-subject"]
     assert fn2en(*command, monkeypatch=monkeypatch) == 0

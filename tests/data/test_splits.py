@@ -329,7 +329,7 @@ class TestChoose:
         chosen = choose(manifest_of(["x", "y"] * 2, **base), folds=2)
         assert chosen.name == "fold"
         assert chosen.subjects_known
-        assert "subject-independent: no subject of 2 is on two sides" in chosen.note
+        assert "subject-independent: none of 2 subjects is in two parts of a fold" in chosen.note
 
     def test_unknown_subjects_are_in_the_note(self) -> None:
         chosen = choose(manifest_of(["x", "y"] * 4), folds=2)

@@ -268,12 +268,12 @@ def test_copies_of_test_pictures_are_taken_out_of_training(tmp_path: Path) -> No
     assert set(copies["kept_part"]) == {"test"}
     about = record(run)
     assert about["copies"] == 27
-    assert any("27 pictures were taken out of training sides" in sentence for sentence in about["checks"])
+    assert any("27 pictures were left out as copies" in sentence for sentence in about["checks"])
     model = load_model(run / "split" / "fn2en" / "model")
     assert model.metadata["trained_on"]["pictures"] == 24
     assert "0 pictures without a label take part" in (run / "log.txt").read_text()
     page = (run / "report.html").read_text()
-    assert "27 pictures were taken out of training sides" in page
+    assert "27 pictures were left out as copies" in page
     assert "No network saw" not in page
 
 

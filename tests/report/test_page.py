@@ -114,7 +114,7 @@ def test_the_page_claims_only_what_was_checked_and_lists_what_was_left_out(make_
     text = page_of(run).text
     checks = "No subject is in two parts of a fold. 2 copies were taken out of the training side."
     assert f"What was checked {checks}" in text
-    assert "1 taken out splitpartimagekept_imagehow 01trainanger/9.pnganger/1.pngidentical" in text
+    assert "1 left out splitpartimagekept_imagehow 01trainanger/9.pnganger/1.pngidentical" in text
     assert "anger/0007.pngis empty (zero bytes)" in text
     assert "3 labelled pictures are in no part and were not used." in text
     assert "2 pictures are copies of one another, all on one side." in text
@@ -127,7 +127,7 @@ def test_the_page_claims_only_what_was_checked_and_lists_what_was_left_out(make_
     text = page_of(run).text
     for claim in ("What was checked", "No network saw", "No subject is"):
         assert claim not in text
-    assert "1,200 taken out" in text
+    assert "1,200 left out" in text
     assert "And 1,180 more, in copies.csv." in text
     assert "a/19.png" in text
     assert "a/20.png" not in text

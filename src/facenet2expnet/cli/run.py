@@ -19,9 +19,9 @@ Data = Annotated[
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="quick, normalised, best, paper, or a TOML file.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a number of the recipe, as stage1.epochs=10. Repeatable."),
+    typer.Option("--set", help="Change a setting of the recipe, such as stage1.epochs=10. Repeatable."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. By default a new one below runs/.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. By default a new one in runs/.")]
 Protocol = Annotated[
     str,
     typer.Option(
@@ -33,10 +33,10 @@ FirstFolds = Annotated[int | None, typer.Option(min=1, help="Run only the first 
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0 on.")]
 DropNear = Annotated[
     bool,
-    typer.Option("--drop-near", help="Take near-duplicates of test pictures out of the training side too."),
+    typer.Option("--drop-near", help="Also take near-duplicates of test pictures out of the training part."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; name it by --out.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
 
 
@@ -72,7 +72,7 @@ def add(app: typer.Typer) -> None:
 
 def quickstart(
     out: Out = None,
-    folds: Annotated[int, typer.Option(min=2, help="Groups that the sample's subjects are cut into.")] = 2,
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 2,
     first_folds: FirstFolds = None,
     settings: Settings = None,
     device: OnDevice = Device.auto,
@@ -110,7 +110,7 @@ def train(
         bool, typer.Option(help="Keep a tenth (by subject), or the manifest's own test split, for testing.")
     ] = True,
     protocol: Protocol = "auto",
-    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     drop_near: DropNear = False,
     device: OnDevice = Device.auto,
     threads: Threads = None,
@@ -170,15 +170,13 @@ def ablate(
         list[str] | None,
         typer.Option(
             "--vary",
-            help="A variant: a number of the recipe, as stage2.soft_labels=0; several joined by ' & '; pictures=500; "
-            "recipe=NAME. Repeatable.",
+            help="A variant, such as stage2.soft_labels=0, pictures=500 or recipe=NAME; several changes are joined by "
+            "' & '. Repeatable.",
         ),
     ] = None,
     learning_curve: Annotated[
         bool,
-        typer.Option(
-            "--learning-curve", help="250, 500, 1,000, 2,000 and so on of the training pictures, all methods."
-        ),
+        typer.Option("--learning-curve", help="Train all methods on 250, 500, 1,000 pictures and so on."),
     ] = False,
     recipe: RecipeName = "best",
     settings: Settings = None,
@@ -193,7 +191,7 @@ def ablate(
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a recipe with one thing changed at a time, on the same folds and seeds: what is each worth?
+    """Train variants of a recipe, one change at a time, and compare each with the unchanged recipe.
 
     Example: fn2en ablate faces/ --vary face_net.tap=level2 --vary stage1.epochs=40 --seeds 3 --out runs/ablation
     """
@@ -221,7 +219,7 @@ def report(
         bool, typer.Option("--analyses", help="Compute the paper's analyses first and show them too.")
     ] = False,
 ) -> None:
-    """Write the report of a run or an ablation again.
+    """Write the report page of a run or an ablation again.
 
     Example: fn2en report runs/mine
     """
@@ -247,7 +245,7 @@ def report(
 def recipe(
     name: Annotated[str, typer.Argument(help="A preset or a TOML file.")] = "quick", settings: Settings = None
 ) -> None:
-    """Print a whole recipe, to be changed and used with --recipe.
+    """Print a complete recipe, to edit and use with --recipe.
 
     Example: fn2en recipe normalised > mine.toml
     """
@@ -302,5 +300,5 @@ def _new_run(kind: str, resume: bool) -> Path:
     from facenet2expnet.errors import UserError
 
     if resume:
-        raise UserError("--resume needs --out with the run folder to go on with")
+        raise UserError("--resume needs --out with the run folder to continue")
     return Path("runs") / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"

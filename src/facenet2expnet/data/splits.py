@@ -316,7 +316,7 @@ def _notes(manifest: Manifest, base: Manifest, name: str, splits: Sequence[Split
     elif (subjects == "").any():
         yield f"Subjects are known for {(subjects != '').sum()} of {len(base)} pictures only."
     else:
-        yield f"The splits are subject-independent: no subject of {len(set(subjects))} is on two sides."
+        yield f"The splits are subject-independent: none of {len(set(subjects))} subjects is in two parts of a fold."
     if name == "split" and "test" not in set(base.table["split"]):
         yield "The column split has no test rows, so the valid rows are the test part."
     if unused:

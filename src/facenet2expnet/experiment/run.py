@@ -318,10 +318,12 @@ def _check_names(names: Sequence[str]) -> None:
 
 def _copies_sentence(copies: pd.DataFrame) -> str:
     if not len(copies):
-        return "No stored picture of a training side is pixel for pixel the same as one of its fold's test part."
+        return (
+            "No training picture is identical to a test picture of the same fold (compared as stored, pixel by pixel)."
+        )
     count = copies["image"].nunique()
     were = "picture was" if count == 1 else "pictures were"
-    return f"{count} {were} taken out of training sides as copies of pictures held out there (copies.csv)."
+    return f"{count} {were} left out as copies of test or validation pictures of the same fold (copies.csv)."
 
 
 def _near_sentence(prepared: Sequence[Split], dataset: Dataset) -> str:
@@ -329,10 +331,10 @@ def _near_sentence(prepared: Sequence[Split], dataset: Dataset) -> str:
     if found is None:
         return "Near-duplicates were not looked for: there are too many pictures to compare all pairs."
     if not found:
-        return "No near-duplicate of a test picture was found on its training side."
+        return "No training picture is a near-duplicate of a test picture of the same fold."
     return (
-        f"{found} pictures of training sides have a near-duplicate in their fold's test part; they were trained on "
-        "(--drop-near takes them out)."
+        f"{found} training pictures are near-duplicates of test or validation pictures of the same fold. They were "
+        "trained on; to leave them out, use --drop-near."
     )
 
 
