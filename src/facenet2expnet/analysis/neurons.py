@@ -220,7 +220,7 @@ def mean_faces(inputs: AnalysisInput, *, layer: str = "", per_class: int = 2, to
         f"{layer}; above it are the commonest class among these faces and its share."
     )
     if without := [name for name, column in zip(inputs.classes, cells, strict=True) if not column]:
-        summary += f" These are the commonest class of no neuron: {', '.join(without)}."
+        summary += f" No neuron has these as its commonest class: {', '.join(without)}."
     figure = image_grid(list(zip_longest(*(column for column in cells if column))))
     title = "Mean faces of the strongest responses"
     return AnalysisResult("mean-faces", title, summary, table, figure, table, {"pictures": pictures})
