@@ -115,9 +115,15 @@ def print_tables(runs: list[Path]) -> None:
     folders = [read_run(run) for run in runs]
     predictions = pd.concat([folder.predictions for folder in folders], ignore_index=True)
     metrics = summarise(predictions, folders[0].metadata["manifest"]["classes"])
-    print(tables.to_markdown(tables.comparison_text(metrics, "", folders[0].sizes)))
+    print(markdown(tables.comparison_text(metrics, "", folders[0].sizes)))
     print()
-    print(tables.to_markdown(tables.paired_text(metrics)))
+    print(markdown(tables.paired_text(metrics)))
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Give a table of text as Markdown."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 if __name__ == "__main__":
