@@ -19,7 +19,6 @@ from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
 from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.scores import class_probabilities
-from facenet2expnet.training.device import choose_device
 
 LISTED = 5
 """Skipped pictures that the notes name."""
@@ -61,7 +60,7 @@ def evaluate(
     Raises:
         UserError: If the data can't be read, has no labelled picture, or has a class that the model does not know.
     """
-    recognizer = Recognizer.load(model, choose_device(device))
+    recognizer = Recognizer.load(model, device)
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)
     table, classes = dataset.manifest.table.iloc[labelled], recognizer.classes
     crop_px = recognizer.contract.crop_px
