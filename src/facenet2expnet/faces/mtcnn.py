@@ -12,7 +12,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from facenet2expnet.faces.landmarks import package_file
+from facenet2expnet.files import package_file
 
 HELP = "pip install 'facenet2expnet[mtcnn]', or choose detector 'viola-jones'"
 
