@@ -16,7 +16,7 @@ from facenet2expnet.crop import CropContract, resize_square
 from facenet2expnet.data.pictures import Skipped, read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
-from facenet2expnet.faces.align import crop_face
+from facenet2expnet.faces.align import crop_matrix, warp
 
 NO_FACE = "no face found"
 CENTRED = f"{NO_FACE}, centre-cropped"
@@ -48,11 +48,11 @@ def crop_picture(pixels: np.ndarray, contract: CropContract, *, centre_crop: boo
     Raises:
         UserError: If a package that the contract needs is not installed.
     """
-    faces = detect.find_faces(pixels, contract)
+    faces, side = detect.find_faces(pixels, contract), contract.aligned_px or contract.stored_px
     if faces and contract.detector != "already-cropped":
-        aligned = crop_face(pixels, faces[0], contract)
+        aligned = warp(pixels, crop_matrix(faces[0], contract), side)
     elif faces or centre_crop:
-        aligned = resize_square(pixels, contract.aligned_px or contract.stored_px)
+        aligned = resize_square(pixels, side)
     else:
         return CropResult(None, NO_FACE)
     return CropResult(resize_square(aligned, contract.stored_px), "" if faces else CENTRED)
