@@ -43,14 +43,21 @@ def save_model(model: Model, folder: Path) -> None:
     Raises:
         UserError: If the folder can't be written.
     """
+    module = model.module
+    if isinstance(module, ExpressionClassifier):
+        architecture: dict[str, Any] = {"kind": "expression-net", **module.net.arguments}
+    else:
+        assert isinstance(module, FaceClassifier)
+        norm = isinstance(module.head.norm, nn.BatchNorm1d)
+        architecture = {"kind": "face-net", "face_net": module.face_net.info.name, "head_norm": norm}
     card = {
         "format": FORMAT,
-        "architecture": describe(model.module),
+        "architecture": architecture,
         "classes": list(model.classes),
         "contract": model.contract.to_dict(),
         **model.metadata,
     }
-    write_tensors(folder / WEIGHTS, model.module.state_dict(), {"format": FORMAT})
+    write_tensors(folder / WEIGHTS, module.state_dict(), {"format": FORMAT})
     write_json(folder / CARD, card)
 
 
@@ -64,15 +71,18 @@ def load_model(folder: Path) -> Model:
     """
     folder = find_model(folder)
     card = read_json(folder / CARD)
+    if not isinstance(card, dict) or card.pop("format", None) != FORMAT:
+        raise UserError(f"{folder / CARD}: expected a model of format {FORMAT}; update facenet2expnet")
     try:
-        found, architecture = card.pop("format"), card.pop("architecture")
-        classes, contract = tuple(card.pop("classes")), CropContract.from_dict(card.pop("contract"))
-    except KeyError as error:
-        raise UserError(f"{folder / CARD}: {error} is missing, expected a file that save_model wrote") from None
-    if found != FORMAT:
-        raise UserError(f"{folder / CARD}: format is {found}, expected {FORMAT}; update facenet2expnet")
+        architecture, classes = card.pop("architecture"), tuple(card.pop("classes"))
+        contract = CropContract.from_dict(card.pop("contract"))
+        module = _rebuild(architecture, len(classes), contract)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{folder / CARD}: {reason}; expected a file that save_model wrote") from error
     weights, _ = read_tensors(folder / WEIGHTS)
-    module = _rebuild(architecture, len(classes), contract)
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
@@ -102,22 +112,8 @@ def find_model(path: Path) -> Path:
     raise UserError(f"{path}: {len(found)} models are below it, expected one; name one of them: {names}")
 
 
-def describe(module: nn.Module) -> dict[str, Any]:
-    """The arguments that build the network again, for JSON."""
-    if isinstance(module, ExpressionClassifier):
-        return {"kind": "expression-net", **module.net.arguments}
-    if isinstance(module, FaceClassifier):
-        return {
-            "kind": "face-net",
-            "face_net": module.face_net.info.name,
-            "head_norm": isinstance(module.head.norm, nn.BatchNorm1d),
-        }
-    raise TypeError(f"expected an ExpressionClassifier or a FaceClassifier, got {type(module).__name__}")
-
-
 def _rebuild(architecture: dict[str, Any], classes: int, contract: CropContract) -> nn.Module:
-    arguments = dict(architecture)
-    kind = arguments.pop("kind", None)
+    kind, arguments = architecture["kind"], {key: value for key, value in architecture.items() if key != "kind"}
     if kind == "expression-net":
         arguments["bridge_chw"] = tuple(arguments["bridge_chw"])
         return ExpressionClassifier(ExpNet(classes, **arguments), contract.mean, contract.scale)
