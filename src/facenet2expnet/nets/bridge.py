@@ -25,9 +25,6 @@ class Bridge(nn.Module):
 
     def __init__(self, in_chw: tuple[int, int, int], out_chw: tuple[int, int, int]) -> None:
         super().__init__()
-        if len(out_chw) != 3 or min(out_chw) < 1:
-            raise ValueError(f"bridge_chw is {tuple(out_chw)}, expected three positive numbers (C, H, W)")
-        self.in_chw = in_chw
         self.out_chw = out_chw
         self.conv = nn.Conv2d(in_chw[0], out_chw[0], kernel_size=1)
         self.resize = _resize(out_chw[0], in_chw[1:], out_chw[1:])
@@ -41,8 +38,7 @@ class Bridge(nn.Module):
 
     def before_affine(self, maps: Tensor) -> Tensor:
         """Give (B, *out_chw) of maps (B, *in_chw), as stage 1 trains it."""
-        resized: Tensor = self.resize(self.conv(maps))
-        return resized
+        return self.resize(self.conv(maps))
 
     def affine(self, distilled: Tensor) -> Tensor:
         """Bring the output before the affine, (B, *out_chw), to the face net's scale."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -52,32 +51,16 @@ class FaceNet(nn.Module):
 
     info: FaceNetInfo
 
-    def freeze(self) -> Self:
-        """Freeze every parameter; the net then stays in evaluation mode, batch norms too."""
-        return self.requires_grad_(False)
-
     def trainable(self) -> list[nn.Parameter]:
         """Return the parameters that are not frozen."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As in nn.Module; frozen parts go into evaluation mode at once."""
-        super().requires_grad_(requires_grad)
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """As in nn.Module, but frozen batch norms, and a net without trainable parameters, stay in evaluation mode."""
-        super().train(mode and bool(self.trainable()))
-        rest_frozen_norms(self)
-        return self
 
     def preprocess(self, crops: Tensor) -> Tensor:
         """Turn RGB crops (B, 3, H, W) in 0..255 into the net's input (B, 3, input_px, input_px)."""
         crops = crops if crops.is_floating_point() else crops.float()
         size = (self.info.input_px, self.info.input_px)
         if crops.shape[-2:] != size:
-            shrinking = crops.shape[-1] > self.info.input_px
-            crops = functional.interpolate(crops, size=size, mode="bilinear", align_corners=False, antialias=shrinking)
+            crops = functional.interpolate(crops, size, mode="bilinear", antialias=crops.shape[-1] > size[1])
         mean = crops.new_tensor(self.info.mean_rgb).view(1, 3, 1, 1)
         normalised = (crops - mean) / self.info.scale
         return normalised.flip(1) if self.info.colour == "bgr" else normalised
@@ -130,7 +113,7 @@ def rest_frozen_norms(net: nn.Module) -> None:
 
 
 def freeze_norms(net: nn.Module) -> None:
-    """Freeze the batch norms of a net: their weights and, after the next `train()`, their running statistics."""
+    """Freeze the weights of a net's batch norms; `rest_frozen_norms` then keeps their running statistics too."""
     for module in net.modules():
         if isinstance(module, BATCH_NORMS):
             module.requires_grad_(False)
