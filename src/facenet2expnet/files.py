@@ -59,8 +59,7 @@ def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file that is whole or absent."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    write_atomic(path, text.encode("utf-8", "backslashreplace"))  # the JSON escape of bytes in names that are not UTF-8
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
 
 
 def read_json(path: Path) -> Any:

@@ -234,7 +234,7 @@ def _job(manifest: Manifest, contract: CropContract, centre_crop: bool) -> dict[
     digest = hashlib.sha256()
     for image, path in zip(manifest.table["image"], manifest.paths, strict=True):
         size = path.stat().st_size if path.is_file() else -1
-        digest.update(f"{image}\0{size}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{image}\0{size}\n".encode())
     missing = "centre-crop" if centre_crop else "drop"
     files = {"manifest": manifest.sha256(), "pictures": digest.hexdigest()}
     return {"contract": contract.to_dict(), "missing": missing, **files}
