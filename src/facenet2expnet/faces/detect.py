@@ -60,9 +60,15 @@ def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
     height, width = pixels.shape[:2]
     if contract.detector == "already-cropped":
         return [Face(np.array([0.0, 0.0, width, height]), 1.0)]
-    picture, scale, border = _search_picture(pixels)
+    scale = min(max(height, width, SEARCH_SHORTEST_PX), SEARCH_LONGEST_PX) / max(height, width)
+    border = SEARCH_BORDER_PX if scale > 1 else 0
+    picture = np.ascontiguousarray(pixels)
+    if scale != 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    picture = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE)
     faces = FINDERS[contract.detector](picture)
-    if contract.detector == "viola-jones" and max(height, width) < SEARCH_SHORTEST_PX:
+    if contract.detector == "viola-jones" and scale > 1:
         smallest = SMALL_PICTURE_FACE * min(height, width) * scale
         faces = [face for face in faces if face.box_xyxy_px[2] - face.box_xyxy_px[0] >= smallest]
     if contract.detector == "viola-jones" and contract.template != "none":
@@ -70,7 +76,14 @@ def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
     boxes = [(face.box_xyxy_px - border) / scale for face in faces]
     points = [None if face.points_px is None else (face.points_px - border) / scale for face in faces]
     faces = [Face(box, face.score, five) for box, face, five in zip(boxes, faces, points, strict=True)]
-    return sorted(faces, key=lambda face: _preference(face, width, height, contract.choice))
+
+    def preference(face: Face) -> tuple[float, float]:
+        left, top, right, bottom = face.box_xyxy_px
+        area = float((right - left) * (bottom - top))
+        offset = float(np.hypot((left + right - width) / 2, (top + bottom - height) / 2))
+        return (-area, -face.score) if contract.choice == "largest" else (offset, -area)
+
+    return sorted(faces, key=preference)
 
 
 def check_installed(contract: CropContract) -> None:
@@ -147,24 +160,3 @@ FINDERS: dict[str, Callable[[np.ndarray], list[Face]]] = {
     "mtcnn": _mtcnn,
     "dlib68": _dlib_faces,
 }
-
-
-def _search_picture(pixels: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """The picture that is searched, its scale, and the width of the border around it."""
-    height, width = pixels.shape[:2]
-    longer = max(height, width)
-    scale = min(max(longer, SEARCH_SHORTEST_PX), SEARCH_LONGEST_PX) / longer
-    border = SEARCH_BORDER_PX if scale > 1 else 0
-    picture = np.ascontiguousarray(pixels)
-    if scale != 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    return cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE), scale, border
-
-
-def _preference(face: Face, width: int, height: int, choice: str) -> tuple[float, float]:
-    """A sort key: the smaller, the more preferred."""
-    left, top, right, bottom = face.box_xyxy_px
-    area = float((right - left) * (bottom - top))
-    offset = float(np.hypot((left + right - width) / 2, (top + bottom - height) / 2))
-    return (-area, -face.score) if choice == "largest" else (offset, -area)

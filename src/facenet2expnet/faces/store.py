@@ -48,7 +48,6 @@ class FaceStore:
         manifest: the N rows that have a crop, in order, with the contract and the column `face`.
         skipped: the pictures that have no crop, each with its reason.
         without_face: the pictures without a found face, skipped or centre-cropped.
-        job: all that decided the crops: contract, pictures, and what was done without a found face.
     """
 
     folder: Path
@@ -56,7 +55,6 @@ class FaceStore:
     manifest: Manifest
     skipped: list[Skipped]
     without_face: list[Skipped]
-    job: dict[str, Any]
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = True) -> FaceStore:
@@ -92,7 +90,7 @@ class FaceStore:
                 raise UserError(f"{folder / PIXELS}: wrong checksum of crops {start} to {stop - 1}; {again}")
             start = stop
         skipped, without_face = (list(starmap(Skipped, card[key])) for key in ("skipped", "without_face"))
-        return cls(folder, pixels, manifest, skipped, without_face, card["job"])
+        return cls(folder, pixels, manifest, skipped, without_face)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -148,7 +146,7 @@ def prepare(
                 "to continue"
             ) from error
     store = FaceStore.open(folder)
-    _check_same_job(job, store.job, folder)
+    _check_same_job(job, read_json(folder / CARD)["job"], folder)
     return store
 
 

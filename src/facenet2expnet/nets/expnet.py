@@ -12,9 +12,6 @@ from facenet2expnet.nets.bridge import Bridge
 CHANNELS: tuple[int, ...] = (64, 128, 256, 512, 512)
 """Output channels of the five convolutions at width 1 (FN2EN, section III-B)."""
 
-FC_STD = 0.01
-"""Standard deviation of the Gaussian for the fully connected layers; the paper gives none, this is Caffe's habit."""
-
 
 class ExpNet(nn.Module):
     """O = h(g(I)): `g` are the convolutions up to the bridge, `h` the fully connected layers.
@@ -82,20 +79,16 @@ class ExpNet(nn.Module):
                 scores=nn.Linear(hidden, classes),
             )
         )
-        reset_parameters(self)
+        # He's normal distribution and a Gaussian (FN2EN, IV-A); the paper gives no deviation, 0.01 is Caffe's habit.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Give O = h(g(I)), class scores before softmax (B, K), of normalised images (B, 3, H, W)."""
         scores: Tensor = self.head(self.bridge(self.convolutions(images)))
         return scores
-
-
-def reset_parameters(net: nn.Module) -> None:
-    """Draw convolutions from He's normal distribution, fully connected layers from a Gaussian (FN2EN, IV-A)."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=FC_STD)
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -76,10 +76,19 @@ def load_model(folder: Path) -> Model:
     try:
         architecture, classes = card.pop("architecture"), tuple(card.pop("classes"))
         contract = CropContract.from_dict(card.pop("contract"))
-        module = _rebuild(architecture, len(classes), contract)
+        kind, count = architecture.pop("kind"), len(classes)
+        if kind == "expression-net":
+            architecture["bridge_chw"] = tuple(architecture["bridge_chw"])
+            net = ExpNet(count, **architecture)
+            module: nn.Module = ExpressionClassifier(net, contract.mean, contract.scale)
+        elif kind == "face-net":
+            face_net = face.load(architecture["face_net"], face.GENERATED)
+            module = FaceClassifier(face_net, count, head_norm=architecture["head_norm"], head_dropout=0.0)
+        else:
+            raise ValueError(f"its architecture is '{kind}'")
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{folder / CARD}: {reason}; expected a file that save_model wrote") from error
     weights, _ = read_tensors(folder / WEIGHTS)
@@ -110,14 +119,3 @@ def find_model(path: Path) -> Path:
         raise UserError(f"{path}: no {CARD} in it, expected a model folder or a run folder")
     names = ", ".join(str(model) for model in found[:3])
     raise UserError(f"{path}: {len(found)} models are below it, expected one; name one of them: {names}")
-
-
-def _rebuild(architecture: dict[str, Any], classes: int, contract: CropContract) -> nn.Module:
-    kind, arguments = architecture["kind"], {key: value for key, value in architecture.items() if key != "kind"}
-    if kind == "expression-net":
-        arguments["bridge_chw"] = tuple(arguments["bridge_chw"])
-        return ExpressionClassifier(ExpNet(classes, **arguments), contract.mean, contract.scale)
-    if kind == "face-net":
-        net = face.load(arguments["face_net"], face.GENERATED)
-        return FaceClassifier(net, classes, head_norm=arguments["head_norm"], head_dropout=0.0)
-    raise UserError(f"the model's architecture is '{kind}', expected expression-net or face-net")

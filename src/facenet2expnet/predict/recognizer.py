@@ -47,10 +47,9 @@ class Predictions:
 
     def table(self) -> pd.DataFrame:
         """One row per picture: image, predicted, probability, and a column `p_<class>` for every class."""
-        frame = pd.DataFrame({"image": self.images, "predicted": self.labels})
-        frame["probability"] = self.probabilities.max(axis=1) if len(self) else np.zeros(0, np.float32)
         columns = {f"p_{name}": self.probabilities[:, number] for number, name in enumerate(self.classes)}
-        return pd.concat([frame, pd.DataFrame(columns)], axis=1)
+        probability = self.probabilities.max(axis=1, initial=0.0)
+        return pd.DataFrame({"image": self.images, "predicted": self.labels, "probability": probability, **columns})
 
 
 class Recognizer:

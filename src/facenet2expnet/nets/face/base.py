@@ -82,11 +82,11 @@ class FaceNet(nn.Module):
 
 
 class ChainFaceNet(FaceNet):
-    """A face net whose taps form a chain, each computed from the one before: subclasses write `step`."""
+    """A face net whose taps form a chain, each computed from the one before."""
 
     def step(self, name: str, features: Tensor) -> Tensor:
-        """Compute the output of tap `name` from the output of the tap before it (the first: from the inputs)."""
-        raise NotImplementedError
+        """Compute tap `name` from the tap before it (the first: from the inputs); here by the module of this name."""
+        return features.mean(dim=(2, 3)) if name == "pooled" else self.get_submodule(name)(features)
 
     def features(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
         """Return the outputs of the named layers for preprocessed inputs; stop after the deepest one."""

@@ -119,9 +119,7 @@ class DlibResNet29(ChainFaceNet):
         """Compute tap `name` from the tap before it."""
         if name == "stem":
             return functional.max_pool2d(functional.relu(self.stem(features)), 3, stride=2)
-        if name == "pooled":
-            return features.mean(dim=(2, 3))
-        return self.get_submodule(name)(features)
+        return super().step(name, features)
 
 
 def _tensors(content: bytes) -> Iterator[Tensor]:
