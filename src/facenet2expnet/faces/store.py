@@ -214,8 +214,8 @@ def _finish(folder: Path, job: dict[str, Any], manifest: Manifest, shards: list[
     check_any(len(kept), skipped)
     contract = CropContract.from_dict(job["contract"])
     found = "whole picture" if contract.detector == "already-cropped" else "found"
-    rows = manifest.rows(np.array(kept, dtype=np.int64))
     faces = ["centre-crop" if reasons[row] else found for row in kept]
+    rows = manifest.rows(np.array(kept, dtype=np.int64))
     rows = dataclasses.replace(rows, table=rows.table.assign(**{FACE_COLUMN: faces}), contract=contract)
     rows.save(folder / MANIFEST)
     write_skipped(skipped, folder / SKIPPED)

@@ -62,13 +62,11 @@ class FaceClassifier(nn.Module):
     def __init__(self, face_net: FaceNet, classes: int, *, head_norm: bool, head_dropout: float) -> None:
         super().__init__()
         self.face_net = face_net
-        self.embedding = face_net.info.embedding
-        shape = face_net.info.taps[self.embedding]
-        self.pools = len(shape) == 3
-        scores = nn.Linear(shape[0], classes)
+        channels = face_net.info.taps[face_net.info.embedding][0]
+        scores = nn.Linear(channels, classes)
         nn.init.normal_(scores.weight, std=0.01)
         nn.init.zeros_(scores.bias)
-        norm = nn.BatchNorm1d(shape[0], affine=False) if head_norm else nn.Identity()
+        norm = nn.BatchNorm1d(channels, affine=False) if head_norm else nn.Identity()
         self.head = nn.Sequential(OrderedDict(norm=norm, dropout=nn.Dropout(head_dropout), scores=scores))
 
     def forward(self, crops: Tensor) -> Tensor:
@@ -80,10 +78,9 @@ class FaceClassifier(nn.Module):
 
         A layer that gives vectors (B, U) gives maps of one position, (B, U, 1, 1), as a bridge does.
         """
-        found = self.face_net(crops, list(dict.fromkeys([self.embedding, *taps])))
-        embedding = found[self.embedding]
-        if self.pools:
-            embedding = embedding.mean(dim=(2, 3))
+        name = self.face_net.info.embedding
+        found = self.face_net(crops, list(dict.fromkeys([name, *taps])))
+        embedding = found[name].mean(dim=(2, 3)) if found[name].ndim == 4 else found[name]
         features = [found[tap] for tap in taps]
         return self.head(embedding), [f if f.ndim == 4 else f[:, :, None, None] for f in features]
 

@@ -30,7 +30,7 @@ class FaceNetInfo:
         licence: of the weights.
         source: of the weights.
         colour: channel order of the first layer, "rgb" or "bgr".
-        notes: plain sentences on what was assumed when the weights were read.
+        notes: sentences on what was assumed when the weights were read.
     """
 
     name: str
@@ -50,10 +50,6 @@ class FaceNet(nn.Module):
     """A face net: RGB crops of any size in, outputs of named layers out; subclasses set `info`, write `features`."""
 
     info: FaceNetInfo
-
-    def trainable(self) -> list[nn.Parameter]:
-        """Return the parameters that are not frozen."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def preprocess(self, crops: Tensor) -> Tensor:
         """Turn RGB crops (B, 3, H, W) in 0..255 into the net's input (B, 3, input_px, input_px)."""
@@ -106,10 +102,9 @@ class ChainFaceNet(FaceNet):
 def rest_frozen_norms(net: nn.Module) -> None:
     """Put every batch norm with frozen parameters into evaluation mode, so that its statistics stay."""
     for module in net.modules():
-        if isinstance(module, BATCH_NORMS):
-            own = [parameter.requires_grad for parameter in module.parameters()]
-            if own and not any(own):
-                module.eval()
+        own = [parameter.requires_grad for parameter in module.parameters()]
+        if isinstance(module, BATCH_NORMS) and own and not any(own):
+            module.eval()
 
 
 def freeze_norms(net: nn.Module) -> None:

@@ -18,7 +18,6 @@ from torch.nn import functional
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import package_file
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
-from facenet2expnet.nets.face.download import first_line
 from facenet2expnet.nets.face.weights import GENERATED, generated
 
 PACKAGE = "face_recognition_models"
@@ -71,7 +70,6 @@ class AffineConv(nn.Module):
         self.scale = nn.Parameter(torch.ones(channels_out))
         self.shift = nn.Parameter(torch.zeros(channels_out))
         self.stride, self.padding = stride, padding
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
@@ -161,7 +159,7 @@ def load(weights: Path | None = None, name: str = "dlib-resnet29") -> DlibResNet
             net.descriptor.weight.copy_(next(tensors).view(256, 128).T)
     except (ValueError, IndexError, RuntimeError, StopIteration) as error:
         raise UserError(
-            f"{path}: expected {FILE}, got a file of {len(content):,} bytes that is cut short or of another kind "
-            f"({first_line(error)}); give dlib's own file, or leave the weights out to use the one of {INSTALL}"
+            f"{path}: expected {FILE}, got a file of {len(content):,} bytes that is cut short or of another kind; "
+            f"give dlib's own file, or leave the weights out to use the one of {INSTALL}"
         ) from error
     return net
