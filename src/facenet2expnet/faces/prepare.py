@@ -43,7 +43,6 @@ def crop_picture(pixels: np.ndarray, contract: CropContract, *, centre_crop: boo
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
-        contract: how the face is found, aligned and resized.
         centre_crop: keep the centre square of a picture without a found face, instead of skipping it.
     Raises:
         UserError: If a package that the contract needs is not installed.

@@ -58,10 +58,9 @@ class FaceStore:
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = True) -> FaceStore:
-        """Open a face store.
+        """Open the face store that `prepare` wrote.
 
         Args:
-            folder: the folder that `prepare` wrote.
             verify: compare all crops with their checksums, which reads the whole file once.
         Raises:
             UserError: If there is no store, it is unfinished, or its files are not those that were written.
@@ -116,9 +115,7 @@ def prepare(
     store of the same pictures and contract is opened and returned.
 
     Args:
-        manifest: the pictures.
         contract: how a face is found, aligned and cut out, at `stored_px`.
-        folder: the store to write.
         centre_crop: keep the centre square of a picture without a found face, instead of skipping it. Either way it
             is listed in without-face.csv and shown in without-face.png.
         workers: number of threads; None for one per core.

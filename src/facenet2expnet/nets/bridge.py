@@ -7,17 +7,13 @@ from torch import Tensor, nn
 
 
 class Bridge(nn.Module):
-    """Brings a map of shape `in_chw` to the shape and the scale of the face net's layer `out_chw`.
+    """Brings a map of shape (C, H, W) `in_chw` to the shape and the scale of the face net's layer, `out_chw`.
 
     A 1x1 convolution matches the channels (FN2EN, section III-B). Where the sides differ, a deconvolution
     (fractionally strided convolution) that begins as bilinear upsampling brings the map to the larger side; where
     the face net's map is the smaller one, average pooling does. A last affine, `shift + scale * map`, carries the
     statistics that a standardised stage 1 divides by, so that the output has the face net's own scale; it is the
     identity until `set_affine` is called, and is not learned. `before_affine` is the map without it.
-
-    Args:
-        in_chw: (C, H, W) of the incoming map.
-        out_chw: (C, H, W) of the face net's layer.
     """
 
     shift: Tensor

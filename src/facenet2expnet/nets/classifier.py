@@ -13,13 +13,7 @@ from facenet2expnet.nets.face.base import FaceNet
 
 
 class ExpressionClassifier(nn.Module):
-    """The expression net behind its pixel normalisation: RGB crops in 0..255 in, class scores out.
-
-    Args:
-        net: the expression net.
-        mean_rgb: subtracted from the pixels.
-        scale: divides the difference.
-    """
+    """The expression net on (crops - mean_rgb) / scale: RGB crops in 0..255 in, class scores out."""
 
     mean: Tensor
 
@@ -62,7 +56,8 @@ class FaceClassifier(nn.Module):
     def __init__(self, face_net: FaceNet, classes: int, *, head_norm: bool, head_dropout: float) -> None:
         super().__init__()
         self.face_net = face_net
-        channels = face_net.info.taps[face_net.info.embedding][0]
+        self.embedding = face_net.info.embedding
+        channels = face_net.info.taps[self.embedding][0]
         scores = nn.Linear(channels, classes)
         nn.init.normal_(scores.weight, std=0.01)
         nn.init.zeros_(scores.bias)
@@ -78,21 +73,16 @@ class FaceClassifier(nn.Module):
 
         A layer that gives vectors (B, U) gives maps of one position, (B, U, 1, 1), as a bridge does.
         """
-        name = self.face_net.info.embedding
-        found = self.face_net(crops, list(dict.fromkeys([name, *taps])))
-        embedding = found[name].mean(dim=(2, 3)) if found[name].ndim == 4 else found[name]
+        found = self.face_net(crops, list(dict.fromkeys([self.embedding, *taps])))
+        embedding = found[self.embedding]
+        embedding = embedding.mean(dim=(2, 3)) if embedding.ndim == 4 else embedding
         features = [found[tap] for tap in taps]
         return self.head(embedding), [f if f.ndim == 4 else f[:, :, None, None] for f in features]
 
 
 @torch.no_grad()
 def divide_scores(model: nn.Module, temperature: float) -> None:
-    """Divide a classifier's scores by a temperature, within its last layer, so that a saved model needs no other step.
-
-    Args:
-        model: an ExpressionClassifier or a FaceClassifier.
-        temperature: above 0.
-    """
+    """Divide a classifier's scores by a temperature, within its last layer: a saved model needs no other step."""
     layer = (model.net if isinstance(model, ExpressionClassifier) else model).get_submodule("head.scores")
     assert isinstance(layer, nn.Linear)
     layer.weight.div_(temperature)

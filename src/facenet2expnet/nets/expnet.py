@@ -61,14 +61,8 @@ class ExpNet(nn.Module):
             side //= 2  # kernel 3, stride 2, ceil mode
         self.convolutions = nn.Sequential(blocks)
         self.bridge = Bridge((channels[-1], side, side), bridge_chw or (channels[-1], side, side))
-        self.arguments = {
-            "input_px": input_px,
-            "bridge_chw": self.bridge.out_chw,
-            "width": width,
-            "hidden": hidden,
-            "dropout": dropout,
-            "batch_norm": batch_norm,
-        }
+        self.arguments = {"input_px": input_px, "bridge_chw": self.bridge.out_chw, "width": width, "hidden": hidden}
+        self.arguments |= {"dropout": dropout, "batch_norm": batch_norm}
         self.head = nn.Sequential(
             OrderedDict(
                 flatten=nn.Flatten(),

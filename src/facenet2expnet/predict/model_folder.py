@@ -62,10 +62,8 @@ def save_model(model: Model, folder: Path) -> None:
 
 
 def load_model(folder: Path) -> Model:
-    """Load a model that `save_model` wrote.
+    """Load a model that `save_model` wrote, from its folder or a run folder with one model in it.
 
-    Args:
-        folder: a model folder, or a run folder with one model in it.
     Raises:
         UserError: If there is no model, a file is damaged, or weights and description do not match.
     """
@@ -113,9 +111,9 @@ def find_model(path: Path) -> Path:
         if (folder / CARD).is_file():
             return folder
     found = sorted(card.parent for card in path.rglob(CARD))
-    if len(found) == 1:
-        return found[0]
     if not found:
         raise UserError(f"{path}: no {CARD} in it, expected a model folder or a run folder")
-    names = ", ".join(str(model) for model in found[:3])
-    raise UserError(f"{path}: {len(found)} models are below it, expected one; name one of them: {names}")
+    if len(found) > 1:
+        names = ", ".join(map(str, found[:3]))
+        raise UserError(f"{path}: {len(found)} models are below it, expected one; name one of them: {names}")
+    return found[0]

@@ -60,9 +60,7 @@ class Recognizer:
 
     Attributes:
         model: the module, RGB crops (B, 3, H, W) in 0..255 -> class scores (B, K).
-        classes: class names in the order of the scores.
-        contract: how a picture becomes a crop.
-        metadata: recipe, method and origin of the model.
+        classes, contract, metadata: see `Model`.
     """
 
     def __init__(self, model: Model, device: str | torch.device = "auto") -> None:

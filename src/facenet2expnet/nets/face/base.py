@@ -86,13 +86,13 @@ class ChainFaceNet(FaceNet):
 
     def features(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
         """Return the outputs of the named layers for preprocessed inputs; stop after the deepest one."""
-        names = list(self.info.taps)
-        deepest = max((names.index(tap) for tap in taps), default=-1)
-        outputs = {}
+        outputs: dict[str, Tensor] = {}
         # Channels last saves a quarter of the time on a CPU; the caller gets the usual layout.
         on_cpu = inputs.device.type == "cpu"
         features = inputs.contiguous(memory_format=torch.channels_last) if on_cpu else inputs
-        for name in names[: deepest + 1]:
+        for name in self.info.taps:
+            if len(outputs) == len(set(taps)):
+                break
             features = self.step(name, features)
             if name in taps:
                 outputs[name] = features.contiguous()

@@ -18,9 +18,9 @@ TIMEOUT_S = 30
 def locate(reference: str | Path) -> Path:
     """Return the path of the file that a reference names; download it if needed.
 
-    Args:
-        reference: a path; hf:owner/name/file or hf:owner/name@revision/file; or https://…#sha256=HEX. The ending
-            #sha256=HEX is required after a URL and allowed after the others.
+    A reference is a path; hf:owner/name/file or hf:owner/name@revision/file; or https://…#sha256=HEX. The ending
+    #sha256=HEX is required after a URL and allowed after the others.
+
     Raises:
         UserError: If the file does not exist, can't be downloaded, or has another checksum.
     """

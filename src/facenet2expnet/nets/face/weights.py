@@ -79,7 +79,6 @@ def load_into(build: Callable[[], Net], state: dict[str, Tensor], origin: object
     """Build a net on the meta device and load weights into it; every name and shape must match.
 
     Args:
-        state: name -> tensor.
         origin, name: the file and the face net, for error messages.
     Raises:
         UserError: If tensors are missing, unexpected, of another shape, not floating-point or not finite.
