@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,15 @@ def evaluate(
         notes.append(f"... and {len(dataset.skipped) - LISTED} more were left out")
     found = audit(dataset.manifest, dataset.pixels, cheap=True)
     notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_pictures"] else []
+    contracts = (dataset.contract, recognizer.contract)
+    faces, trained_on = (
+        replace(contract, aligned_px=contract.aligned_px or contract.stored_px) for contract in contracts
+    )
+    if faces != trained_on:
+        notes.append(
+            "This face store was cropped in another way than the faces that the model was trained on, so the scores may "
+            "differ from those of its original pictures."
+        )
     if of_training:
         notes.append(
             "The model's run was made from these pictures: those of its training part are among them, "
