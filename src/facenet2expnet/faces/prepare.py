@@ -6,8 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -25,8 +25,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of finished pictures and the number of all."""
 
 
-@dataclass(frozen=True, eq=False)
-class CropResult:
+class CropResult(NamedTuple):
     """The crop of one picture.
 
     Attributes:

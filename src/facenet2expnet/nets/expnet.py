@@ -28,8 +28,6 @@ class ExpNet(nn.Module):
         hidden: units of the fully connected layer.
         dropout: share of the hidden layer's inputs and outputs dropped in training.
         batch_norm: batch normalisation after every convolution, for the baseline "Train From Scratch (BN)".
-    Attributes:
-        arguments: those above but `classes`, from which a saved net is built again.
     Source: FN2EN, section III-B. Padding, ceil mode and where the dropout stands are our reading.
     """
 
@@ -61,6 +59,7 @@ class ExpNet(nn.Module):
             side //= 2  # kernel 3, stride 2, ceil mode
         self.convolutions = nn.Sequential(blocks)
         self.bridge = Bridge((channels[-1], side, side), bridge_chw or (channels[-1], side, side))
+        # A saved net is built again from these.
         self.arguments = {"input_px": input_px, "bridge_chw": self.bridge.out_chw, "width": width, "hidden": hidden}
         self.arguments |= {"dropout": dropout, "batch_norm": batch_norm}
         self.head = nn.Sequential(

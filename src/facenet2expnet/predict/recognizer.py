@@ -114,9 +114,8 @@ class Recognizer:
                 batch[filled] = result.crop
                 filled += 1
             if filled and (filled == BATCH or number + 1 == len(pictures)):
-                probabilities.append(
-                    class_probabilities(self.model, batch[:filled], self.contract.crop_px, self.device)
-                )
+                of_batch = class_probabilities(self.model, batch[:filled], self.contract.crop_px, self.device)
+                probabilities.append(of_batch)
                 filled = 0
             if progress:
                 progress(number + 1, len(pictures))

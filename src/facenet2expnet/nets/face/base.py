@@ -27,8 +27,7 @@ class FaceNetInfo:
         taps: layer name -> (C, H, W) or (U,) of its output at `input_px`, shallow to deep.
         embedding: the tap that gets a new classifier when the net is fine-tuned.
         default_tap: the tap that stage 1 distils if the recipe names none.
-        licence: of the weights.
-        source: of the weights.
+        licence, source: of the weights.
         colour: channel order of the first layer, "rgb" or "bgr".
         notes: sentences on what was assumed when the weights were read.
     """

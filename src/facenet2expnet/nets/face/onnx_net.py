@@ -97,13 +97,10 @@ class OnnxNet(FaceNet):
         self.info = FaceNetInfo(
             name=name,
             input_px=input_px,
-            mean_rgb=settings.mean_rgb,
-            scale=settings.scale,
-            colour=settings.colour,
             taps=taps,
             embedding=embedding,
             default_tap=settings.taps[-1] if settings.taps else embedding,
-            licence=settings.licence,
+            **settings.model_dump(include={"mean_rgb", "scale", "colour", "licence"}),
             source=settings.source or name.removeprefix("onnx:"),
             notes=notes,
         )
