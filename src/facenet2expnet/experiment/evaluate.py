@@ -83,13 +83,11 @@ def evaluate(
     found = audit(dataset.manifest, dataset.pixels, cheap=True)
     notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_pictures"] else []
     contracts = (dataset.contract, recognizer.contract)
-    faces, trained_on = (
-        replace(contract, aligned_px=contract.aligned_px or contract.stored_px) for contract in contracts
-    )
-    if faces != trained_on:
+    faces, trained = (replace(crop, aligned_px=crop.aligned_px or crop.stored_px) for crop in contracts)
+    if faces != trained:
         notes.append(
-            "This face store was cropped in another way than the faces that the model was trained on, so the scores may "
-            "differ from those of its original pictures."
+            "This face store was cropped in another way than the faces that the model was trained on, "
+            "so the scores may differ from those of its original pictures."
         )
     if of_training:
         notes.append(
