@@ -1,4 +1,6 @@
 import json
+import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,12 @@ def test_all_faults_are_reported_at_once() -> None:
         CropContract(detector="retina", template="nose", stored_px=64, crop_px=65, choice="best", scale=0, aligned_px=4)
     for word in (*DETECTORS, "'nose'", "crop_px is 65", "'best'", "scale is 0", "aligned_px is 4"):
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("numbers", [{"scale": math.inf}, {"scale": math.nan}, {"mean": (1.0, math.nan, 1.0)}])
+def test_numbers_that_are_not_finite_are_refused(numbers: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"expected (a|3) finite number"):
+        CropContract(**numbers)
 
 
 def test_template_needs_a_detector() -> None:

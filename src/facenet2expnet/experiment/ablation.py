@@ -20,6 +20,7 @@ from facenet2expnet.data import splits
 from facenet2expnet.data.dataset import Dataset
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import Protocol
+from facenet2expnet.device import choose_device
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.experiment.job import METHODS, Job, Progress, run_job
 from facenet2expnet.experiment.metrics import scores_of_method
@@ -42,7 +43,6 @@ from facenet2expnet.files import atomic_path, write_atomic, write_json
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
-from facenet2expnet.training.device import choose_device
 
 FORMAT = "facenet2expnet-ablation-2"
 RECORD = "ablation.json"

@@ -21,7 +21,6 @@ from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import CARD, Model, find_model, save_model
 from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.scores import class_scores
-from facenet2expnet.training.device import choose_device
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.integer[Any]]
@@ -74,7 +73,7 @@ def calibrate(
     folder = find_model(Path(model)) if out is None else Path(out)
     if out is not None and (folder / CARD).exists():
         raise UserError(f"{folder}: there is a model already; give --out a new folder")
-    recognizer = Recognizer.load(model, choose_device(device))
+    recognizer = Recognizer.load(model, device)
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)
     if of_training:
         raise UserError(

@@ -16,6 +16,7 @@ from facenet2expnet import recipes
 from facenet2expnet.data import splits
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import Protocol, Split
+from facenet2expnet.device import choose_device
 from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs, run_job
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.run import (
@@ -36,7 +37,6 @@ from facenet2expnet.files import atomic_path, write_json
 from facenet2expnet.predict.model_folder import load_model, save_model
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
-from facenet2expnet.training.device import choose_device
 
 RECORD = "run.json"
 FORMAT = "facenet2expnet-run-2"

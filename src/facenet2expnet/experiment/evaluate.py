@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
 from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.scores import class_probabilities
-from facenet2expnet.training.device import choose_device
 
 LISTED = 5
 """Skipped pictures that the notes name."""
@@ -61,7 +60,7 @@ def evaluate(
     Raises:
         UserError: If the data can't be read, has no labelled picture, or has a class that the model does not know.
     """
-    recognizer = Recognizer.load(model, choose_device(device))
+    recognizer = Recognizer.load(model, device)
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)
     table, classes = dataset.manifest.table.iloc[labelled], recognizer.classes
     crop_px = recognizer.contract.crop_px
@@ -83,6 +82,13 @@ def evaluate(
         notes.append(f"... and {len(dataset.skipped) - LISTED} more were left out")
     found = audit(dataset.manifest, dataset.pixels, cheap=True)
     notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_pictures"] else []
+    contracts = (dataset.contract, recognizer.contract)
+    faces, trained = (replace(crop, aligned_px=crop.aligned_px or crop.stored_px) for crop in contracts)
+    if faces != trained:
+        notes.append(
+            "This face store was cropped in another way than the faces that the model was trained on, "
+            "so the scores may differ from those of its original pictures."
+        )
     if of_training:
         notes.append(
             "The model's run was made from these pictures: those of its training part are among them, "

@@ -18,17 +18,8 @@ The proportions are those of the mean face; from the brows to a dropped jaw it f
 """
 
 
-def crop_face(pixels: np.ndarray, face: Face, contract: CropContract) -> np.ndarray:
-    """Cut out a face: (H, W, 3) uint8 RGB -> (aligned_px, aligned_px, 3) uint8 RGB; raises as `crop_matrix`."""
-    return warp(pixels, crop_matrix(face, contract), contract.aligned_px or contract.stored_px)
-
-
 def crop_matrix(face: Face, contract: CropContract) -> np.ndarray:
-    """(2, 3) matrix from picture to crop coordinates; (0, 0) is the outer corner of the first pixel.
-
-    Raises:
-        ValueError: If the template needs landmarks and the face has none.
-    """
+    """(2, 3) matrix from the picture to the crop of `aligned_px`; (0, 0) is the outer corner of the first pixel."""
     side = contract.aligned_px or contract.stored_px
     if contract.template == "none":
         left, top, right, bottom = (float(v) for v in face.box_xyxy_px)
@@ -36,18 +27,14 @@ def crop_matrix(face: Face, contract: CropContract) -> np.ndarray:
         scale = side / width
         x0, y0 = (left + right - width) / 2, (top + bottom - width) / 2
         return np.array([[scale, 0, -scale * x0], [0, scale, -scale * y0]])
-    if face.points_px is None:
-        raise ValueError(f"template '{contract.template}' needs landmarks, but the face has none")
+    assert face.points_px is not None  # find_faces gives them for a template
     template = TEMPLATE_POINTS[contract.template]
     return similarity(face.points_px[list(template)], np.array(list(template.values())) * side)
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The rotation, uniform scale and shift that map `source` to `target` with the least squared error.
+    """The rotation, uniform scale and shift that map `source` (N, 2) to `target` (N, 2) with the least squared error.
 
-    Args:
-        source: (N, 2) float, N >= 2.
-        target: (N, 2) float.
     Returns:
         (2, 3) float64 matrix M with target ~ M[:, :2] @ source + M[:, 2]. It never mirrors.
     Raises:
@@ -79,7 +66,13 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, side_px: int) -> np.ndarray:
     """
     shrink = 1 / float(np.hypot(matrix[0, 0], matrix[1, 0]))
     sigma = 0.5 * float(np.sqrt(max(shrink**2 - 1, 0.0)))
-    part, low = _part_needed(pixels, matrix, side_px, margin_px=int(np.ceil(4 * sigma)) + 3)
+    # The rectangle of the picture that the crop reads, never empty.
+    corners = np.array([(0, 0), (side_px, 0), (0, side_px), (side_px, side_px)], dtype=np.float64)
+    back = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    size_wh, margin_px = np.array(pixels.shape[1::-1]), int(np.ceil(4 * sigma)) + 3
+    low = np.clip(np.floor(back.min(axis=0)).astype(int) - margin_px, 0, size_wh - 1)
+    high = np.clip(np.ceil(back.max(axis=0)).astype(int) + margin_px, low + 1, size_wh)
+    part = pixels[low[1] : high[1], low[0] : high[0]]
     if sigma > 0.1:
         part = cv2.GaussianBlur(part, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     shifted = matrix.copy()
@@ -88,13 +81,3 @@ def warp(pixels: np.ndarray, matrix: np.ndarray, side_px: int) -> np.ndarray:
     shifted[:, 2] += shifted[:, :2] @ (0.5, 0.5) - 0.5
     flag = cv2.INTER_LINEAR if shrink >= 1 else cv2.INTER_CUBIC
     return cv2.warpAffine(part, shifted, (side_px, side_px), flags=flag, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _part_needed(pixels: np.ndarray, matrix: np.ndarray, side_px: int, margin_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rectangle of the picture that a crop reads, never empty, and its left and top."""
-    corners = np.array([(0, 0), (side_px, 0), (0, side_px), (side_px, side_px)], dtype=np.float64)
-    back = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-    size_wh = np.array(pixels.shape[1::-1])
-    low = np.clip(np.floor(back.min(axis=0)).astype(int) - margin_px, 0, size_wh - 1)
-    high = np.clip(np.ceil(back.max(axis=0)).astype(int) + margin_px, low + 1, size_wh)
-    return pixels[low[1] : high[1], low[0] : high[0]], low

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -61,9 +60,15 @@ def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
     height, width = pixels.shape[:2]
     if contract.detector == "already-cropped":
         return [Face(np.array([0.0, 0.0, width, height]), 1.0)]
-    picture, scale, border = _search_picture(pixels)
+    scale = min(max(height, width, SEARCH_SHORTEST_PX), SEARCH_LONGEST_PX) / max(height, width)
+    border = SEARCH_BORDER_PX if scale > 1 else 0
+    picture = np.ascontiguousarray(pixels)
+    if scale != 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    picture = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE)
     faces = FINDERS[contract.detector](picture)
-    if contract.detector == "viola-jones" and max(height, width) < SEARCH_SHORTEST_PX:
+    if contract.detector == "viola-jones" and scale > 1:
         smallest = SMALL_PICTURE_FACE * min(height, width) * scale
         faces = [face for face in faces if face.box_xyxy_px[2] - face.box_xyxy_px[0] >= smallest]
     if contract.detector == "viola-jones" and contract.template != "none":
@@ -71,15 +76,22 @@ def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
     boxes = [(face.box_xyxy_px - border) / scale for face in faces]
     points = [None if face.points_px is None else (face.points_px - border) / scale for face in faces]
     faces = [Face(box, face.score, five) for box, face, five in zip(boxes, faces, points, strict=True)]
-    return sorted(faces, key=lambda face: _preference(face, width, height, contract.choice))
+
+    def preference(face: Face) -> tuple[float, float]:
+        left, top, right, bottom = face.box_xyxy_px
+        area = float((right - left) * (bottom - top))
+        offset = float(np.hypot((left + right - width) / 2, (top + bottom - height) / 2))
+        return (-area, -face.score) if contract.choice == "largest" else (offset, -area)
+
+    return sorted(faces, key=preference)
 
 
 def check_installed(contract: CropContract) -> None:
     """Raise UserError if a package that the contract needs is missing; to be called before a long run."""
-    if contract.detector != "already-cropped":
-        find_faces(np.zeros((64, 64, 3), np.uint8), contract)
-    if contract.detector == "viola-jones" and contract.template != "none":
-        landmarks.dlib_landmarks(np.zeros((64, 64, 3), np.uint8), np.array([8.0, 8.0, 56.0, 56.0]))
+    picture = np.zeros((64, 64, 3), np.uint8)
+    find_faces(picture, contract)
+    if contract.detector == "dlib68" or (contract.detector == "viola-jones" and contract.template != "none"):
+        landmarks.dlib_landmarks(picture, np.array([8.0, 8.0, 56.0, 56.0]))
 
 
 _idle: dict[str, list[Any]] = defaultdict(list)
@@ -97,13 +109,13 @@ def _lent(name: str, make: Callable[[], Any]) -> Iterator[Any]:
 
 
 def _cascade() -> Any:
-    folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
-    if folder is None or not hasattr(cv2, "CascadeClassifier"):
+    try:
+        return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")  # type: ignore[attr-defined]
+    except AttributeError:
         raise UserError(
             f"OpenCV {cv2.__version__} has no Viola-Jones detector, version 5 removed it: "
             "pip install 'opencv-python-headless<5'"
-        )
-    return cv2.CascadeClassifier(str(Path(folder) / "haarcascade_frontalface_default.xml"))
+        ) from None
 
 
 def _viola_jones(pixels: np.ndarray) -> list[Face]:
@@ -114,10 +126,9 @@ def _viola_jones(pixels: np.ndarray) -> list[Face]:
         boxes, _, weights = cascade.detectMultiScale3(
             grey, scaleFactor=1.1, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
         )
-    return [
-        Face(np.array([x, y, x + w, y + h], dtype=np.float64), float(weight))
-        for (x, y, w, h), weight in zip(boxes, np.ravel(weights), strict=True)
-    ]
+    corners = np.reshape(boxes, (-1, 4)).astype(np.float64)
+    corners[:, 2:] += corners[:, :2]
+    return [Face(box, float(weight)) for box, weight in zip(corners, np.ravel(weights), strict=True)]
 
 
 def _with_dlib_points(picture: np.ndarray, face: Face) -> Face:
@@ -135,9 +146,7 @@ def _dlib_faces(pixels: np.ndarray) -> list[Face]:
     with _lent("dlib68", landmarks.require_dlib().get_frontal_face_detector) as detector:
         found, scores, _ = detector.run(pixels, 0, 0.0)
     boxes = [np.array([r.left(), r.top(), r.right(), r.bottom()], dtype=np.float64) for r in found]
-    return [
-        Face(box, float(score), landmarks.dlib_landmarks(pixels, box)) for box, score in zip(boxes, scores, strict=True)
-    ]
+    return [Face(box, score, landmarks.dlib_landmarks(pixels, box)) for box, score in zip(boxes, scores, strict=True)]
 
 
 def _mtcnn(pixels: np.ndarray) -> list[Face]:
@@ -151,26 +160,3 @@ FINDERS: dict[str, Callable[[np.ndarray], list[Face]]] = {
     "mtcnn": _mtcnn,
     "dlib68": _dlib_faces,
 }
-
-
-def _search_picture(pixels: np.ndarray) -> tuple[np.ndarray, float, int]:
-    """The picture that is searched, its scale, and the width of the border around it."""
-    height, width = pixels.shape[:2]
-    longer = max(height, width)
-    scale = min(max(longer, SEARCH_SHORTEST_PX), SEARCH_LONGEST_PX) / longer
-    picture, border = np.ascontiguousarray(pixels), 0
-    if scale != 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    if scale > 1:
-        border = SEARCH_BORDER_PX
-        picture = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE)
-    return picture, scale, border
-
-
-def _preference(face: Face, width: int, height: int, choice: str) -> tuple[float, float]:
-    """A sort key: the smaller, the more preferred."""
-    left, top, right, bottom = face.box_xyxy_px
-    area = float((right - left) * (bottom - top))
-    offset = float(np.hypot((left + right - width) / 2, (top + bottom - height) / 2))
-    return (-area, -face.score) if choice == "largest" else (offset, -area)

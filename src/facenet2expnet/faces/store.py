@@ -48,7 +48,6 @@ class FaceStore:
         manifest: the N rows that have a crop, in order, with the contract and the column `face`.
         skipped: the pictures that have no crop, each with its reason.
         without_face: the pictures without a found face, skipped or centre-cropped.
-        job: all that decided the crops: contract, pictures, and what was done without a found face.
     """
 
     folder: Path
@@ -56,24 +55,22 @@ class FaceStore:
     manifest: Manifest
     skipped: list[Skipped]
     without_face: list[Skipped]
-    job: dict[str, Any]
 
     @classmethod
     def open(cls, folder: Path | str, *, verify: bool = True) -> FaceStore:
-        """Open a face store.
+        """Open the face store that `prepare` wrote.
 
         Args:
-            folder: the folder that `prepare` wrote.
             verify: compare all crops with their checksums, which reads the whole file once.
         Raises:
             UserError: If there is no store, it is unfinished, or its files are not those that were written.
         """
         folder = Path(folder)
         again = f"delete {folder} and prepare the faces again"
-        if not (folder / CARD).is_file():
-            if (folder / JOURNAL).is_file():
-                raise UserError(f"{folder}: its preparation was not finished; run the same command again to continue")
+        if not is_store(folder):
             raise UserError(f"{folder} is not a face store (it has no {CARD}); make one with 'fn2en data prepare'")
+        if not (folder / CARD).is_file():
+            raise UserError(f"{folder}: its preparation was not finished; run the same command again to continue")
         card = read_json(folder / CARD)
         if not isinstance(card, dict) or card.get("format") != FORMAT:
             raise UserError(f"{folder / CARD}: expected a face store of format {FORMAT}; {again}")
@@ -82,11 +79,9 @@ class FaceStore:
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / PIXELS} can't be read: {error}; {again}") from None
         manifest = read_manifest(folder / MANIFEST, need_pictures=False)
-        if not card["kept"] == len(pixels) == len(manifest):
-            raise UserError(
-                f"{folder}: expected {card['kept']} crops and manifest rows, found {len(pixels)} and "
-                f"{len(manifest)}; {again}"
-            )
+        kept, found = card["kept"], (len(pixels), len(manifest))
+        if found != (kept, kept):
+            raise UserError(f"{folder}: expected {kept} crops and manifest rows, got {found}; {again}")
         start = 0
         for rows, sha256 in card["shards"] if verify else ():
             stop = start + rows
@@ -94,7 +89,7 @@ class FaceStore:
                 raise UserError(f"{folder / PIXELS}: wrong checksum of crops {start} to {stop - 1}; {again}")
             start = stop
         skipped, without_face = (list(starmap(Skipped, card[key])) for key in ("skipped", "without_face"))
-        return cls(folder, pixels, manifest, skipped, without_face, card["job"])
+        return cls(folder, pixels, manifest, skipped, without_face)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -120,9 +115,7 @@ def prepare(
     store of the same pictures and contract is opened and returned.
 
     Args:
-        manifest: the pictures.
         contract: how a face is found, aligned and cut out, at `stored_px`.
-        folder: the store to write.
         centre_crop: keep the centre square of a picture without a found face, instead of skipping it. Either way it
             is listed in without-face.csv and shown in without-face.png.
         workers: number of threads; None for one per core.
@@ -150,7 +143,7 @@ def prepare(
                 "to continue"
             ) from error
     store = FaceStore.open(folder)
-    _check_same_job(job, store.job, folder)
+    _check_same_job(job, read_json(folder / CARD)["job"], folder)
     return store
 
 
@@ -163,7 +156,12 @@ def _write_crops(
     """
     contract, centre_crop = CropContract.from_dict(job["contract"]), job["missing"] == "centre-crop"
     total, side = len(manifest), contract.stored_px
-    shards = _resume(folder, job)
+    # The finished shards of a killed preparation of the same job; the journal then has only whole lines again.
+    text = (folder / JOURNAL).read_bytes() if (folder / JOURNAL).is_file() else b""
+    text = text[: text.rfind(b"\n") + 1] or json.dumps(job).encode() + b"\n"
+    made, *shards = map(json.loads, text.splitlines())
+    _check_same_job(job, made, folder)
+    write_atomic(folder / JOURNAL, text)
     done = sum(len(shard["reasons"]) for shard in shards)
     needed, free = (total - done) * side**2 * 3, shutil.disk_usage(folder).free
     if needed > free:
@@ -173,12 +171,9 @@ def _write_crops(
         )
     if progress and done:
         progress(done, total)
+    (folder / PIXELS).touch()
     results = crop_files(manifest.paths[done:], contract, centre_crop=centre_crop, workers=workers)
-    with (
-        closing(results),
-        (folder / PIXELS).open("r+b" if shards else "wb") as file,
-        (folder / JOURNAL).open("ab") as journal,
-    ):
+    with closing(results), (folder / PIXELS).open("r+b") as file, (folder / JOURNAL).open("ab") as journal:
         _write_header(file, total, side)
         file.seek(sum(shard["kept"] for shard in shards) * side**2 * 3, os.SEEK_CUR)
         file.truncate()
@@ -187,8 +182,9 @@ def _write_crops(
             for result in islice(results, SHARD_ROWS):
                 reasons.append(result.reason)
                 if result.crop is not None:
-                    digest.update(result.crop.tobytes())
-                    file.write(result.crop.tobytes())
+                    content = result.crop.tobytes()
+                    digest.update(content)
+                    file.write(content)
                     kept += 1
                 done += 1
                 if progress:
@@ -199,16 +195,6 @@ def _write_crops(
             _sync(journal)
         _write_header(file, sum(shard["kept"] for shard in shards), side)
         _sync(file)
-    return shards
-
-
-def _resume(folder: Path, job: dict[str, Any]) -> list[dict[str, Any]]:
-    """The finished shards of a killed preparation of the same job; afterwards the journal has only whole lines."""
-    text = (folder / JOURNAL).read_bytes() if (folder / JOURNAL).is_file() else b""
-    text = text[: text.rfind(b"\n") + 1] or json.dumps(job).encode() + b"\n"
-    made, *shards = map(json.loads, text.splitlines())
-    _check_same_job(job, made, folder)
-    write_atomic(folder / JOURNAL, text)
     return shards
 
 
@@ -225,8 +211,8 @@ def _finish(folder: Path, job: dict[str, Any], manifest: Manifest, shards: list[
     check_any(len(kept), skipped)
     contract = CropContract.from_dict(job["contract"])
     found = "whole picture" if contract.detector == "already-cropped" else "found"
-    rows = manifest.rows(np.array(kept, dtype=np.int64))
     faces = ["centre-crop" if reasons[row] else found for row in kept]
+    rows = manifest.rows(np.array(kept, dtype=np.int64))
     rows = dataclasses.replace(rows, table=rows.table.assign(**{FACE_COLUMN: faces}), contract=contract)
     rows.save(folder / MANIFEST)
     write_skipped(skipped, folder / SKIPPED)
@@ -234,15 +220,8 @@ def _finish(folder: Path, job: dict[str, Any], manifest: Manifest, shards: list[
         write_skipped(without_face, folder / WITHOUT_FACE)
         paths = [manifest.root / item.image for item in without_face]
         write_contact_sheet(paths, f"no face found: {len(paths)} pictures", folder / SHEET)
-    card = {
-        "format": FORMAT,
-        "kept": len(kept),
-        "skipped": skipped,
-        "without_face": without_face,
-        "shards": [(shard["kept"], shard["sha256"]) for shard in shards],
-        "job": job,
-    }
-    write_json(folder / CARD, card)
+    card = {"format": FORMAT, "kept": len(kept), "skipped": skipped, "without_face": without_face, "job": job}
+    write_json(folder / CARD, card | {"shards": [(shard["kept"], shard["sha256"]) for shard in shards]})
 
 
 def _job(manifest: Manifest, contract: CropContract, centre_crop: bool) -> dict[str, Any]:
@@ -251,12 +230,9 @@ def _job(manifest: Manifest, contract: CropContract, centre_crop: bool) -> dict[
     for image, path in zip(manifest.table["image"], manifest.paths, strict=True):
         size = path.stat().st_size if path.is_file() else -1
         digest.update(f"{image}\0{size}\n".encode())
-    return {
-        "contract": contract.to_dict(),
-        "missing": "centre-crop" if centre_crop else "drop",
-        "manifest": manifest.sha256(),
-        "pictures": digest.hexdigest(),
-    }
+    missing = "centre-crop" if centre_crop else "drop"
+    files = {"manifest": manifest.sha256(), "pictures": digest.hexdigest()}
+    return {"contract": contract.to_dict(), "missing": missing, **files}
 
 
 def _check_same_job(job: dict[str, Any], other: dict[str, Any], folder: Path) -> None:

@@ -7,17 +7,13 @@ from torch import Tensor, nn
 
 
 class Bridge(nn.Module):
-    """Brings a map of shape `in_chw` to the shape and the scale of the face net's layer `out_chw`.
+    """Brings a map of shape (C, H, W) `in_chw` to the shape and the scale of the face net's layer, `out_chw`.
 
     A 1x1 convolution matches the channels (FN2EN, section III-B). Where the sides differ, a deconvolution
     (fractionally strided convolution) that begins as bilinear upsampling brings the map to the larger side; where
     the face net's map is the smaller one, average pooling does. A last affine, `shift + scale * map`, carries the
     statistics that a standardised stage 1 divides by, so that the output has the face net's own scale; it is the
     identity until `set_affine` is called, and is not learned. `before_affine` is the map without it.
-
-    Args:
-        in_chw: (C, H, W) of the incoming map.
-        out_chw: (C, H, W) of the face net's layer.
     """
 
     shift: Tensor
@@ -25,9 +21,6 @@ class Bridge(nn.Module):
 
     def __init__(self, in_chw: tuple[int, int, int], out_chw: tuple[int, int, int]) -> None:
         super().__init__()
-        if len(out_chw) != 3 or min(out_chw) < 1:
-            raise ValueError(f"bridge_chw is {tuple(out_chw)}, expected three positive numbers (C, H, W)")
-        self.in_chw = in_chw
         self.out_chw = out_chw
         self.conv = nn.Conv2d(in_chw[0], out_chw[0], kernel_size=1)
         self.resize = _resize(out_chw[0], in_chw[1:], out_chw[1:])
@@ -41,8 +34,7 @@ class Bridge(nn.Module):
 
     def before_affine(self, maps: Tensor) -> Tensor:
         """Give (B, *out_chw) of maps (B, *in_chw), as stage 1 trains it."""
-        resized: Tensor = self.resize(self.conv(maps))
-        return resized
+        return self.resize(self.conv(maps))
 
     def affine(self, distilled: Tensor) -> Tensor:
         """Bring the output before the affine, (B, *out_chw), to the face net's scale."""

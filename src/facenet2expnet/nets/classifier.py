@@ -13,13 +13,7 @@ from facenet2expnet.nets.face.base import FaceNet
 
 
 class ExpressionClassifier(nn.Module):
-    """The expression net behind its pixel normalisation: RGB crops in 0..255 in, class scores out.
-
-    Args:
-        net: the expression net.
-        mean_rgb: subtracted from the pixels.
-        scale: divides the difference.
-    """
+    """The expression net on (crops - mean_rgb) / scale: RGB crops in 0..255 in, class scores out."""
 
     mean: Tensor
 
@@ -63,12 +57,11 @@ class FaceClassifier(nn.Module):
         super().__init__()
         self.face_net = face_net
         self.embedding = face_net.info.embedding
-        shape = face_net.info.taps[self.embedding]
-        self.pools = len(shape) == 3
-        scores = nn.Linear(shape[0], classes)
+        channels = face_net.info.taps[self.embedding][0]
+        scores = nn.Linear(channels, classes)
         nn.init.normal_(scores.weight, std=0.01)
         nn.init.zeros_(scores.bias)
-        norm = nn.BatchNorm1d(shape[0], affine=False) if head_norm else nn.Identity()
+        norm = nn.BatchNorm1d(channels, affine=False) if head_norm else nn.Identity()
         self.head = nn.Sequential(OrderedDict(norm=norm, dropout=nn.Dropout(head_dropout), scores=scores))
 
     def forward(self, crops: Tensor) -> Tensor:
@@ -82,20 +75,14 @@ class FaceClassifier(nn.Module):
         """
         found = self.face_net(crops, list(dict.fromkeys([self.embedding, *taps])))
         embedding = found[self.embedding]
-        if self.pools:
-            embedding = embedding.mean(dim=(2, 3))
+        embedding = embedding.mean(dim=(2, 3)) if embedding.ndim == 4 else embedding
         features = [found[tap] for tap in taps]
         return self.head(embedding), [f if f.ndim == 4 else f[:, :, None, None] for f in features]
 
 
 @torch.no_grad()
 def divide_scores(model: nn.Module, temperature: float) -> None:
-    """Divide a classifier's scores by a temperature, within its last layer, so that a saved model needs no other step.
-
-    Args:
-        model: an ExpressionClassifier or a FaceClassifier.
-        temperature: above 0.
-    """
+    """Divide a classifier's scores by a temperature, within its last layer: a saved model needs no other step."""
     layer = (model.net if isinstance(model, ExpressionClassifier) else model).get_submodule("head.scores")
     assert isinstance(layer, nn.Linear)
     layer.weight.div_(temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 from torch import Tensor, nn
@@ -10,10 +11,6 @@ from facenet2expnet.nets.bridge import Bridge
 
 CHANNELS: tuple[int, ...] = (64, 128, 256, 512, 512)
 """Output channels of the five convolutions at width 1 (FN2EN, section III-B)."""
-
-
-FC_STD = 0.01
-"""Standard deviation of the Gaussian for the fully connected layers; the paper gives none, this is Caffe's habit."""
 
 
 class ExpNet(nn.Module):
@@ -31,8 +28,6 @@ class ExpNet(nn.Module):
         hidden: units of the fully connected layer.
         dropout: share of the hidden layer's inputs and outputs dropped in training.
         batch_norm: batch normalisation after every convolution, for the baseline "Train From Scratch (BN)".
-    Attributes:
-        arguments: those above but `classes`, for a description from which the net can be built again.
     Source: FN2EN, section III-B. Padding, ceil mode and where the dropout stands are our reading.
     """
 
@@ -62,47 +57,31 @@ class ExpNet(nn.Module):
             blocks[f"relu{number}"] = nn.ReLU(inplace=True)
             blocks[f"pool{number}"] = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
             side //= 2  # kernel 3, stride 2, ceil mode
-        self.input_px = input_px
         self.convolutions = nn.Sequential(blocks)
         self.bridge = Bridge((channels[-1], side, side), bridge_chw or (channels[-1], side, side))
-        self.arguments = {
-            "input_px": input_px,
-            "bridge_chw": self.bridge.out_chw,
-            "width": width,
-            "hidden": hidden,
-            "dropout": dropout,
-            "batch_norm": batch_norm,
-        }
-        units = self.bridge.out_chw[0] * self.bridge.out_chw[1] * self.bridge.out_chw[2]
+        # A saved net is built again from these.
+        self.arguments = {"input_px": input_px, "bridge_chw": self.bridge.out_chw, "width": width, "hidden": hidden}
+        self.arguments |= {"dropout": dropout, "batch_norm": batch_norm}
         self.head = nn.Sequential(
             OrderedDict(
                 flatten=nn.Flatten(),
                 drop6=nn.Dropout(dropout),
-                fc6=nn.Linear(units, hidden),
+                fc6=nn.Linear(math.prod(self.bridge.out_chw), hidden),
                 relu6=nn.ReLU(inplace=True),
                 drop7=nn.Dropout(dropout),
                 scores=nn.Linear(hidden, classes),
             )
         )
-        reset_parameters(self)
-
-    def features(self, images: Tensor) -> Tensor:
-        """Give g(I), the bridge's output (B, *bridge_chw), of normalised images (B, 3, H, W)."""
-        bridged: Tensor = self.bridge(self.convolutions(images))
-        return bridged
+        # He's normal distribution and a Gaussian (FN2EN, IV-A); the paper gives no deviation, 0.01 is Caffe's habit.
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         """Give O = h(g(I)), class scores before softmax (B, K), of normalised images (B, 3, H, W)."""
-        scores: Tensor = self.head(self.features(images))
+        scores: Tensor = self.head(self.bridge(self.convolutions(images)))
         return scores
-
-
-def reset_parameters(net: nn.Module) -> None:
-    """Draw convolutions from He's normal distribution, fully connected layers from a Gaussian (FN2EN, IV-A)."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=FC_STD)
-        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)

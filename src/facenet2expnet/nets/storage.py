@@ -1,9 +1,8 @@
-"""Tensors and JSON facts in one safetensors file, written under another name and renamed: whole or not there."""
+"""Tensors and JSON metadata in one safetensors file that is whole or absent."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import atomic_path
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON facts to one file, whole or not at all.
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write tensors and JSON metadata to one file, whole or not at all.
 
     Raises:
         UserError: If the disk is full or the folder can't be written.
     """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        contiguous = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        save_file(contiguous, partial, metadata={"facts": json.dumps(facts)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: can't be written ({error}); make room or choose another folder") from None
+    for stale in path.parent.glob(f".{path.stem}.????????{path.suffix}"):  # of a killed process, and large
+        stale.unlink(missing_ok=True)
+    contiguous = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(contiguous, temporary, metadata={"facts": json.dumps(metadata)})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -43,36 +43,53 @@ def save_model(model: Model, folder: Path) -> None:
     Raises:
         UserError: If the folder can't be written.
     """
+    module = model.module
+    if isinstance(module, ExpressionClassifier):
+        architecture: dict[str, Any] = {"kind": "expression-net", **module.net.arguments}
+    else:
+        assert isinstance(module, FaceClassifier)
+        norm = isinstance(module.head.norm, nn.BatchNorm1d)
+        architecture = {"kind": "face-net", "face_net": module.face_net.info.name, "head_norm": norm}
     card = {
         "format": FORMAT,
-        "architecture": describe(model.module),
+        "architecture": architecture,
         "classes": list(model.classes),
         "contract": model.contract.to_dict(),
         **model.metadata,
     }
-    write_tensors(folder / WEIGHTS, model.module.state_dict(), {"format": FORMAT})
+    write_tensors(folder / WEIGHTS, module.state_dict(), {"format": FORMAT})
     write_json(folder / CARD, card)
 
 
 def load_model(folder: Path) -> Model:
-    """Load a model that `save_model` wrote.
+    """Load a model that `save_model` wrote, from its folder or a run folder with one model in it.
 
-    Args:
-        folder: a model folder, or a run folder with one model in it.
     Raises:
         UserError: If there is no model, a file is damaged, or weights and description do not match.
     """
     folder = find_model(folder)
     card = read_json(folder / CARD)
+    if not isinstance(card, dict) or card.pop("format", None) != FORMAT:
+        raise UserError(f"{folder / CARD}: expected a model of format {FORMAT}; update facenet2expnet")
     try:
-        found, architecture = card.pop("format"), card.pop("architecture")
-        classes, contract = tuple(card.pop("classes")), CropContract.from_dict(card.pop("contract"))
-    except KeyError as error:
-        raise UserError(f"{folder / CARD}: {error} is missing, expected a file that save_model wrote") from None
-    if found != FORMAT:
-        raise UserError(f"{folder / CARD}: format is {found}, expected {FORMAT}; update facenet2expnet")
+        architecture, classes = card.pop("architecture"), tuple(card.pop("classes"))
+        contract = CropContract.from_dict(card.pop("contract"))
+        kind, count = architecture.pop("kind"), len(classes)
+        if kind == "expression-net":
+            architecture["bridge_chw"] = tuple(architecture["bridge_chw"])
+            net = ExpNet(count, **architecture)
+            module: nn.Module = ExpressionClassifier(net, contract.mean, contract.scale)
+        elif kind == "face-net":
+            face_net = face.load(architecture["face_net"], face.GENERATED)
+            module = FaceClassifier(face_net, count, head_norm=architecture["head_norm"], head_dropout=0.0)
+        else:
+            raise ValueError(f"its architecture is '{kind}'")
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{folder / CARD}: {reason}; expected a file that save_model wrote") from error
     weights, _ = read_tensors(folder / WEIGHTS)
-    module = _rebuild(architecture, len(classes), contract)
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
@@ -94,34 +111,9 @@ def find_model(path: Path) -> Path:
         if (folder / CARD).is_file():
             return folder
     found = sorted(card.parent for card in path.rglob(CARD))
-    if len(found) == 1:
-        return found[0]
     if not found:
         raise UserError(f"{path}: no {CARD} in it, expected a model folder or a run folder")
-    names = ", ".join(str(model) for model in found[:3])
-    raise UserError(f"{path}: {len(found)} models are below it, expected one; name one of them: {names}")
-
-
-def describe(module: nn.Module) -> dict[str, Any]:
-    """The arguments that build the network again, for JSON."""
-    if isinstance(module, ExpressionClassifier):
-        return {"kind": "expression-net", **module.net.arguments}
-    if isinstance(module, FaceClassifier):
-        return {
-            "kind": "face-net",
-            "face_net": module.face_net.info.name,
-            "head_norm": isinstance(module.head.norm, nn.BatchNorm1d),
-        }
-    raise TypeError(f"expected an ExpressionClassifier or a FaceClassifier, got {type(module).__name__}")
-
-
-def _rebuild(architecture: dict[str, Any], classes: int, contract: CropContract) -> nn.Module:
-    arguments = dict(architecture)
-    kind = arguments.pop("kind", None)
-    if kind == "expression-net":
-        arguments["bridge_chw"] = tuple(arguments["bridge_chw"])
-        return ExpressionClassifier(ExpNet(classes, **arguments), contract.mean, contract.scale)
-    if kind == "face-net":
-        net = face.load(arguments["face_net"], face.GENERATED)
-        return FaceClassifier(net, classes, head_norm=arguments["head_norm"], head_dropout=0.0)
-    raise UserError(f"the model's architecture is '{kind}', expected expression-net or face-net")
+    if len(found) > 1:
+        names = ", ".join(map(str, found[:3]))
+        raise UserError(f"{path}: {len(found)} models are below it, expected one; name one of them: {names}")
+    return found[0]

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 
-from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import find_pictures
 from facenet2expnet.data.pictures import Skipped
+from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.prepare import Progress, crop_files
 from facenet2expnet.predict.model_folder import Model, load_model
@@ -49,10 +47,9 @@ class Predictions:
 
     def table(self) -> pd.DataFrame:
         """One row per picture: image, predicted, probability, and a column `p_<class>` for every class."""
-        frame = pd.DataFrame({"image": self.images, "predicted": self.labels})
-        frame["probability"] = self.probabilities.max(axis=1) if len(self) else np.zeros(0, np.float32)
         columns = {f"p_{name}": self.probabilities[:, number] for number, name in enumerate(self.classes)}
-        return pd.concat([frame, pd.DataFrame(columns)], axis=1)
+        probability = self.probabilities.max(axis=1, initial=0.0)
+        return pd.DataFrame({"image": self.images, "predicted": self.labels, "probability": probability, **columns})
 
 
 class Recognizer:
@@ -63,24 +60,22 @@ class Recognizer:
 
     Attributes:
         model: the module, RGB crops (B, 3, H, W) in 0..255 -> class scores (B, K).
-        classes: class names in the order of the scores.
-        contract: how a picture becomes a crop.
-        metadata: recipe, method and origin of the model.
+        classes, contract, metadata: see `Model`.
     """
 
-    def __init__(self, model: Model, device: str | torch.device = "cpu") -> None:
-        self.device = _usable(device)
-        self.model: nn.Module = model.module.to(self.device).eval()
+    def __init__(self, model: Model, device: str | torch.device = "auto") -> None:
+        self.device = device if isinstance(device, torch.device) else choose_device(device)
+        self.model = model.module.to(self.device).eval()
         self.classes = model.classes
-        self.contract: CropContract = model.contract
-        self.metadata: dict[str, Any] = model.metadata
+        self.contract = model.contract
+        self.metadata = model.metadata
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Recognizer:
-        """Load a model folder, or the only model in a run folder.
+    def load(cls, path: str | Path, device: str | torch.device = "auto") -> Recognizer:
+        """Load a model folder, or the only model in a run folder, onto "auto", "cpu", "cuda", "mps" or a torch.device.
 
         Raises:
-            UserError: If there is no model, a file is damaged, or PyTorch can't use the device.
+            UserError: If there is no model, a file is damaged, or there is no such device.
         """
         return cls(load_model(Path(path)), device)
 
@@ -106,15 +101,9 @@ class Recognizer:
         pictures = _listed(images)
         names: list[str] = []
         skipped: list[Skipped] = []
-        probabilities: list[np.ndarray] = []
-        crops: list[np.ndarray] = []
-
-        def classify() -> None:
-            side = self.contract.stored_px
-            pixels = np.array(crops, np.uint8).reshape(-1, side, side, 3)
-            probabilities.append(class_probabilities(self.model, pixels, self.contract.crop_px, self.device))
-            crops.clear()
-
+        probabilities = [np.zeros((0, len(self.classes)), np.float32)]
+        batch = np.empty((BATCH, self.contract.stored_px, self.contract.stored_px, 3), np.uint8)
+        filled = 0
         results = crop_files(pictures, self.contract, centre_crop=centre_crop, workers=workers)
         for number, (picture, result) in enumerate(zip(pictures, results, strict=True)):
             name = str(number) if isinstance(picture, np.ndarray) else str(picture)
@@ -122,13 +111,14 @@ class Recognizer:
                 skipped.append(Skipped(name, result.reason))
             else:
                 names.append(name)
-                crops.append(result.crop)
-            if len(crops) == BATCH:
-                classify()
+                batch[filled] = result.crop
+                filled += 1
+            if filled and (filled == BATCH or number + 1 == len(pictures)):
+                of_batch = class_probabilities(self.model, batch[:filled], self.contract.crop_px, self.device)
+                probabilities.append(of_batch)
+                filled = 0
             if progress:
                 progress(number + 1, len(pictures))
-        if crops or not names:
-            classify()
         return Predictions(names, self.classes, np.concatenate(probabilities), skipped)
 
 
@@ -139,9 +129,8 @@ def _listed(images: Picture | Iterable[Picture]) -> list[Path | np.ndarray]:
     pictures: list[Path | np.ndarray] = []
     for picture in [images] if isinstance(images, str | Path | np.ndarray) else images:
         if isinstance(picture, np.ndarray):
-            if picture.shape[2:] != (3,) or picture.dtype != np.uint8:
-                found = f"{picture.shape} {picture.dtype}"
-                raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {found}")
+            if picture.shape[2:] != (3,) or picture.dtype != np.uint8 or not picture.size:
+                raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
             pictures.append(picture)
         elif Path(picture).is_dir():
             files = find_pictures(Path(picture))
@@ -153,11 +142,3 @@ def _listed(images: Picture | Iterable[Picture]) -> list[Path | np.ndarray]:
         else:
             raise UserError(f"{picture}: there is no such picture or folder")
     return pictures
-
-
-def _usable(device: str | torch.device) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device is '{device}', but PyTorch can't use it here ({reason}); use cpu") from None

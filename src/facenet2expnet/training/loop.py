@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from facenet2expnet.device import autocast
 from facenet2expnet.errors import StageStopped
 from facenet2expnet.nets.face.base import rest_frozen_norms
 from facenet2expnet.nets.storage import read_tensors, write_tensors
 from facenet2expnet.recipe import StageRecipe
 from facenet2expnet.training import checkpoint
-from facenet2expnet.training.device import autocast
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 STEPS_BETWEEN_CHECKS = 20
@@ -97,7 +97,7 @@ def fit(
         stage: what to train; its module is on the device already.
         folder: of this stage's checkpoint and final weights.
         seed: of the training.
-        device, precision: see `training.device`.
+        device, precision: see `facenet2expnet.device`.
         on_epoch: called after every epoch, also for those trained before an interruption.
     Raises:
         StageStopped: If the loss is no longer finite; the message says which numbers to change.

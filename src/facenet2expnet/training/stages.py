@@ -81,12 +81,13 @@ def check(recipe: Recipe, *, fine_tunes: bool = False) -> FaceNetInfo:
         UserError: If there is no such face net, weights or tap, or they do not go together.
     """
     net = load_face_net(recipe)
-    if recipe.face_net.fine_tuned and not net.trainable():
+    frozen = not any(parameter.requires_grad for parameter in net.parameters())
+    if recipe.face_net.fine_tuned and frozen:
         raise UserError(
             f"face_net.fine_tuned is true and {net.info.name} has nothing to train; set face_net.fine_tuned=false "
             "to use it pretrained"
         )
-    if fine_tunes and not net.trainable():
+    if fine_tunes and frozen:
         raise UserError(f"method 'fine-tune': {net.info.name} has nothing to train; leave this method out")
     _tap(recipe, net)
     return net.info

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from facenet2expnet.crop import centre_crop
+from facenet2expnet.device import autocast
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.nets.classifier import FaceClassifier
 from facenet2expnet.nets.face import weights_sha256
 from facenet2expnet.training.augment import Augment
-from facenet2expnet.training.device import autocast
 from facenet2expnet.training.statistics import check_finite
 
 BATCH = 64

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo, weights_sha256
+from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo, rest_frozen_norms, weights_sha256
 
 
 class Small(ChainFaceNet):
@@ -41,27 +41,10 @@ class Small(ChainFaceNet):
         return self.dropout(self.norm2(self.conv2(features)))
 
 
-def test_frozen_net_stays_in_evaluation_mode() -> None:
-    net = Small().freeze().train()
-    before = weights_sha256(net)
-    crops = torch.rand(4, 3, 8, 8) * 255
-    first, second = (net(crops, ["second"])["second"] for _ in range(2))
-    assert torch.equal(first, second)  # no dropout
-    assert weights_sha256(net) == before
-    assert net.trainable() == []
-
-
-def test_freezing_takes_effect_at_once() -> None:
-    net = Small().train()
-    assert (net.norm.training, len(net.trainable())) == (True, 8)
-    assert not net.requires_grad_(False).norm.training
-    assert net.requires_grad_(True).train().norm.training
-
-
 def test_only_the_frozen_batch_norm_keeps_its_statistics() -> None:
     net = Small()
     net.norm.requires_grad_(False)
-    net.train()
+    rest_frozen_norms(net.train())
     net(torch.rand(4, 3, 8, 8) * 255, ["second"])
     assert (net.norm.training, net.norm2.training) == (False, True)
     assert torch.equal(net.norm.running_mean, torch.zeros(4))

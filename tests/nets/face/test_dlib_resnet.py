@@ -12,9 +12,10 @@ import torch
 from checks import refusal
 from PIL import Image
 
+from facenet2expnet.files import package_file
 from facenet2expnet.nets import face
 from facenet2expnet.nets.face import dlib_resnet
-from facenet2expnet.nets.face.dlib_resnet import DlibResNet29
+from facenet2expnet.nets.face.dlib_resnet import AffineConv, DlibResNet29
 
 if find_spec(dlib_resnet.PACKAGE) is None:
     pytest.skip("the package with dlib's weights is not installed", allow_module_level=True)
@@ -22,6 +23,10 @@ if find_spec(dlib_resnet.PACKAGE) is None:
 WEIGHTS_SHA256 = "89be04babecc9930fc999a275d1e64635740d2015b76c9b0648842797d7d86c0"
 WINDOWS_PX = ((0, 150, 150), (20, 140, 150), (40, 180, 150), (0, 120, 220), (10, 100, 260), (60, 190, 90))
 """Top, left and side of squares around the face in scikit-image's picture of Eileen Collins."""
+
+
+def bundled_file() -> Path:
+    return package_file(dlib_resnet.PACKAGE, f"models/{dlib_resnet.FILE}", "")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def tensor(crops: np.ndarray) -> torch.Tensor:
 
 def test_descriptor_is_dlibs_own(net: DlibResNet29, crops: np.ndarray) -> None:
     dlib = pytest.importorskip("dlib")
-    witness = dlib.face_recognition_model_v1(str(dlib_resnet.bundled_file()))
+    witness = dlib.face_recognition_model_v1(str(bundled_file()))
     expected = np.stack([witness.compute_face_descriptor(np.ascontiguousarray(crop)) for crop in crops])
     with torch.no_grad():
         ours = net(tensor(crops), ["descriptor"])["descriptor"].numpy()
@@ -76,7 +81,7 @@ def test_stops_after_the_deepest_tap(net: DlibResNet29) -> None:
 
 def test_all_parameters_receive_gradients(crops: np.ndarray) -> None:
     net = dlib_resnet.load().train()
-    assert len(net.convolutions()) == 29
+    assert sum(isinstance(module, AffineConv) for module in net.modules()) == 29
     net(tensor(crops[:2]), ["descriptor"])["descriptor"].square().sum().backward()
     assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in net.parameters())
 
@@ -87,12 +92,12 @@ def test_weights_hash_is_stable(net: DlibResNet29) -> None:
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dlib_resnet, "PACKAGE", "no_such_package_of_models")
-    assert 'which is not installed; pip install "facenet2expnet[facenet]"' in refusal("dlib-resnet29")
+    assert "is not installed; pip install 'facenet2expnet[facenet]'" in refusal("dlib-resnet29")
 
 
 @pytest.mark.parametrize("kept", [0, 40, 10_000, 1_000_000, 22_334_700, 22_400_000])
 def test_file_cut_short(tmp_path: Path, kept: int) -> None:
     cut = tmp_path / "model.dat"
-    cut.write_bytes(dlib_resnet.bundled_file().read_bytes()[:kept])
+    cut.write_bytes(bundled_file().read_bytes()[:kept])
     message = refusal("dlib-resnet29", cut)
     assert f"model.dat: expected {dlib_resnet.FILE}, got a file of {kept:,} bytes that is cut short" in message

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +27,9 @@ class FaceNetInfo:
         taps: layer name -> (C, H, W) or (U,) of its output at `input_px`, shallow to deep.
         embedding: the tap that gets a new classifier when the net is fine-tuned.
         default_tap: the tap that stage 1 distils if the recipe names none.
-        licence: of the weights.
-        source: of the weights.
+        licence, source: of the weights.
         colour: channel order of the first layer, "rgb" or "bgr".
-        notes: plain sentences on what was assumed when the weights were read.
+        notes: sentences on what was assumed when the weights were read.
     """
 
     name: str
@@ -52,32 +50,12 @@ class FaceNet(nn.Module):
 
     info: FaceNetInfo
 
-    def freeze(self) -> Self:
-        """Freeze every parameter; the net then stays in evaluation mode, batch norms too."""
-        return self.requires_grad_(False)
-
-    def trainable(self) -> list[nn.Parameter]:
-        """Return the parameters that are not frozen."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """As in nn.Module; frozen parts go into evaluation mode at once."""
-        super().requires_grad_(requires_grad)
-        return self.train(self.training)
-
-    def train(self, mode: bool = True) -> Self:
-        """As in nn.Module, but frozen batch norms, and a net without trainable parameters, stay in evaluation mode."""
-        super().train(mode and bool(self.trainable()))
-        rest_frozen_norms(self)
-        return self
-
     def preprocess(self, crops: Tensor) -> Tensor:
         """Turn RGB crops (B, 3, H, W) in 0..255 into the net's input (B, 3, input_px, input_px)."""
         crops = crops if crops.is_floating_point() else crops.float()
         size = (self.info.input_px, self.info.input_px)
         if crops.shape[-2:] != size:
-            shrinking = crops.shape[-1] > self.info.input_px
-            crops = functional.interpolate(crops, size=size, mode="bilinear", align_corners=False, antialias=shrinking)
+            crops = functional.interpolate(crops, size, mode="bilinear", antialias=crops.shape[-1] > size[1])
         mean = crops.new_tensor(self.info.mean_rgb).view(1, 3, 1, 1)
         normalised = (crops - mean) / self.info.scale
         return normalised.flip(1) if self.info.colour == "bgr" else normalised
@@ -99,21 +77,21 @@ class FaceNet(nn.Module):
 
 
 class ChainFaceNet(FaceNet):
-    """A face net whose taps form a chain, each computed from the one before: subclasses write `step`."""
+    """A face net whose taps form a chain, each computed from the one before."""
 
     def step(self, name: str, features: Tensor) -> Tensor:
-        """Compute the output of tap `name` from the output of the tap before it (the first: from the inputs)."""
-        raise NotImplementedError
+        """Compute tap `name` from the tap before it (the first: from the inputs); here by the module of this name."""
+        return features.mean(dim=(2, 3)) if name == "pooled" else self.get_submodule(name)(features)
 
     def features(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
         """Return the outputs of the named layers for preprocessed inputs; stop after the deepest one."""
-        names = list(self.info.taps)
-        deepest = max((names.index(tap) for tap in taps), default=-1)
-        outputs = {}
+        outputs: dict[str, Tensor] = {}
         # Channels last saves a quarter of the time on a CPU; the caller gets the usual layout.
         on_cpu = inputs.device.type == "cpu"
         features = inputs.contiguous(memory_format=torch.channels_last) if on_cpu else inputs
-        for name in names[: deepest + 1]:
+        for name in self.info.taps:
+            if len(outputs) == len(set(taps)):
+                break
             features = self.step(name, features)
             if name in taps:
                 outputs[name] = features.contiguous()
@@ -123,14 +101,13 @@ class ChainFaceNet(FaceNet):
 def rest_frozen_norms(net: nn.Module) -> None:
     """Put every batch norm with frozen parameters into evaluation mode, so that its statistics stay."""
     for module in net.modules():
-        if isinstance(module, BATCH_NORMS):
-            own = [parameter.requires_grad for parameter in module.parameters()]
-            if own and not any(own):
-                module.eval()
+        own = [parameter.requires_grad for parameter in module.parameters()]
+        if isinstance(module, BATCH_NORMS) and own and not any(own):
+            module.eval()
 
 
 def freeze_norms(net: nn.Module) -> None:
-    """Freeze the batch norms of a net: their weights and, after the next `train()`, their running statistics."""
+    """Freeze the weights of a net's batch norms; `rest_frozen_norms` then keeps their running statistics too."""
     for module in net.modules():
         if isinstance(module, BATCH_NORMS):
             module.requires_grad_(False)

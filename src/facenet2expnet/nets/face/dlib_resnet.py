@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import package_file
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
-from facenet2expnet.nets.face.download import first_line
 from facenet2expnet.nets.face.weights import GENERATED, generated
 
 PACKAGE = "face_recognition_models"
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
-INSTALL = 'pip install "facenet2expnet[facenet]"'
+INSTALL = "pip install 'facenet2expnet[facenet]'"
 LAYER = re.compile(rb"\x01[\x04\x05\x07](con_4|affine_|fc_2)")
 
 INFO = FaceNetInfo(
@@ -71,7 +70,6 @@ class AffineConv(nn.Module):
         self.scale = nn.Parameter(torch.ones(channels_out))
         self.shift = nn.Parameter(torch.zeros(channels_out))
         self.stride, self.padding = stride, padding
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
@@ -119,13 +117,7 @@ class DlibResNet29(ChainFaceNet):
         """Compute tap `name` from the tap before it."""
         if name == "stem":
             return functional.max_pool2d(functional.relu(self.stem(features)), 3, stride=2)
-        if name == "pooled":
-            return features.mean(dim=(2, 3))
-        return self.get_submodule(name)(features)
-
-    def convolutions(self) -> list[AffineConv]:
-        """Return the 29 convolutions from input to output, the order of dlib's file."""
-        return [module for module in self.modules() if isinstance(module, AffineConv)]
+        return super().step(name, features)
 
 
 def _tensors(content: bytes) -> Iterator[Tensor]:
@@ -145,19 +137,11 @@ def _tensors(content: bytes) -> Iterator[Tensor]:
         yield torch.from_numpy(numbers.astype(np.float32))
 
 
-def bundled_file() -> Path:
-    """Return the path of the weights in face-recognition-models; importing the package would need pkg_resources."""
-    spec = find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"dlib-resnet29 needs the package face-recognition-models, which is not installed; {INSTALL}")
-    return Path(spec.submodule_search_locations[0]) / "models" / FILE
-
-
 def load(weights: Path | None = None, name: str = "dlib-resnet29") -> DlibResNet29:
     """Load dlib's ResNet-29, in training mode; without a file, the one of the package face-recognition-models."""
     if str(weights) == GENERATED:
         return generated(DlibResNet29)
-    path = weights or bundled_file()
+    path = weights or package_file(PACKAGE, f"models/{FILE}", INSTALL)
     content = path.read_bytes()
     with torch.device("meta"):
         net = DlibResNet29()
@@ -165,7 +149,7 @@ def load(weights: Path | None = None, name: str = "dlib-resnet29") -> DlibResNet
     try:
         with torch.no_grad():
             tensors = _tensors(content)
-            for conv in net.convolutions():
+            for conv in (module for module in net.modules() if isinstance(module, AffineConv)):  # in the file's order
                 weight, bias = next(tensors).split([conv.weight.numel(), conv.bias.numel()])
                 conv.weight.copy_(weight.view_as(conv.weight))
                 conv.bias.copy_(bias)
@@ -175,7 +159,7 @@ def load(weights: Path | None = None, name: str = "dlib-resnet29") -> DlibResNet
             net.descriptor.weight.copy_(next(tensors).view(256, 128).T)
     except (ValueError, IndexError, RuntimeError, StopIteration) as error:
         raise UserError(
-            f"{path}: expected {FILE}, got a file of {len(content):,} bytes that is cut short or of another kind "
-            f"({first_line(error)}); give dlib's own file, or leave the weights out to use the one of {INSTALL}"
+            f"{path}: expected {FILE}, got a file of {len(content):,} bytes that is cut short or of another kind; "
+            f"give dlib's own file, or leave the weights out to use the one of {INSTALL}"
         ) from error
     return net

@@ -12,15 +12,13 @@ from facenet2expnet.errors import UserError
 CACHE_VARIABLE = "FACENET2EXPNET_CACHE"
 """Downloads from URLs go to `weights` in this folder, or in the operating system's cache folder of the user."""
 
-TIMEOUT_S = 30
-
 
 def locate(reference: str | Path) -> Path:
     """Return the path of the file that a reference names; download it if needed.
 
-    Args:
-        reference: a path; hf:owner/name/file or hf:owner/name@revision/file; or https://…#sha256=HEX. The ending
-            #sha256=HEX is required after a URL and allowed after the others.
+    A reference is a path; hf:owner/name/file or hf:owner/name@revision/file; or https://…#sha256=HEX. The ending
+    #sha256=HEX is required after a URL and allowed after the others.
+
     Raises:
         UserError: If the file does not exist, can't be downloaded, or has another checksum.
     """
@@ -48,7 +46,7 @@ def _from_url(url: str, sha256: str) -> Path:
 
     folder = Path(os.environ.get(CACHE_VARIABLE) or pooch.os_cache("facenet2expnet"), "weights")
     try:
-        downloader = pooch.HTTPDownloader(timeout=TIMEOUT_S, chunk_size=1 << 20)
+        downloader = pooch.HTTPDownloader(timeout=30, chunk_size=1 << 20)
         return Path(pooch.retrieve(url, f"sha256:{sha256}", path=folder, downloader=downloader))
     except (OSError, ValueError) as error:  # the connection, the disk, the checksum
         raise UserError(

@@ -39,7 +39,6 @@ INFO = FaceNetInfo(
     source="https://github.com/timesler/facenet-pytorch",
 )
 
-
 Size = int | tuple[int, int]
 
 
@@ -85,10 +84,9 @@ class Residual(Branches):
 
 
 def _block35() -> Residual:
-    short = ConvNorm(256, 32, 1)
     middle = nn.Sequential(ConvNorm(256, 32, 1), ConvNorm(32, 32, 3, padding=1))
     long = nn.Sequential(ConvNorm(256, 32, 1), ConvNorm(32, 32, 3, padding=1), ConvNorm(32, 32, 3, padding=1))
-    return Residual(256, 96, 0.17, True, short, middle, long)
+    return Residual(256, 96, 0.17, True, ConvNorm(256, 32, 1), middle, long)
 
 
 def _block_1xn(channels: int, width: int, n: int, scale: float, relu: bool = True) -> Residual:
@@ -144,11 +142,9 @@ class InceptionResnetV1(ChainFaceNet):
             return self.conv2d_4b(self.conv2d_4a(self.conv2d_3b(pooled)))
         if name == "block8":
             return self.block8(self.repeat_3(features))
-        if name == "pooled":
-            return features.mean(dim=(2, 3))
         if name == "embedding":
             return self.last_bn(self.last_linear(functional.dropout(features, 0.6, self.training)))
-        return self.get_submodule(name)(features)
+        return super().step(name, features)
 
 
 def load(weights: Path | None, name: str) -> InceptionResnetV1:

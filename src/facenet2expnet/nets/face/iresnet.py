@@ -90,7 +90,7 @@ class IResNet(ChainFaceNet):
             return self.prelu(self.bn1(self.conv1(features)))
         if name == "embedding":
             return self.norm(self.fc(self.bn2(features).flatten(1)))
-        return self.get_submodule(name)(features)
+        return super().step(name, features)
 
 
 def load(weights: Path | None, name: str) -> IResNet:

@@ -27,8 +27,6 @@ from facenet2expnet.nets.face.weights import GENERATED
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 """ONNX Runtime's name of an element type -> NumPy's type."""
 
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-
 Pixel = Annotated[float, Field(ge=0, le=255)]
 
 
@@ -66,14 +64,17 @@ class OnnxNet(FaceNet):
         # weights_sha256() hashes parameters and buffers: here the hash of the model takes the place of its weights.
         sha256 = hashlib.sha256(model.SerializeToString()).digest()
         self.register_buffer("file_sha256", torch.tensor(list(sha256), dtype=torch.uint8))
-        settings, note = _settings(path, model)
+        settings, notes = _settings(path, model)
         inner = set(settings.taps) - {output.name for output in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=tap) for tap in inner)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4  # errors are raised; they need not be logged too
-        providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
+        known = onnxruntime.get_available_providers()
+        providers = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in known]
         self.session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+        self.run_options = onnxruntime.RunOptions()
+        self.run_options.only_execute_path_to_fetches = True
 
         self.input, *others = self.session.get_inputs()
         shape = self.input.shape
@@ -86,7 +87,7 @@ class OnnxNet(FaceNet):
             raise ValueError(f"its sides are {sides}; give input_px in {path.stem}.json if the file has none")
         input_px = sizes.pop()
         outputs = [o.name for o in self.session.get_outputs() if o.type in DTYPES and len(o.shape) in (2, 4)]
-        names = [*settings.taps, *(output for output in outputs if output not in settings.taps)]
+        names = list(dict.fromkeys([*settings.taps, *outputs]))
         zeros = np.zeros((2, 3, input_px, input_px), np.float32)
         values = self._run(zeros, names) if outputs else []
         if not values or any(len(value) != 2 or value.ndim not in (2, 4) for value in values):
@@ -96,27 +97,20 @@ class OnnxNet(FaceNet):
         self.info = FaceNetInfo(
             name=name,
             input_px=input_px,
-            mean_rgb=settings.mean_rgb,
-            scale=settings.scale,
-            colour=settings.colour,
             taps=taps,
             embedding=embedding,
             default_tap=settings.taps[-1] if settings.taps else embedding,
-            licence=settings.licence,
+            **settings.model_dump(include={"mean_rgb", "scale", "colour", "licence"}),
             source=settings.source or name.removeprefix("onnx:"),
-            notes=(note,) if note else (),
+            notes=notes,
         )
 
     def _run(self, inputs: np.ndarray, tensors: list[str]) -> list[np.ndarray]:
         """Compute the named tensors for inputs (B, 3, H, W), B > 0; only what leads to them is run."""
-        from onnxruntime import RunOptions
-
-        options = RunOptions()
-        options.only_execute_path_to_fetches = True
         inputs = inputs.transpose(0, 2, 3, 1) if self.channels_last else inputs
         inputs = inputs.astype(DTYPES[self.input.type], order="C")
         batches = np.split(inputs, len(inputs)) if self.input.shape[0] == 1 else [inputs]
-        runs = [self.session.run(tensors, {self.input.name: batch}, options) for batch in batches]
+        runs = [self.session.run(tensors, {self.input.name: batch}, self.run_options) for batch in batches]
         return [np.concatenate(values) for values in zip(*runs, strict=True)]
 
     def features(self, inputs: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
@@ -130,7 +124,7 @@ class OnnxNet(FaceNet):
         return dict(zip(taps, tensors, strict=True))
 
 
-def _settings(path: Path, model: Any) -> tuple[Settings, str]:
+def _settings(path: Path, model: Any) -> tuple[Settings, tuple[str, ...]]:
     """Read the JSON file beside a model, if there is one; also return a note if the preprocessing was assumed."""
     beside = path.with_suffix(".json")
     try:
@@ -139,14 +133,14 @@ def _settings(path: Path, model: Any) -> tuple[Settings, str]:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise UserError(f"{beside}: {'; '.join(faults)}; the keys are {', '.join(Settings.model_fields)}") from None
     if {"mean_rgb", "scale"} & settings.model_fields_set:
-        return settings, ""
+        return settings, ()
     first = {node.op_type for node in takewhile(lambda node: node.op_type != "Conv", model.graph.node)}
     if first & {"Sub", "Add"} and first & {"Mul", "Div"}:  # as in files from MXNet
         settings = settings.model_copy(update={"mean_rgb": (0.0, 0.0, 0.0), "scale": 1.0})
         assumed = "the file shifts and scales pixels itself, so it gets them unchanged, 0 to 255"
     else:
         assumed = "ArcFace's preprocessing is used: (pixel - 127.5) / 127.5"
-    return settings, f"{beside} gives no mean_rgb or scale; {assumed}."
+    return settings, (f"{beside} gives no mean_rgb or scale; {assumed}.",)
 
 
 def load(weights: Path | None, name: str) -> OnnxNet:

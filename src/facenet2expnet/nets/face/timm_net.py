@@ -39,9 +39,8 @@ class TimmNet(FaceNet):
         # FaceNetInfo has one scale for all channels; features() corrects each channel to timm's own.
         channel_scale = torch.tensor([scale / value for value in deviation]).view(1, 3, 1, 1)
         self.register_buffer("channel_scale", channel_scale, persistent=False)
-        self.layers: list[str] = []
-        if hasattr(model, "forward_intermediates"):
-            self.layers = [str(layer["module"]) for layer in model.feature_info]  # type: ignore[union-attr]
+        layers: Any = model.feature_info if hasattr(model, "forward_intermediates") else ()
+        self.layers = [str(layer["module"]) for layer in layers]
         with torch.no_grad():
             outputs = self.eval().features(torch.zeros(1, 3, input_px, input_px), [*self.layers, POOLED])
         self.info = FaceNetInfo(

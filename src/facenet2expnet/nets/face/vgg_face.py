@@ -25,8 +25,6 @@ from facenet2expnet.nets.face.weights import GENERATED, generated, load_into, re
 STAGES = ((3, 64, 2), (64, 128, 2), (128, 256, 3), (256, 512, 3), (512, 512, 3))
 """Channels in, channels out and number of convolutions of each stage; a 2x2 maximum pooling ends it."""
 
-IMAGENET_CLASSES = 1000
-
 INFO = FaceNetInfo(
     name="vgg-face",
     input_px=224,
@@ -93,7 +91,7 @@ def load(weights: Path | None, name: str = "vgg-face") -> VggFace:
     if str(weights) == GENERATED:
         return generated(VggFace)
     state, colour_by_names = converted(read_weights(weights, INFO))
-    if len(state.get("fc8.bias", ())) == IMAGENET_CLASSES:
+    if len(state.get("fc8.bias", ())) == 1000:  # ImageNet's classes
         raise UserError(f"{weights}: expected VGG-Face, got a VGG-16 of ImageNet; use timm:vgg16")
     state = {key: value for key, value in state.items() if not key.startswith("fc8.")}
     net = load_into(VggFace, state, weights, "vgg-face")

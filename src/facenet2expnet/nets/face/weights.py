@@ -20,8 +20,8 @@ GENERATED = "generated"
 
 WRAPPERS = ("state_dict", "state_dict_backbone", "model_state_dict", "model", "net", "weights")
 PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.")
-LINES, LINE_LENGTH = 4, 300
-"""How much of PyTorch's message on weights that do not fit is shown."""
+SHOWN = 4
+"""Number of lines shown of PyTorch's message on weights that do not fit."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             head = file.read(40)
             file.seek(0)
             is_safetensors = head[8:9] == b"{"  # the length of the header, then its JSON
-            content = load_file(path) if is_safetensors else torch.load(file, "cpu", weights_only=True)
+            content: object = load_file(path) if is_safetensors else torch.load(file, "cpu", weights_only=True)
     except Exception as error:  # the readers raise almost any exception for a damaged file
         if "GLOBAL" in str(error) or "TorchScript" in str(error):
             raise UserError(
@@ -51,11 +51,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path}: expected weights (.pth, .pt or .safetensors), got a file that is damaged, cut short or of "
             f"another kind; it begins with {head!r}. Download it again, with `git lfs pull` for a Git LFS pointer"
         ) from error
-    return _unwrap(content, path)
-
-
-def _unwrap(content: object, path: Path) -> dict[str, Tensor]:
-    """Return the dictionary of tensors inside a file's content, without wrappers and prefixes."""
     for _ in WRAPPERS:
         if isinstance(content, Mapping):
             inner = (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
@@ -84,7 +79,6 @@ def load_into(build: Callable[[], Net], state: dict[str, Tensor], origin: object
     """Build a net on the meta device and load weights into it; every name and shape must match.
 
     Args:
-        state: name -> tensor.
         origin, name: the file and the face net, for error messages.
     Raises:
         UserError: If tensors are missing, unexpected, of another shape, not floating-point or not finite.
@@ -96,16 +90,16 @@ def load_into(build: Callable[[], Net], state: dict[str, Tensor], origin: object
     try:
         net.load_state_dict(given, assign=True)
     except RuntimeError as error:
-        faults = [line.strip()[:LINE_LENGTH] for line in str(error).splitlines()[1:]]
-        raise UserError(f"{origin}: expected the weights of {name}; {'; '.join(faults[:LINES])}") from error
+        faults = [line.strip()[:300] for line in str(error).splitlines()[1 : SHOWN + 1]]
+        raise UserError(f"{origin}: expected the weights of {name}; {'; '.join(faults)}") from error
     broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise UserError(f"{origin}: expected finite weights, {', '.join(broken[:LINES])} are not; get the file again")
+        raise UserError(f"{origin}: expected finite weights, {', '.join(broken[:SHOWN])} are not; get the file again")
     return net
 
 
-def generated(build: Callable[[], Net], seed: int = 0) -> Net:
-    """Build a net with weights drawn from a seed: biases and means 0, scales and variances 1, the rest normal (He).
+def generated(build: Callable[[], Net]) -> Net:
+    """Build a net with weights drawn from seed 0: biases and means 0, scales and variances 1, the rest normal (He).
 
     Within `torch.device("meta")` nothing is drawn: the net has only names and shapes.
     """
@@ -114,7 +108,7 @@ def generated(build: Callable[[], Net], seed: int = 0) -> Net:
     if torch.get_default_device().type == "meta":
         return net
     net.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in net.named_parameters():
         if parameter.ndim > 1:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)

@@ -1,10 +1,12 @@
-"""Where a training computes: the device, and the precision of its forward passes."""
+"""Where networks compute: the device, and the precision of a forward pass in training."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+
+from facenet2expnet.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -15,8 +17,6 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: If there is no such device here.
     """
-    from facenet2expnet.errors import UserError
-
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from facenet2expnet.device import autocast, choose_device
 from facenet2expnet.errors import UserError
-from facenet2expnet.training.device import autocast, choose_device
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
