@@ -233,7 +233,7 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
         )
     tops = {names[0] for names in parts}
     odd = [path for path in pictures if any("\ud800" <= letter <= "\udfff" for letter in path.as_posix())]
-    empty = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name) and p.name not in tops)
+    empty = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name) and p.name not in tops)
     raise_faults(
         [f"{folder / name} is outside the class folders; move it into one" for name in loose]
         + [f"{str(path)!a} has a name that is not UTF-8; rename it" for path in odd]
@@ -308,14 +308,14 @@ def find_pictures(folder: Path) -> list[Path]:
 
     found = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         found += [Path(parent, name) for name in files if is_picture_name(name)]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 
 def is_picture_name(name: str) -> bool:
     """Whether a file name has a picture's ending and is not hidden (`._x.jpg` of macOS)."""
-    return not _is_hidden(name) and name.lower().endswith(PICTURE_ENDINGS)
+    return not is_hidden(name) and name.lower().endswith(PICTURE_ENDINGS)
 
 
 def need_folder(folder: Path) -> Path:
@@ -357,5 +357,5 @@ def _split_name(name: str) -> str:
     return lowered if lowered in SPLITS else name
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"

@@ -235,7 +235,7 @@ class TestTfd:
         savemat(file, {"images": np.zeros((2, 48, 48))})
         assert "lacks the variable labs_ex, labs_id, folds" in message_of("tfd", tmp_path)
         self.write(file, list(range(10)), folds=np.ones((3, 5)))
-        assert "folds (N, 5); got (10, 48, 48), (10,), (3, 5)" in message_of("tfd", tmp_path)
+        assert "folds (N, 5); got (10, 48, 48), (10,), (10,), (3, 5)" in message_of("tfd", tmp_path)
         file.unlink()
         assert "is not TFD: expected TFD_48x48.mat" in message_of("tfd", tmp_path)
 

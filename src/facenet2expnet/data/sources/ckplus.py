@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.sources import layout
-from facenet2expnet.data.sources.base import Source
+from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import CKPLUS_CODES, EXPRESSIONS
 
-SEQUENCES = 327
 CLASSES = {
     8: EXPRESSIONS,
     7: tuple(name for name in EXPRESSIONS if name != "neutral"),
@@ -34,66 +31,59 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
     Source: FN2EN, section IV-C.
     """
     wanted = layout.choose_classes(classes, CLASSES)
-    if frames < 1:
-        raise UserError(f"frames is {frames}, expected 1 or more")
+    layout.check_frames(frames)
     images, emotions = _folders(path)
-    rows, empty, short, damaged, unlabelled, existing = [], [], [], [], 0, set()
-    for subject in layout.subfolders(images):
-        for sequence in layout.subfolders(subject):
-            name = f"{subject.name}/{sequence.name}"
-            existing.add(name.lower())
-            label = _label(layout.child(emotions, name))
-            if not label:
-                unlabelled += 1
-            elif label not in EXPRESSIONS:
-                damaged.append(f"{name} ({label})")
-            elif label in wanted:
-                found = list(enumerate(layout.pictures_in(sequence), start=1))
-                last = found[max(1, len(found) - frames) :] if "neutral" in wanted else found[-frames:]
-                chosen = [(picture, label) for picture in last]
-                if "neutral" in wanted:
-                    chosen = [(picture, "neutral") for picture in found[:1]] + chosen
-                rows += [
-                    (layout.relative(picture, path), name_of, subject.name, name, number)
-                    for (number, picture), name_of in chosen
-                ]
-                if not found:
-                    empty.append(name)
-                elif len(found) <= frames:
-                    short.append(name)
+    labels = {name.lower(): (name, _label(folder)) for name, folder in _sequences(emotions)}
+    rows, empty, short, damaged, unlabelled = [], [], [], [], 0
+    neutral = int("neutral" in wanted)  # the number of first frames that are neutral
+    for name, folder in _sequences(images):
+        _, label = labels.pop(name.lower(), (name, ""))
+        if not label:
+            unlabelled += 1
+        elif label not in EXPRESSIONS:
+            damaged.append(f"{name} ({label})")
+        elif label in wanted:
+            found = list(enumerate(layout.pictures_in(folder), start=1))
+            chosen = [(*frame, "neutral") for frame in found[:neutral]]
+            chosen += [(*frame, label) for frame in found[max(neutral, len(found) - frames) :]]
+            rows += [(picture, kind, folder.parent.name, name, number) for number, picture, kind in chosen]
+            if not found:
+                empty.append(name)
+            elif len(found) <= frames:
+                short.append(name)
     if not rows:
         raise UserError(
             f"{path}: no labelled sequence was found ({unlabelled} without an emotion file, {len(empty)} without "
             "pictures); is the download complete? Expected Emotion/S005/001/S005_001_00000011_emotion.txt"
         )
-    table = pd.DataFrame(rows, columns=["image", "label", "subject", "sequence", "frame"])
-    labelled = [f"{s.name}/{q.name}" for s in layout.subfolders(emotions) for q in layout.subfolders(s) if _label(q)]
-    count = table["sequence"].nunique()
+    count = len({row[3] for row in rows})
     notes = [
         f"{count} labelled sequences were read; {unlabelled} have no emotion file and were left out.",
         *layout.counted(empty, "labelled sequences hold no picture"),
         *layout.counted(short, f"sequences have {frames} frames or fewer"),
         *layout.counted(damaged, "emotion files hold no code from 0 to 7"),
         *layout.counted(
-            [n for n in labelled if n.lower() not in existing],
-            "sequences with an emotion file have no folder",
+            [name for name, label in labels.values() if label], "sequences with an emotion file have no folder"
         ),
+        *(layout.incomplete(count, 327, "labelled sequences") if wanted == EXPRESSIONS else ()),
     ]
-    if count < SEQUENCES and wanted == EXPRESSIONS:
-        notes.append(f"The release has {SEQUENCES} labelled sequences, {count} are here.")
-    order = tuple(name for name in wanted if name in set(table["label"]))
-    return Manifest(table, path, order, name="ckplus", notes=tuple(notes))
+    return layout.manifest("ckplus", path, rows, "image label subject sequence frame", notes)
 
 
-def _label(folder: Path | None) -> str:
+def _sequences(folder: Path) -> list[tuple[str, Path]]:
+    """Name, as S005/001, and folder of each sequence."""
+    return [(f"{s.name}/{q.name}", q) for s in layout.subfolders(folder) for q in layout.subfolders(s)]
+
+
+def _label(folder: Path) -> str:
     """The expression of a sequence, "" without an emotion file, the text of the file if it is not a code."""
-    files = [p for p in layout.entries(folder) if p.name.lower().endswith(".txt")] if folder and folder.is_dir() else []
+    files = [p for p in layout.entries(folder) if p.name.lower().endswith(".txt")]
     if not files:
         return ""
     text = files[0].read_text(encoding="utf-8", errors="replace").strip()
     try:
         return CKPLUS_CODES.get(int(float(text)), text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return text or "empty"
 
 
@@ -110,21 +100,14 @@ def _folders(path: Path) -> tuple[Path, Path]:
         )
     if emotions is not None:
         raise UserError(f"{path} has CK+'s emotion files but not its pictures; unpack them to {path / IMAGES}")
-    subjects = [p for p in layout.subfolders(path) if p.name[:1].upper() == "S" and p.name[1:].isdecimal()]
+    subjects = [p.name for p in layout.entries(path) if re.fullmatch(r"[Ss]\d+", p.name)] if path.is_dir() else []
     if subjects and path.name.lower() not in (EMOTION.lower(), IMAGES):
         raise UserError(
-            f"{path}: this looks like CK+'s image folder (it holds {subjects[0].name}); give its parent, "
+            f"{path}: this looks like CK+'s image folder (it holds {subjects[0]}); give its parent, "
             f"{path.resolve().parent}, and name the folder {IMAGES}"
         )
     raise layout.wrong_root(path, "CK+", f"the folders {IMAGES} and {EMOTION}", (IMAGES, EMOTION))
 
 
-SOURCE = Source(
-    name="ckplus",
-    title="CK+ (Extended Cohn-Kanade)",
-    reader=read,
-    options={
-        "classes": "8, 7, 6, or names separated by commas",
-        "frames": "number of last frames that have the label",
-    },
-)
+OPTIONS = {"classes": "8, 7, 6, or names separated by commas", "frames": "number of last frames that have the label"}
+SOURCE = Source("ckplus", "CK+ (Extended Cohn-Kanade)", read, OPTIONS)

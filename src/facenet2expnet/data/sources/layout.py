@@ -1,12 +1,15 @@
-"""Folders of datasets as distributed: entries by name, wrong folders, and notes about what was left out."""
+"""What readers of datasets share: entries by name, wrong folders, options, and notes about what was left out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from facenet2expnet.data.manifest import is_picture_name, natural_key
+import pandas as pd
+
+from facenet2expnet.data.manifest import Manifest, is_hidden, is_picture_name, natural_key
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import EXPRESSIONS, canonical
 
@@ -18,7 +21,7 @@ def entries(folder: Path) -> list[Path]:
         UserError: If the folder can't be read.
     """
     try:
-        found = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX"]
+        found = [p for p in folder.iterdir() if not is_hidden(p.name)]
     except OSError as fault:
         raise UserError(f"{folder} can't be read: {fault.strerror}; give yourself read permission") from fault
     return sorted(found, key=lambda path: natural_key(path.name))
@@ -46,19 +49,23 @@ def child(folder: Path, *paths: str) -> Path | None:
     return None
 
 
-def find_below(folder: Path, name: str, depth: int = 3) -> list[Path]:
-    """Entries of this name in a folder or at most `depth` levels below it; upper and lower case are the same."""
-    level, found = [folder], []
+def find_below(folder: Path, name: str, depth: int = 3) -> Iterator[Path]:
+    """Entries of this name in a folder or below it, nearest first; upper and lower case are the same.
+
+    It searches `depth` levels, and a level is read only when all entries before it were used.
+    """
+    inside = [folder]
     for _ in range(depth):
-        inside = [entry for parent in level for entry in entries(parent)]
-        found += [entry for entry in inside if entry.name.lower() == name.lower()]
-        level = [entry for entry in inside if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
-    return found
+        folders = [entry for entry in inside if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
+        inside = [entry for parent in folders for entry in entries(parent)]
+        yield from (entry for entry in inside if entry.name.lower() == name.lower())
 
 
-def relative(path: Path, root: Path) -> str:
-    """The path from the root, with forward slashes."""
-    return path.relative_to(root).as_posix()
+def manifest(name: str, root: Path, rows: Iterable[Sequence[Any]], columns: str, notes: Iterable[str]) -> Manifest:
+    """Make a manifest of rows that begin with the path of a picture below `root`; column names have spaces between."""
+    table = pd.DataFrame(rows, columns=columns.split())
+    table["image"] = [picture.relative_to(root).as_posix() for picture in table["image"]]
+    return Manifest(table, root, name=name, notes=tuple(notes))
 
 
 def wrong_root(path: Path, title: str, expected: str, parts: Iterable[str] = ()) -> UserError:
@@ -83,6 +90,12 @@ def check_option(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise a UserError if an option does not have one of its values."""
     if value not in allowed:
         raise UserError(f"{name} is {value}, expected {' or '.join(map(str, allowed))}")
+
+
+def check_frames(frames: int) -> None:
+    """Raise a UserError if the number of last frames is below 1."""
+    if not isinstance(frames, int) or frames < 1:
+        raise UserError(f"frames is {frames}, expected a whole number, 1 or more")
 
 
 def choose_classes(option: int | str | Sequence[str], counts: dict[int, tuple[str, ...]]) -> tuple[str, ...]:
@@ -112,3 +125,8 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 def counted(names: Sequence[str], text: str) -> list[str]:
     """A note like "2 sequences hold no picture: a, b."; no note without names."""
     return [f"{len(names)} {text}: {first_of(names)}."] if names else []
+
+
+def incomplete(found: int, released: int, what: str) -> list[str]:
+    """A note if the number of `what` is not the release's; none if it is."""
+    return [f"The release has {released} {what}, {found} are here."] if found != released else []

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-import pandas as pd
-
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.sources import layout
-from facenet2expnet.data.sources.base import Source
+from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import canonical
 
-CAMERAS = ("VL", "NI")
-LIGHTS = ("Strong", "Weak", "Dark")
-SEQUENCES = 480
+CAMERAS, LIGHTS = ("VL", "NI"), ("Strong", "Weak", "Dark")
 
 
 def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3) -> Manifest:
@@ -26,12 +22,11 @@ def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3)
     """
     layout.check_option("camera", camera, CAMERAS)
     layout.check_option("light", light, LIGHTS)
-    if frames < 1:
-        raise UserError(f"frames is {frames}, expected 1 or more")
+    layout.check_frames(frames)
     folder = _folder(path, camera, light)
-    rows, empty, other, sequences = [], [], [], []
+    rows, empty, other = [], [], []
     for subject in layout.subfolders(folder):
-        if not (subject.name[:1].upper() == "P" and subject.name[1:].isdecimal()):
+        if not re.fullmatch(r"[Pp]\d+", subject.name):
             other.append(subject.name)
             continue
         for emotion in layout.subfolders(subject):
@@ -42,22 +37,18 @@ def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3)
             elif not found:
                 empty.append(sequence)
             else:
-                sequences.append(sequence)
-                rows += [
-                    (layout.relative(picture, path), label, subject.name.upper(), sequence, number + 1)
-                    for number, picture in list(enumerate(found))[-frames:]
-                ]
+                last = list(enumerate(found, start=1))[-frames:]
+                rows += [(picture, label, subject.name.upper(), sequence, number) for number, picture in last]
     if not rows:
         raise UserError(f"{folder} holds no pictures in folders like P001/Anger; is the download complete?")
-    table = pd.DataFrame(rows, columns=["image", "label", "subject", "sequence", "frame"])
+    subjects, sequences = (len({row[column] for row in rows}) for column in (2, 3))
     notes = [
-        f"{len(sequences)} sequences of {table['subject'].nunique()} subjects were read ({camera}, {light}).",
+        f"{sequences} sequences of {subjects} subjects were read ({camera}, {light}).",
         *layout.counted(empty, "sequences hold no picture"),
         *layout.counted(other, "folders are no subject or no expression"),
+        *layout.incomplete(sequences, 480, "sequences per camera and light"),
     ]
-    if len(sequences) < SEQUENCES:
-        notes.append(f"The release has {SEQUENCES} sequences per camera and light, {len(sequences)} are here.")
-    return Manifest(table, path, name="oulu-casia", notes=tuple(notes))
+    return layout.manifest("oulu-casia", path, rows, "image label subject sequence frame", notes)
 
 
 def _folder(path: Path, camera: str, light: str) -> Path:
@@ -67,7 +58,7 @@ def _folder(path: Path, camera: str, light: str) -> Path:
             inner = layout.child(outer, light)
             if inner is not None and inner.is_dir():
                 return inner
-    cameras = [name for name in CAMERAS if layout.find_below(path, name)]
+    cameras = [name for name in CAMERAS if any(layout.find_below(path, name))]
     if cameras:
         raise UserError(
             f"{path} holds Oulu-CASIA's {' and '.join(cameras)}, but no {camera}/{light}; is the download "
@@ -76,13 +67,9 @@ def _folder(path: Path, camera: str, light: str) -> Path:
     raise layout.wrong_root(path, "Oulu-CASIA", f"{camera}/{light}/P001 in it or below", (*CAMERAS, *LIGHTS))
 
 
-SOURCE = Source(
-    name="oulu-casia",
-    title="Oulu-CASIA NIR&VIS facial expression database",
-    reader=read,
-    options={
-        "camera": "VL (visible light) or NI (near infrared)",
-        "light": "Strong, Weak or Dark",
-        "frames": "number of last frames that have the label",
-    },
-)
+OPTIONS = {
+    "camera": "VL (visible light) or NI (near infrared)",
+    "light": "Strong, Weak or Dark",
+    "frames": "number of last frames that have the label",
+}
+SOURCE = Source("oulu-casia", "Oulu-CASIA NIR&VIS facial expression database", read, OPTIONS)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pandas as pd
-
 from facenet2expnet.data.manifest import Manifest, is_picture_name
-from facenet2expnet.data.sources import layout
-from facenet2expnet.data.sources.base import Source
+from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import canonical
 
@@ -32,18 +29,15 @@ def read(path: Path, faces: str = "auto") -> Manifest:
         kinds.add(kind)
         for emotion in layout.subfolders(folder):
             label, found = canonical(emotion.name), layout.pictures_in(emotion)
-            if label is None:
-                if kind == "aligned" or not emotion.name.lower().startswith(prefix):
-                    other.append(layout.relative(emotion, path))
-            elif not found:
-                empty.append(layout.relative(emotion, path))
-            else:
-                films = [re.sub(r"_[0-9]+_[0-9]+$", "", picture.stem) for picture in found]
-                rows += [(layout.relative(p, path), label, split, film) for p, film in zip(found, films, strict=True)]
+            shown = emotion.relative_to(path).as_posix()
+            if label is not None:
+                rows += [(picture, label, split, re.sub(r"_\d+_\d+$", "", picture.stem)) for picture in found]
+                empty += [] if found else [shown]
+            elif kind == "aligned" or not emotion.name.lower().startswith(prefix):
+                other.append(shown)
     if len(kinds) > 1:
         raise UserError(f"{path}: Train and Val differ (aligned and original); pass faces=aligned or faces=original")
-    table = pd.DataFrame(rows, columns=["image", "label", "split", "film"])
-    train, valid = ((table["split"] == split).sum() for split in PARTS.values())
+    train, valid = (sum(row[2] == split for row in rows) for split in PARTS.values())
     if not train or not valid:
         raise UserError(f"{path}: {train} pictures in Train and {valid} in Val; both are needed")
     notes = [
@@ -51,19 +45,27 @@ def read(path: Path, faces: str = "auto") -> Manifest:
         *layout.counted(empty, "folders hold no picture"),
         *layout.counted(other, "folders are no expression"),
     ]
-    return Manifest(table, path, name="sfew", notes=tuple(notes))
+    return layout.manifest("sfew", path, rows, "image label split film", notes)
 
 
 def _part(path: Path, prefix: str, faces: str) -> tuple[Path, str]:
     """The folder with the expression folders of Train or Val, and whether it is aligned or original."""
-    level = [p for p in layout.subfolders(path) if p.name.lower().startswith(prefix)]
-    below = [q for p in level for q in layout.subfolders(p) if q.name.lower().startswith(prefix)]
-    found = [p for p in [*below, *level] if any(canonical(q.name) for q in layout.subfolders(p))]
+
+    def named(folder: Path) -> list[Path]:
+        return [p for p in layout.subfolders(folder) if p.name.lower().startswith(prefix)]
+
+    def holds_expressions(folder: Path) -> bool:
+        return any(canonical(p.name) for p in layout.subfolders(folder))
+
+    if not path.is_dir():
+        raise layout.wrong_root(path, "SFEW", "a folder")
+    level = named(path)
+    found = [p for p in [*(q for p in level for q in named(p)), *level] if holds_expressions(p)]
     for kind in ("aligned", "original"):
         folders = [p for p in found if ("aligned" in p.name.lower()) == (kind == "aligned")]
         if folders and faces in (kind, "auto"):
             return folders[0], kind
-    if any(canonical(p.name) for p in layout.subfolders(path)):
+    if holds_expressions(path):
         raise UserError(
             f"{path}: this looks like one part of SFEW (it holds the expression folders); give its parent, "
             f"{path.resolve().parent}, which holds Train and Val"
@@ -77,11 +79,5 @@ def _part(path: Path, prefix: str, faces: str) -> tuple[Path, str]:
     raise layout.wrong_root(path, "SFEW", "folders with names that begin with Train and Val", PARTS)
 
 
-SOURCE = Source(
-    name="sfew",
-    title="SFEW 2.0 (Static Facial Expressions in the Wild)",
-    reader=read,
-    options={
-        "faces": "auto, aligned (the organisers' face crops) or original (whole frames)",
-    },
-)
+OPTIONS = {"faces": "auto, aligned (the organisers' face crops) or original (whole frames)"}
+SOURCE = Source("sfew", "SFEW 2.0 (Static Facial Expressions in the Wild)", read, OPTIONS)
