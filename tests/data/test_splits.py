@@ -219,7 +219,7 @@ class TestColumns:
         chosen = choose(manifest_of(["x", "y"] * 2, split=["train", "train", "valid", "valid"]))
         assert chosen.name == "split"
         assert parts(chosen.splits[0]) == {"train": [0, 1], "test": [2, 3]}
-        assert "no test rows, so the valid rows are the test part" in chosen.note
+        assert "The column split has no labelled test rows, so the valid rows are the test part" in chosen.note
         assert chosen.unused == 0
 
     def test_fold_column(self) -> None:

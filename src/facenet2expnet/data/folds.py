@@ -9,58 +9,58 @@ from facenet2expnet.data.manifest import Manifest, natural_key
 from facenet2expnet.errors import UserError
 
 
-def subject_groups(manifest: Manifest, count: int | None) -> tuple[np.ndarray, list[str]]:
-    """Cut the subjects by ascending ID (S2 before S10) into groups of nearly equal size.
+def fold_numbers(manifest: Manifest, protocol: str, count: int, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Divide the labelled pictures into folds.
+
+    subject-groups: `count` groups of nearly equal numbers of subjects, by ascending ID (S2 before S10).
+    leave-one-subject-out: each subject is a fold with its own name. stratified: random folds of scikit-learn with
+    nearly equal class shares; subjects and sequences stay together.
 
     Args:
-        count: number of groups; None makes each subject a group with its own name.
+        protocol: one of these three.
+        count: number of folds; leave-one-subject-out does not use it.
+        seed: of stratified.
     Returns:
-        The group of each row (N,), -1 for subjects without a labelled row; the names of the groups.
+        The fold of each row (N,), -1 in none; the names of the folds.
     Raises:
-        UserError: If a subject is unknown, or there are fewer subjects or pictures of a class than groups.
-    Source: FN2EN, section IV-C.
-    """
-    labelled = manifest.labels >= 0
-    subjects = np.full(len(manifest), "", object) if manifest.subjects is None else manifest.subjects
-    blank = np.flatnonzero((subjects == "") & labelled)
-    if len(blank):
-        raise UserError(
-            f"manifest '{manifest.name}': {len(blank)} labelled pictures have no subject, the first is "
-            f"{manifest.table['image'][blank[0]]}; fill in the column subject, or pass --protocol stratified"
-        )
-    check_classes(manifest, count or 0)
-    names = sorted(set(subjects[labelled]), key=natural_key)
-    _check_enough(len(names), "subjects", count or 2)
-    groups = np.array_split(np.arange(len(names)), count or len(names))
-    group_of = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    fold_of = np.append(group_of, -1)[pd.Index(names, dtype=object).get_indexer(subjects)]
-    return fold_of, fold_names(count) if count else names
-
-
-def stratified(manifest: Manifest, count: int, seed: int) -> np.ndarray:
-    """Random folds (N,) of scikit-learn with nearly equal class shares; subjects and sequences stay together.
-
-    Raises:
-        UserError: If there are fewer subjects and sequences, or pictures of a class, than folds.
+        UserError: If a subject is unknown, or there are fewer subjects or pictures of a class than folds.
+    Source: FN2EN, section IV-C (subject-groups).
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+    if protocol == "leave-one-subject-out":
+        count = 0
+    elif count < 2:
+        raise UserError(f"{count} folds were asked for; at least 2 are needed")
+    rows, fold_of = np.flatnonzero(manifest.labels >= 0), np.full(len(manifest), -1)
+    if protocol == "stratified":
+        groups, what = group_ids(manifest)[rows], "subjects or sequences"
+    else:
+        subjects = np.full(len(manifest), "", object) if manifest.subjects is None else manifest.subjects
+        groups, what = subjects[rows], "subjects"
+        if (groups == "").any():
+            raise UserError(
+                f"manifest '{manifest.name}': {(groups == '').sum()} labelled pictures have no subject, the first is "
+                f"{manifest.table['image'][rows[groups == ''][0]]}; fill in the column subject, or pass "
+                "--protocol stratified"
+            )
     check_classes(manifest, count)
-    rows = np.flatnonzero(manifest.labels >= 0)
-    labels, groups = manifest.labels[rows], group_ids(manifest)[rows]
-    found = len(np.unique(groups))
-    _check_enough(found, "subjects or sequences", count)
-    folder = (StratifiedKFold if found == len(rows) else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
-    drawn = folder.split(rows, labels, None if found == len(rows) else groups)
-    fold_of = np.full(len(manifest), -1)
-    for fold, (_, test) in enumerate(drawn):
-        fold_of[rows[test]] = fold
-    return fold_of
-
-
-def fold_names(count: int) -> list[str]:
-    """fold-01, fold-02, …"""
-    return [f"fold-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
+    found = set(groups)
+    if len(found) < (count or 2):
+        fewer = f"pass --folds {max(len(found), 2)} or fewer, or another --protocol"
+        raise UserError(f"{len(found)} {what} can't be divided into {count or 2} folds; {fewer}")
+    names = [f"fold-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
+    if protocol == "stratified":
+        alone = len(found) == len(rows)
+        folder = (StratifiedKFold if alone else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
+        drawn = folder.split(rows, manifest.labels[rows], None if alone else groups)
+        for fold, (_, tested) in enumerate(drawn):
+            fold_of[rows[tested]] = fold
+        return fold_of, names
+    ascending = sorted(found, key=natural_key)
+    parts = np.array_split(np.array(ascending, object), count or len(ascending))
+    fold_of[rows] = pd.Series({name: fold for fold, part in enumerate(parts) for name in part})[groups]
+    return fold_of, names or ascending
 
 
 def group_ids(manifest: Manifest) -> np.ndarray:
@@ -96,9 +96,3 @@ def check_classes(manifest: Manifest, count: int) -> None:
             f"manifest '{manifest.name}' has classes with fewer pictures than the {count} folds: {', '.join(few)}; "
             f"add pictures, leave the class out, or pass --folds {max(2, min(counts.values()))}"
         )
-
-
-def _check_enough(found: int, what: str, count: int) -> None:
-    if found < count:
-        fewer = f"pass --folds {max(found, 2)} or fewer, or another --protocol"
-        raise UserError(f"{found} {what} can't be divided into {count} folds; {fewer}")

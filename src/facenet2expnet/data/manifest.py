@@ -9,8 +9,8 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,19 @@ import numpy as np
 import pandas as pd
 
 from facenet2expnet.crop import CropContract
-from facenet2expnet.data.table import COLUMNS, SPLITS, as_text, check_rows, raise_faults, read_table
+from facenet2expnet.data.table import (
+    COLUMNS,
+    SPLITS,
+    as_text,
+    check_columns,
+    check_rows,
+    raise_faults,
+    read_table,
+    split_name,
+)
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import atomic_path, read_json, write_json
 from facenet2expnet.labels import in_canonical_order
-
-_SPELLINGS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
@@ -46,6 +53,7 @@ class Manifest:
         name: the name of the data in reports.
         contract: how the faces were cropped and aligned; None for original pictures.
         notes: sentences about what was left out, and why.
+        place: names a row in error messages, as "labels.csv line 4"; not kept.
     Raises:
         UserError: If a column is missing, a picture is in two rows, or a label is not a class.
     """
@@ -56,17 +64,15 @@ class Manifest:
     name: str = "data"
     contract: CropContract | None = None
     notes: tuple[str, ...] = ()
+    place: InitVar[Callable[[int], str] | None] = None
 
-    def __post_init__(self) -> None:
-        missing = [column for column in COLUMNS[:2] if column not in self.table.columns]
-        if missing:
-            raise UserError(f"manifest '{self.name}' has no column {' and no column '.join(missing)}")
-        table = self.table.reset_index(drop=True).copy()
-        for column in COLUMNS:
-            if column in table.columns:
-                table[column] = as_text(table[column])
+    def __post_init__(self, place: Callable[[int], str] | None) -> None:
+        check_columns(self.table, f"manifest '{self.name}'")
+        table = self.table.reset_index(drop=True)
+        for column in set(COLUMNS) & set(table.columns):
+            table[column] = as_text(table[column])
         classes = tuple(self.classes) or in_canonical_order(label for label in table["label"] if label)
-        check_rows(table, lambda row: f"manifest '{self.name}' row {row}", classes)
+        check_rows(table, place or (lambda row: f"manifest '{self.name}' row {row}"), classes)
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "root", Path(self.root))
         object.__setattr__(self, "classes", classes)
@@ -181,31 +187,31 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pict
     _check_ending(path)
     metadata = _read_metadata(path.with_suffix(".json"))
     table, lines = read_table(path)
-    if not metadata:  # forward slashes and no detours, so that each picture has one name
-        table["image"] = [posixpath.normpath(i.replace("\\", "/")) if i else "" for i in table["image"]]
-    if "split" in table.columns:
-        table["split"] = [_split_name(split) for split in table["split"]]
-    names = tuple(classes) if classes is not None else tuple(metadata.get("classes", ()))
-    check_rows(table, lambda row: f"{path.name} line {lines[row]}", names)
     if not len(table):
         raise UserError(f"{path} has no rows; expected one line per picture below the header")
-    root = path.parent / metadata.get("root", "")
-    if need_pictures and not any(os.path.exists(root / image) for image in table["image"]):
-        raise UserError(
-            f"{path}: none of its {len(table)} pictures was found; the first one was expected at "
-            f"{root / table['image'].iloc[0]}; the column image is relative to the folder of the table"
-            + (f" (root in {path.with_suffix('.json').name})" if metadata else "")
-        )
+    if not metadata:  # forward slashes and no detours, so that each picture has one name
+        images = as_text(table["image"])
+        table["image"] = [posixpath.normpath(image.replace("\\", "/")) if image else "" for image in images]
+    if "split" in table.columns:
+        table["split"] = as_text(table["split"]).map(split_name)
     contract = metadata.get("contract")
     own_name = path.stem if path.stem != "manifest" else path.resolve().parent.name or path.stem
-    return Manifest(
+    manifest = Manifest(
         table,
-        root,
-        names,
+        path.parent / metadata.get("root", ""),
+        tuple(metadata.get("classes", ()) if classes is None else classes),
         name=metadata.get("name", own_name),
         contract=None if contract is None else CropContract.from_dict(contract),
         notes=tuple(metadata.get("notes", ())),
+        place=lambda row: f"{path.name} line {lines[row]}",
     )
+    if need_pictures and not any(os.path.exists(picture) for picture in manifest.paths):
+        raise UserError(
+            f"{path}: none of its {len(table)} pictures was found; the first one was expected at "
+            f"{manifest.paths[0]}; the column image is relative to the folder of the table"
+            + (f" (root in {path.with_suffix('.json').name})" if metadata else "")
+        )
+    return manifest
 
 
 def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
@@ -219,34 +225,28 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
     """
     folder = need_folder(folder)
     pictures = find_pictures(folder)
-    if not pictures:
-        raise UserError(
-            f"{folder} holds no pictures; expected one folder per class with pictures inside "
-            f"({', '.join(PICTURE_ENDINGS)})"
-        )
     parts = [path.relative_to(folder).parts for path in pictures]
-    loose = [names[0] for names in parts if len(names) == 1]
+    tops, loose = {names[0] for names in parts}, [names[0] for names in parts if len(names) == 1]
     if len(loose) == len(parts):
-        raise UserError(
-            f"{folder} holds {len(loose)} pictures but no class folders; put the pictures of each class "
-            f"into a folder with the name of the class, or give a CSV with the columns image,label"
+        holds = (
+            f"{len(loose)} pictures but no class folders" if loose else f"no pictures ({', '.join(PICTURE_ENDINGS)})"
         )
-    tops = {names[0] for names in parts}
-    odd = [path for path in pictures if any("\ud800" <= letter <= "\udfff" for letter in path.as_posix())]
+        raise UserError(
+            f"{folder} holds {holds}; put the pictures of each class into a folder with the name of the class, "
+            "or give a CSV with the columns image,label"
+        )
     empty = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name) and p.name not in tops)
     raise_faults(
         [f"{folder / name} is outside the class folders; move it into one" for name in loose]
-        + [f"{str(path)!a} has a name that is not UTF-8; rename it" for path in odd]
         + [f"{folder / name} holds no pictures; add some or remove the folder" for name in empty]
     )
-    by_split = all(_split_name(top) in SPLITS for top in tops) and all(len(names) > 2 for names in parts)
+    by_split = all(split_name(top) in SPLITS for top in tops) and all(len(names) > 2 for names in parts)
     labels = [unicodedata.normalize("NFC", names[1 if by_split else 0]) for names in parts]
     table = pd.DataFrame({"image": ["/".join(names) for names in parts], "label": labels}, dtype=object)
     if by_split:
-        table["split"] = [_split_name(names[0]) for names in parts]
-    allowed = tuple(classes or ())
-    check_rows(table, lambda row: str(pictures[row]), allowed)
-    return Manifest(table, folder, allowed, name=folder.resolve().name or "data")
+        table["split"] = [split_name(names[0]) for names in parts]
+    name = folder.resolve().name or "data"
+    return Manifest(table, folder, tuple(classes or ()), name=name, place=lambda row: str(pictures[row]))
 
 
 def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
@@ -318,6 +318,11 @@ def is_picture_name(name: str) -> bool:
     return not is_hidden(name) and name.lower().endswith(PICTURE_ENDINGS)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or made by macOS in a zip."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def need_folder(folder: Path) -> Path:
     """Return the folder if it exists and can be read.
 
@@ -349,13 +354,3 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; prepare the data again, or remove the file")
     return metadata
-
-
-def _split_name(name: str) -> str:
-    lowered = name.strip().lower()
-    lowered = _SPELLINGS.get(lowered, lowered)
-    return lowered if lowered in SPLITS else name
-
-
-def is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"

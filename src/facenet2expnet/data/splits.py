@@ -9,14 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facenet2expnet.data.folds import (
-    check_classes,
-    fold_names,
-    group_ids,
-    order_in_proportion,
-    stratified,
-    subject_groups,
-)
+from facenet2expnet.data.folds import check_classes, fold_numbers, group_ids, order_in_proportion
 from facenet2expnet.data.manifest import Manifest, natural_key
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import read_json, write_json
@@ -26,11 +19,6 @@ PROTOCOLS = ("official", "fold", "split", "subject-groups", "leave-one-subject-o
 PARTS = ("train", "validation", "test", "unlabelled")
 HELD_OUT = {"test": ("train", "validation", "unlabelled"), "validation": ("train", "unlabelled")}
 """Held-out part -> the parts that may not share a subject, a sequence or a picture with it."""
-
-SUBJECTS_UNKNOWN = (
-    "Subjects are unknown: the same person may be in the training and in the test part, "
-    "so the accuracy may be too high for new people."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +93,13 @@ def choose(manifest: Manifest, protocol: str = "auto", folds: int = 10, seed: in
         name = column_protocol(base) or ("subject-groups" if known else "stratified")
     if name.endswith(".json"):
         splits, name = read_splits(Path(name), manifest), "saved-split"
-    elif name in PROTOCOLS:
-        splits = [
-            Split(s.name, np.append(tested[s.train], added), tested[s.test], tested[s.validation])
-            for s in _make(base, name, folds, seed)
-        ]
-        check(manifest, splits)
-    else:
+    elif name not in PROTOCOLS:
         raise UserError(f"protocol '{name}' is not one of auto, {', '.join(PROTOCOLS)}, or a split file (.json)")
+    else:
+        in_columns = name in ("official", "fold", "split")
+        made = column_splits(base, name) if in_columns else _test_each(base, *fold_numbers(base, name, folds, seed))
+        splits = [Split(s.name, np.append(tested[s.train], added), tested[s.test], tested[s.validation]) for s in made]
+        check(manifest, splits)
     used = np.concatenate([rows for split in splits for rows in split.parts().values()])
     unused = len(np.setdiff1d(np.flatnonzero(manifest.labels >= 0), used))
     return Protocol(name, splits, known, " ".join(_notes(manifest, base, name, splits, unused)), unused)
@@ -152,8 +139,8 @@ def column_splits(manifest: Manifest, protocol: str) -> list[Split]:
     for column in columns:
         part = manifest.table[column].where(manifest.labels >= 0, "")
         train, valid, test = (np.flatnonzero(part == name) for name in ("train", "valid", "test"))
-        name = column.replace("_", "-")
-        splits.append(Split(name, train, test, valid) if len(test) else Split(name, train, valid))
+        held_out = (test, valid) if len(test) else (valid,)
+        splits.append(Split(column.replace("_", "-"), train, *held_out))
     return splits
 
 
@@ -239,10 +226,8 @@ def check(manifest: Manifest, splits: Sequence[Split]) -> None:
     for split in splits:
         held = np.append(split.validation, split.test)
         used = np.append(split.train, held)
-        for rows, fault in (
-            (used[~labelled[used]], "has no label"),
-            (held[train_only[held]], "is train-only, but held out"),
-        ):
+        faults = {"has no label": used[~labelled[used]], "is train-only, but held out": held[train_only[held]]}
+        for fault, rows in faults.items():
             if len(rows):
                 image = manifest.table["image"][rows[0]]
                 raise UserError(f"split {split.name}: {image} {fault}; take it out of the part")
@@ -312,13 +297,17 @@ def _notes(manifest: Manifest, base: Manifest, name: str, splits: Sequence[Split
     """What a reader of the results must know about the splits; `base` has no train-only rows."""
     subjects, labels = base.subjects, manifest.labels
     if subjects is None:
-        yield SUBJECTS_UNKNOWN
+        yield (
+            "Subjects are unknown: the same person may be in the training and in the test part, so the accuracy may "
+            "be too high for new people."
+        )
     elif (subjects == "").any():
         yield f"Subjects are known for {(subjects != '').sum()} of {len(base)} pictures only."
     else:
         yield f"The splits are subject-independent: no subject of {len(set(subjects))} is on two sides."
-    if name == "split" and "test" not in set(base.table["split"]):
-        yield "The column split has no test rows, so the valid rows are the test part."
+    for column in {"split": ["split"], "official": official_columns(base)}.get(name, ()):
+        if "test" not in set(base.table[column][base.labels >= 0]):
+            yield f"The column {column} has no labelled test rows, so the valid rows are the test part."
     if unused:
         yield f"{unused} labelled pictures are in no part: nothing is trained or tested on them."
     if (labels < 0).any():
@@ -330,17 +319,6 @@ def _notes(manifest: Manifest, base: Manifest, name: str, splits: Sequence[Split
             yield f"Split {split.name} has no training picture of {classes}."
     if len(base) < len(manifest):
         yield f"{len(manifest) - len(base)} train-only pictures are trained on in every split and never tested."
-
-
-def _make(manifest: Manifest, protocol: str, count: int, seed: int) -> list[Split]:
-    """The splits of a protocol; `manifest` has no train-only rows."""
-    if protocol in ("official", "fold", "split"):
-        return column_splits(manifest, protocol)
-    if count < 2:
-        raise UserError(f"{count} folds were asked for; at least 2 are needed")
-    if protocol == "stratified":
-        return _test_each(manifest, stratified(manifest, count, seed), fold_names(count))
-    return _test_each(manifest, *subject_groups(manifest, count if protocol == "subject-groups" else None))
 
 
 def _test_each(manifest: Manifest, fold_of: np.ndarray, names: Sequence[str]) -> list[Split]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -93,18 +92,10 @@ def _folders(path: Path) -> tuple[Path, Path]:
     emotions = layout.child(path, "Emotion_labels/Emotion", EMOTION)
     if images is not None and emotions is not None:
         return images, emotions
-    if images is not None:
+    if images is not None or emotions is not None:
+        missing = EMOTION if emotions is None else IMAGES
         raise UserError(
-            f"{path} has CK+'s pictures but not its emotion files; unpack Emotion_labels.zip there, so that "
-            f"{path / EMOTION} exists"
-        )
-    if emotions is not None:
-        raise UserError(f"{path} has CK+'s emotion files but not its pictures; unpack them to {path / IMAGES}")
-    subjects = [p.name for p in layout.entries(path) if re.fullmatch(r"[Ss]\d+", p.name)] if path.is_dir() else []
-    if subjects and path.name.lower() not in (EMOTION.lower(), IMAGES):
-        raise UserError(
-            f"{path}: this looks like CK+'s image folder (it holds {subjects[0]}); give its parent, "
-            f"{path.resolve().parent}, and name the folder {IMAGES}"
+            f"{path} has only one half of CK+: there is no {missing}; unpack Emotion_labels.zip and the pictures there"
         )
     raise layout.wrong_root(path, "CK+", f"the folders {IMAGES} and {EMOTION}", (IMAGES, EMOTION))
 

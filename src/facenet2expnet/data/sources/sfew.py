@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from facenet2expnet.data.manifest import Manifest, is_picture_name
+from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import canonical
@@ -71,10 +71,9 @@ def _part(path: Path, prefix: str, faces: str) -> tuple[Path, str]:
             f"{path.resolve().parent}, which holds Train and Val"
         )
     if level:
-        loose = [p.name for p in level if any(is_picture_name(q.name) for q in layout.entries(p))]
-        what = f"pictures outside expression folders in {', '.join(loose)}" if loose else "no expression folders"
         raise UserError(
-            f"{path}: expected {prefix.capitalize()} with {faces} faces in folders like Angry; it has {what}"
+            f"{path}: {level[0].name} has no folders like Angry with faces={faces}; put each picture into a folder with "
+            "the name of its expression, or pass another value of faces"
         )
     raise layout.wrong_root(path, "SFEW", "folders with names that begin with Train and Val", PARTS)
 
