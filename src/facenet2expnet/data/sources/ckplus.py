@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.manifest import Manifest, natural_key
 from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import CKPLUS_CODES, EXPRESSIONS
@@ -16,6 +16,7 @@ CLASSES = {
     6: tuple(name for name in EXPRESSIONS if name not in ("neutral", "contempt")),
 }
 IMAGES, EMOTION = "cohn-kanade-images", "Emotion"
+PATTERN = rf"(?P<folder>(?:.*/)?(?:extended-)?{IMAGES})/(?P<sequence>(?P<subject>[^/]+)/[^/]+)/[^/]+"
 
 
 def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) -> Manifest:
@@ -31,73 +32,57 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
     """
     wanted = layout.choose_classes(classes, CLASSES)
     layout.check_frames(frames)
-    images, emotions = _folders(path)
-    labels = {name.lower(): (name, _label(folder)) for name, folder in _sequences(emotions)}
-    rows, empty, short, damaged, unlabelled = [], [], [], [], 0
-    neutral = int("neutral" in wanted)  # the number of first frames that are neutral
-    for name, folder in _sequences(images):
-        _, label = labels.pop(name.lower(), (name, ""))
-        if not label:
-            unlabelled += 1
-        elif label not in EXPRESSIONS:
-            damaged.append(f"{name} ({label})")
-        elif label in wanted:
-            found = list(enumerate(layout.pictures_in(folder), start=1))
-            chosen = [(*frame, "neutral") for frame in found[:neutral]]
-            chosen += [(*frame, label) for frame in found[max(neutral, len(found) - frames) :]]
-            rows += [(picture, kind, folder.parent.name, name, number) for number, picture, kind in chosen]
-            if not found:
-                empty.append(name)
-            elif len(found) <= frames:
-                short.append(name)
-    if not rows:
+    table, _ = layout.matching(path, PATTERN)
+    emotions = layout.child(path, f"Emotion_labels/{EMOTION}", EMOTION)
+    if not len(table) and emotions is None:
+        raise layout.wrong_root(path, "CK+", f"the folders {IMAGES} and {EMOTION}", (IMAGES, EMOTION))
+    if not len(table) or emotions is None:
+        missing = f"pictures in {IMAGES}" if emotions is not None else f"folder {EMOTION}"
         raise UserError(
-            f"{path}: no labelled sequence was found ({unlabelled} without an emotion file, {len(empty)} without "
-            "pictures); is the download complete? Expected Emotion/S005/001/S005_001_00000011_emotion.txt"
+            f"{path}: half of CK+ is missing: no {missing}; unpack the pictures and Emotion_labels.zip there"
         )
-    count = len({row[3] for row in rows})
-    notes = [
+    table = layout.numbered(table[table["folder"] == table["folder"].iloc[0]])
+    labels = _labels(emotions)
+    table["label"] = table["sequence"].str.lower().map(labels).fillna("")
+    sequences = table.drop_duplicates("sequence")
+    damaged = sequences[~sequences["label"].isin(("", *EXPRESSIONS))]
+    unlabelled = (sequences["label"] == "").sum()
+    first = (table["frame"] == 1) & ("neutral" in wanted)
+    table = table[table["label"].isin(wanted) & (first | (table["frame"] > table["frames"] - frames))]
+    if not len(table):
+        raise UserError(
+            f"{path}: no labelled sequence was found ({unlabelled} without an emotion file); is the download complete? "
+            "Expected Emotion/S005/001/S005_001_00000011_emotion.txt"
+        )
+    table["label"] = table["label"].mask(first, "neutral")
+    count = table["sequence"].nunique()
+    empty = [name.upper() for name in labels if name not in set(sequences["sequence"].str.lower())]
+    notes = (
         f"{count} labelled sequences were read; {unlabelled} have no emotion file and were left out.",
-        *layout.counted(empty, "labelled sequences hold no picture"),
-        *layout.counted(short, f"sequences have {frames} frames or fewer"),
-        *layout.counted(damaged, "emotion files hold no code from 0 to 7"),
+        *layout.counted(empty, "sequences with an emotion file hold no picture"),
         *layout.counted(
-            [name for name, label in labels.values() if label], "sequences with an emotion file have no folder"
+            list(table["sequence"][table["frames"] <= frames].unique()), f"sequences have {frames} frames or fewer"
+        ),
+        *layout.counted(
+            list(damaged["sequence"] + " (" + damaged["label"] + ")"), "emotion files hold no code from 0 to 7"
         ),
         *(layout.incomplete(count, 327, "labelled sequences") if wanted == EXPRESSIONS else ()),
-    ]
-    return layout.manifest("ckplus", path, rows, "image label subject sequence frame", notes)
+    )
+    return Manifest(table.drop(columns=["folder", "frames"]), path, name="ckplus", notes=notes)
 
 
-def _sequences(folder: Path) -> list[tuple[str, Path]]:
-    """Name, as S005/001, and folder of each sequence."""
-    return [(f"{s.name}/{q.name}", q) for s in layout.subfolders(folder) for q in layout.subfolders(s)]
-
-
-def _label(folder: Path) -> str:
-    """The expression of a sequence, "" without an emotion file, the text of the file if it is not a code."""
-    files = [p for p in layout.entries(folder) if p.name.lower().endswith(".txt")]
-    if not files:
-        return ""
-    text = files[0].read_text(encoding="utf-8", errors="replace").strip()
-    try:
-        return CKPLUS_CODES.get(int(float(text)), text)
-    except (ValueError, OverflowError):
-        return text or "empty"
-
-
-def _folders(path: Path) -> tuple[Path, Path]:
-    """The folders of pictures and of emotion files."""
-    images = layout.child(path, f"{IMAGES}/{IMAGES}", f"extended-{IMAGES}/{IMAGES}", IMAGES, f"extended-{IMAGES}")
-    emotions = layout.child(path, "Emotion_labels/Emotion", EMOTION)
-    if images is not None and emotions is not None:
-        return images, emotions
-    if images is not None or emotions is not None:
-        missing = EMOTION if emotions is None else IMAGES
-        raise UserError(
-            f"{path} has only one half of CK+: there is no {missing}; unpack Emotion_labels.zip and the pictures there"
-        )
-    raise layout.wrong_root(path, "CK+", f"the folders {IMAGES} and {EMOTION}", (IMAGES, EMOTION))
+def _labels(emotions: Path) -> dict[str, str]:
+    """Sequence in lower case -> its expression, or the text of its emotion file if that is not a code."""
+    found: dict[str, str] = {}
+    for file in sorted(emotions.glob("*/*/[!.]*"), key=lambda file: natural_key(str(file))):
+        if file.suffix.lower() == ".txt":
+            text = file.read_text(encoding="utf-8", errors="replace").strip()
+            try:
+                label = CKPLUS_CODES.get(int(float(text)), text)
+            except (ValueError, OverflowError):
+                label = text or "empty"
+            found.setdefault(f"{file.parts[-3]}/{file.parts[-2]}".lower(), label)
+    return found
 
 
 OPTIONS = {"classes": "8, 7, 6, or names separated by commas", "frames": "number of last frames that have the label"}

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from facenet2expnet.data.manifest import Manifest, is_hidden, is_picture_name, natural_key
+from facenet2expnet.data.manifest import find_pictures, is_hidden, is_picture_name, natural_key
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import EXPRESSIONS, canonical
 
 
 def entries(folder: Path) -> list[Path]:
-    """The entries of a folder in natural order, without hidden files.
-
-    Raises:
-        UserError: If the folder can't be read.
-    """
-    try:
-        found = [p for p in folder.iterdir() if not is_hidden(p.name)]
-    except OSError as fault:
-        raise UserError(f"{folder} can't be read: {fault.strerror}; give yourself read permission") from fault
-    return sorted(found, key=lambda path: natural_key(path.name))
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, in natural order."""
-    return [path for path in entries(folder) if path.is_dir()]
+    """The entries of a folder in natural order, without hidden files."""
+    return sorted((p for p in folder.iterdir() if not is_hidden(p.name)), key=lambda path: natural_key(path.name))
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -61,11 +48,23 @@ def find_below(folder: Path, name: str, depth: int = 3) -> Iterator[Path]:
         yield from (entry for entry in inside if entry.name.lower() == name.lower())
 
 
-def manifest(name: str, root: Path, rows: Iterable[Sequence[Any]], columns: str, notes: Iterable[str]) -> Manifest:
-    """Make a manifest of rows that begin with the path of a picture below `root`; column names have spaces between."""
-    table = pd.DataFrame(rows, columns=columns.split())
-    table["image"] = [picture.relative_to(root).as_posix() for picture in table["image"]]
-    return Manifest(table, root, name=name, notes=tuple(notes))
+def matching(root: Path, pattern: str) -> tuple[pd.DataFrame, list[str]]:
+    """Match the paths of all pictures below a folder with a regular expression; upper and lower case are the same.
+
+    Returns:
+        A table in natural order with the column image (the path from `root`) and one per named group of the pattern,
+        empty if nothing matches; and the paths that do not match.
+    """
+    images = [picture.relative_to(root).as_posix() for picture in find_pictures(root)] if root.is_dir() else []
+    matches = {image: re.fullmatch(pattern, image, re.IGNORECASE) for image in images}
+    rows = [{"image": image} | match.groupdict() for image, match in matches.items() if match]
+    return pd.DataFrame(rows, dtype=object), [image for image, match in matches.items() if not match]
+
+
+def numbered(table: pd.DataFrame) -> pd.DataFrame:
+    """Add frame, the number of each picture in its sequence from 1, and frames, how many the sequence has."""
+    groups = table.groupby("sequence", sort=False)["image"]
+    return table.assign(frame=groups.cumcount() + 1, frames=groups.transform("size"))
 
 
 def wrong_root(path: Path, title: str, expected: str, parts: Iterable[str] = ()) -> UserError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.data.table import raise_faults
@@ -13,10 +15,11 @@ from facenet2expnet.labels import RAFDB_CODES
 LABELS = ("list_patition_label.txt", "list_partition_label.txt")
 CODES = {str(code): name for code, name in RAFDB_CODES.items()}
 FACES = ("aligned", "original")
+PATTERN = r"(?:DATASET/)?(?P<split>train|test)/(?P<label>[1-7])/[^/]+"
 
 
 def read(path: Path, faces: str = "aligned") -> Manifest:
-    """The basic set with its official parts.
+    """The basic set with its official parts, with a label file or with a folder per code.
 
     Args:
         faces: "aligned" for the owners' face crops, "original" for whole pictures.
@@ -25,20 +28,22 @@ def read(path: Path, faces: str = "aligned") -> Manifest:
     """
     layout.check_option("faces", faces, FACES)
     labels = next((found for name in LABELS for found in layout.find_below(path, name)), None)
-    if labels is None:
-        rows = _rows_of_folders(path)
-        notes = [f"{len(rows)} pictures were read from a folder per code."]
-    else:
-        rows, missing = _rows_of_list(labels, faces)
-        notes = [
-            f"{len(rows)} pictures were read ({faces}).",
-            *layout.counted(missing, "pictures of the list are missing"),
-        ]
-    return layout.manifest("rafdb", path, rows, "image label split", notes)
+    if labels is not None:
+        table, missing = _from_list(path, labels, faces)
+        notes = [f"{len(table)} pictures were read ({faces})."]
+        notes += layout.counted(missing, "pictures of the list are missing")
+        return Manifest(table, path, name="rafdb", notes=tuple(notes))
+    table, _ = layout.matching(path, PATTERN)
+    if not len(table):
+        parts = ("EmoLabel", "Image", *FACES)
+        raise layout.wrong_root(path, "RAF-DB", f"EmoLabel/{LABELS[0]} and Image/aligned", parts)
+    table = table.assign(label=table["label"].map(CODES), split=table["split"].str.lower())
+    table = table.sort_values("split", ascending=False, kind="stable")  # train first
+    return Manifest(table, path, name="rafdb", notes=(f"{len(table)} pictures were read from a folder per code.",))
 
 
-def _rows_of_list(labels: Path, faces: str) -> tuple[list[tuple[Path, str, str]], list[str]]:
-    """Image, label and split of the form with a label file, and the names of missing pictures."""
+def _from_list(path: Path, labels: Path, faces: str) -> tuple[pd.DataFrame, list[str]]:
+    """Image, label and split by the label file, and the names of missing pictures."""
     base = labels.parent.parent if labels.parent.name.lower() == "emolabel" else labels.parent
     folder = layout.child(base, f"Image/{faces}", faces)
     if folder is None:
@@ -46,40 +51,22 @@ def _rows_of_list(labels: Path, faces: str) -> tuple[list[tuple[Path, str, str]]
             f"{base} has RAF-DB's labels but not Image/{faces}; unpack {faces}.zip there, or pass "
             f"faces={FACES[1 - FACES.index(faces)]}"
         )
-    existing = {picture.stem.lower(): picture for picture in layout.pictures_in(folder)}
+    existing = {picture.stem.lower(): picture.relative_to(path).as_posix() for picture in layout.pictures_in(folder)}
     rows, missing, faults = [], [], []
     for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        name, *codes = line.split()
-        stem, split, label = name.rsplit(".", 1)[0].lower(), name.split("_")[0].lower(), CODES.get(" ".join(codes))
-        picture = existing.get(f"{stem}_aligned", existing.get(stem))
-        if label is None or split not in ("train", "test"):
+        name, *codes = line.split() or [""]
+        stem, split, label = Path(name).stem.lower(), name.split("_")[0].lower(), CODES.get(" ".join(codes))
+        image = existing.get(f"{stem}_aligned", existing.get(stem))
+        if name and (label is None or split not in ("train", "test")):
             faults.append(f"{labels.name} line {number}: expected 'train_00001.jpg 5', got '{line}'")
-        elif picture is None:
+        elif name and image is None:
             missing.append(name)
-        else:
-            rows.append((picture, label, split))
+        elif name:
+            rows.append((image, label, split))
     raise_faults(faults)
     if not rows:
         raise UserError(f"{folder} holds none of the {len(missing)} pictures of {labels.name}; is it unpacked?")
-    return rows, missing
-
-
-def _rows_of_folders(path: Path) -> list[tuple[Path, str, str]]:
-    """Image, label and split of the form DATASET/train/1/train_00001_aligned.jpg, with a folder per code."""
-    parts = {split: layout.child(path, f"DATASET/{split}", split) for split in ("train", "test")}
-    rows = [
-        (picture, CODES[code.name], split)
-        for split, part in parts.items()
-        for code in (layout.subfolders(part) if part is not None else [])
-        if code.name in CODES
-        for picture in layout.pictures_in(code)
-    ]
-    if not rows:
-        expected, inside = f"EmoLabel/{LABELS[0]} and Image/aligned", ("EmoLabel", "Image", *FACES)
-        raise layout.wrong_root(path, "RAF-DB", expected, inside)
-    return rows
+    return pd.DataFrame(rows, columns=["image", "label", "split"]), missing
 
 
 OPTIONS = {"faces": "aligned (the owners' face crops) or original"}
