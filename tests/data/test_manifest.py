@@ -73,9 +73,9 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("make", "said"),
         [
-            ([], r"holds no pictures .*\.png, \.jpg.*into a folder with the name of the class"),
+            ([], r"holds no pictures and no class folders.*\.png, \.jpg.*into a folder with its name"),
             (["notes.txt"], r"holds no pictures"),
-            (["a.png", "b.png"], r"holds 2 pictures but no class folders.*image,label"),
+            (["a.png", "b.png"], r"holds 2 pictures and no class folders.*image,label"),
             (["a/1.png", "b/2.png", "loose.png"], r"loose\.png is outside the class folders"),
             (["a/1.png", "b/readme.txt"], r"b holds no pictures; add some or remove the folder"),
         ],

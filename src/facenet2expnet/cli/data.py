@@ -58,13 +58,8 @@ def prepare(
     name: Name,
     path: Annotated[Path, typer.Argument(help="The dataset as distributed.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder. By default faces/NAME.")] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="An option of the dataset, as classes=6. Repeatable."),
-    ] = None,
-    detector: Annotated[
-        str, typer.Option(help="already-cropped, viola-jones (the paper's), mtcnn or dlib68.")
-    ] = "already-cropped",
+    option: Annotated[list[str] | None, typer.Option(help="An option, as classes=6. Repeatable.")] = None,
+    detector: Annotated[str, typer.Option(help="viola-jones (the paper's), mtcnn or dlib68.")] = "already-cropped",
     template: Annotated[str, typer.Option(help="Alignment: none, eyes-mouth or eyes.")] = "none",
     size: Annotated[int, typer.Option(min=32, help="Side of a face in pixels.")] = 256,
     centre_crop: Annotated[
@@ -83,7 +78,7 @@ def prepare(
 
     contract = CropContract(detector=detector, template=template, stored_px=size, crop_px=size * 7 // 8)
     out = out or Path("faces") / name
-    manifest = sources.read_into(name, path, out.with_name(out.name + ".pictures"), **_options(options))
+    manifest = sources.read_into(name, path, out.with_name(out.name + ".pictures"), **_options(option))
     with console.progress(quiet) as display:
         faces = store.prepare(manifest, contract, out, centre_crop=centre_crop, progress=display.of("faces"))
     for note in manifest.notes:
@@ -92,18 +87,23 @@ def prepare(
         print(f"{len(faces.without_face)} pictures without a detected face are on a contact sheet in {out}")
     if faces.skipped:
         print(f"{len(faces.skipped)} pictures were left out; they are listed in {out / 'skipped.csv'}")
-    _print_summary([faces.manifest])
+    summary([out])
     print(f"{len(faces)} faces in {out}; next: fn2en compare {out}")
 
 
-def summary(
-    data: Annotated[list[Path], typer.Argument(help="Prepared faces, folders or manifests.")],
-) -> None:
+def summary(data: Annotated[list[Path], typer.Argument(help="Prepared faces, folders or manifests.")]) -> None:
     """Print the number of pictures of each class, beside the counts of the paper's Table II.
 
     Example: fn2en data summary faces/ckplus faces/sfew
     """
-    _print_summary([_manifest(path) for path in data])
+    from facenet2expnet.cli import console
+    from facenet2expnet.data.summary import summarise_counts
+    from facenet2expnet.report import tables
+
+    table, notes = summarise_counts([_manifest(path) for path in data])
+    console.out.print(tables.to_rich(table))
+    for note in notes:
+        print(note)
 
 
 def split(
@@ -130,13 +130,9 @@ def split(
 
 def audit(
     data: Data,
-    protocol: Annotated[
-        str, typer.Option(help="Splits to check, as for compare; own: those of the data's columns.")
-    ] = "own",
+    protocol: Annotated[str, typer.Option(help="Splits to check, as for compare; own: of the data's columns.")] = "own",
     folds: Folds = 10,
-    same_subject: Annotated[
-        bool, typer.Option(help="Search for one person with two IDs, with the dlib face net.")
-    ] = True,
+    same_subject: Annotated[bool, typer.Option(help="Search for one person with two IDs, with the dlib net.")] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the findings as CSV.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -159,8 +155,7 @@ def audit(
 
         embeddings = face_embeddings(dataset.pixels)
     found = audit.audit(dataset.manifest, dataset.pixels, checked, embeddings)
-    for line in found.lines():
-        print(line)
+    print(*found.lines(), sep="\n")
     for path in found.save(out) if out else []:
         print(f"written: {path}")
 
@@ -194,14 +189,3 @@ def _options(settings: list[str] | None) -> dict[str, Any]:
             raise UserError(f"--option '{setting}': expected NAME=VALUE, as classes=6")
         options[key] = int(text) if text.isdecimal() else text
     return options
-
-
-def _print_summary(manifests: list[Manifest]) -> None:
-    from facenet2expnet.cli import console
-    from facenet2expnet.data import summary
-    from facenet2expnet.report import tables
-
-    table, notes = summary.summarise_counts(manifests)
-    console.out.print(tables.to_rich(table))
-    for note in notes:
-        print(note)

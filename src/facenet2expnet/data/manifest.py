@@ -137,12 +137,11 @@ class Manifest:
         The root is written relative to the file if it is the same folder or below it, absolute otherwise.
         """
         path = Path(path)
-        _check_ending(path)
         with atomic_path(path) as temporary:
-            if path.suffix.lower() == ".csv":
-                self.table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
-            else:
+            if path.suffix.lower() == ".parquet":
                 self.table.to_parquet(temporary, index=False)
+            else:
+                self.table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
         root, folder = self.root.resolve(), path.resolve().parent
         metadata = {
             "format": FORMAT,
@@ -182,9 +181,9 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pict
         if table_path is None:
             return from_folder(path, classes)
         path = table_path
-    if not os.path.exists(path):
-        need_folder(path)
-    _check_ending(path)
+    check_exists(path)
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise UserError(f"{path}: a manifest ends in .csv or .parquet; or give a folder of class folders")
     metadata = _read_metadata(path.with_suffix(".json"))
     table, lines = read_table(path)
     if not len(table):
@@ -223,17 +222,15 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
         UserError: If there is no such folder, no picture, no class folder, a class folder without a picture, or
             a class that is not allowed.
     """
-    folder = need_folder(folder)
+    folder = Path(folder)
+    check_exists(folder)
     pictures = find_pictures(folder)
     parts = [path.relative_to(folder).parts for path in pictures]
     tops, loose = {names[0] for names in parts}, [names[0] for names in parts if len(names) == 1]
     if len(loose) == len(parts):
-        holds = (
-            f"{len(loose)} pictures but no class folders" if loose else f"no pictures ({', '.join(PICTURE_ENDINGS)})"
-        )
         raise UserError(
-            f"{folder} holds {holds}; put the pictures of each class into a folder with the name of the class, "
-            "or give a CSV with the columns image,label"
+            f"{folder} holds {len(loose) or 'no'} pictures and no class folders; put the pictures of each class "
+            f"({', '.join(PICTURE_ENDINGS)}) into a folder with its name, or give a CSV with the columns image,label"
         )
     empty = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name) and p.name not in tops)
     raise_faults(
@@ -245,8 +242,8 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
     table = pd.DataFrame({"image": ["/".join(names) for names in parts], "label": labels}, dtype=object)
     if by_split:
         table["split"] = [split_name(names[0]) for names in parts]
-    name = folder.resolve().name or "data"
-    return Manifest(table, folder, tuple(classes or ()), name=name, place=lambda row: str(pictures[row]))
+    shown = [os.fsencode(picture).decode("utf-8", "backslashreplace") for picture in pictures]
+    return Manifest(table, folder, tuple(classes or ()), folder.resolve().name or "data", place=lambda row: shown[row])
 
 
 def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
@@ -273,10 +270,8 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
     more["image"] = [Path(os.path.relpath(added.root / image, manifest.root)).as_posix() for image in more["image"]]
     for column in {"subject", "sequence"} & set(more.columns):
         more[column] = [f"{added.name}:{name}" if name else "" for name in more[column]]
-    main = manifest.table.copy()
-    if "split" in main.columns:
-        more["split"] = "train"
-    main["train_only"], more["train_only"] = manifest.train_only.astype(int), 1
+    main = manifest.table.assign(train_only=manifest.train_only.astype(int))
+    more = more.assign(train_only=1, split="train")
     kept = [c for c in more.columns if c in main.columns or c in ("subject", "sequence")]
     notes = [f"{len(more)} pictures of '{added.name}' are used for training only."]
     if len(more) < len(added):
@@ -323,34 +318,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def need_folder(folder: Path) -> Path:
-    """Return the folder if it exists and can be read.
-
-    Raises:
-        UserError: If it is missing, a file, or not readable.
-    """
-    folder = Path(folder)
-    if not os.path.exists(folder):
-        parent = next((p for p in folder.absolute().parents if os.path.isdir(p)), None)
-        raise UserError(f"{folder} was not found; the nearest folder that exists is {parent}")
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file; a folder was expected")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"{folder} can't be read: no permission; give yourself read permission")
-    return folder
-
-
-def _check_ending(path: Path) -> None:
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        raise UserError(f"{path}: a manifest ends in .csv or .parquet; or give a folder of class folders")
+def check_exists(path: Path) -> None:
+    """Raise a UserError if there is no such file or folder."""
+    if not os.path.exists(path):
+        parent = next((p for p in Path(path).absolute().parents if os.path.isdir(p)), None)
+        raise UserError(f"{path} was not found; the nearest folder that exists is {parent}")
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     """Read NAME.json beside a table; empty if there is none, or if it is not one of ours."""
     metadata = read_json(path) if path.is_file() else None
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        return {}
-    missing = [key for key in ("root", "classes", "contract", "name") if key not in metadata]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; prepare the data again, or remove the file")
-    return metadata
+    return metadata if isinstance(metadata, dict) and metadata.get("format") == FORMAT else {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from facenet2expnet.data.manifest import Manifest, need_folder
+from facenet2expnet.data.manifest import Manifest, check_exists
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import write_atomic
 from facenet2expnet.labels import suggestion
@@ -59,8 +59,7 @@ class Source:
                 has = ", ".join(known) or "none"
                 raise UserError(f"{self.name} has no option '{name}'; it has {has}{suggestion(name, known)}")
         path = Path(path)
-        if not path.is_file():
-            need_folder(path)
+        check_exists(path)
         try:
             return self.reader(path, **options)
         except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:

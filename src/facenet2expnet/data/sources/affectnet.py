@@ -56,20 +56,15 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
 
 def _from_sets(path: Path) -> Iterator[Annotation]:
     """The form with one small .npy file per picture."""
-    for name, split in SETS.items():
-        if (folder := layout.child(path, name)) is None:
-            continue
-        images, annotations = layout.child(folder, "images"), layout.child(folder, "annotations")
-        if images is None or annotations is None:
-            raise UserError(f"{folder} lacks images or annotations; is the download complete?")
-        for picture in layout.pictures_in(images):
-            file = annotations / f"{picture.stem}_exp.npy"
-            try:
-                yield picture, int(str(np.load(file, allow_pickle=False).item())), split, {}
-            except FileNotFoundError as fault:
-                raise UserError(f"{picture} has no annotation; expected {file}") from fault
-            except (ValueError, OSError, EOFError) as fault:
-                raise UserError(f"{file} is damaged: expected one number from 0 to 10; {fault}") from fault
+    table, _ = layout.matching(path, r"(?P<part>train_set|val_set)/images/[^/]+")
+    for picture, part in zip(map(path.joinpath, table["image"]), table["part"], strict=True):
+        file = picture.parent.parent / "annotations" / f"{picture.stem}_exp.npy"
+        try:
+            yield picture, int(str(np.load(file, allow_pickle=False).item())), SETS[part.lower()], {}
+        except FileNotFoundError as fault:
+            raise UserError(f"{picture} has no annotation; expected {file}; is the download complete?") from fault
+        except (ValueError, OSError, EOFError) as fault:
+            raise UserError(f"{file} is damaged: expected one number from 0 to 10; {fault}") from fault
 
 
 def _from_lists(path: Path) -> Iterator[Annotation]:

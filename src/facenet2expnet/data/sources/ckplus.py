@@ -31,7 +31,6 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
     Source: FN2EN, section IV-C.
     """
     wanted = layout.choose_classes(classes, CLASSES)
-    layout.check_frames(frames)
     table, _ = layout.matching(path, PATTERN)
     emotions = layout.child(path, f"Emotion_labels/{EMOTION}", EMOTION)
     if not len(table) and emotions is None:
@@ -41,14 +40,14 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
         raise UserError(
             f"{path}: half of CK+ is missing: no {missing}; unpack the pictures and Emotion_labels.zip there"
         )
-    table = layout.numbered(table[table["folder"] == table["folder"].iloc[0]])
+    table = layout.numbered(table[table["folder"] == table["folder"].iloc[0]], frames)
     labels = _labels(emotions)
     table["label"] = table["sequence"].str.lower().map(labels).fillna("")
     sequences = table.drop_duplicates("sequence")
     damaged = sequences[~sequences["label"].isin(("", *EXPRESSIONS))]
     unlabelled = (sequences["label"] == "").sum()
     first = (table["frame"] == 1) & ("neutral" in wanted)
-    table = table[table["label"].isin(wanted) & (first | (table["frame"] > table["frames"] - frames))]
+    table = table[table["label"].isin(wanted) & (first | table["last"])]
     if not len(table):
         raise UserError(
             f"{path}: no labelled sequence was found ({unlabelled} without an emotion file); is the download complete? "
@@ -61,14 +60,14 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
         f"{count} labelled sequences were read; {unlabelled} have no emotion file and were left out.",
         *layout.counted(empty, "sequences with an emotion file hold no picture"),
         *layout.counted(
-            list(table["sequence"][table["frames"] <= frames].unique()), f"sequences have {frames} frames or fewer"
+            list(table["sequence"][table["size"] <= frames].unique()), f"sequences have {frames} frames or fewer"
         ),
         *layout.counted(
             list(damaged["sequence"] + " (" + damaged["label"] + ")"), "emotion files hold no code from 0 to 7"
         ),
         *(layout.incomplete(count, 327, "labelled sequences") if wanted == EXPRESSIONS else ()),
     )
-    return Manifest(table.drop(columns=["folder", "frames"]), path, name="ckplus", notes=notes)
+    return Manifest(table.drop(columns=["folder", "size", "last"]), path, name="ckplus", notes=notes)
 
 
 def _labels(emotions: Path) -> dict[str, str]:

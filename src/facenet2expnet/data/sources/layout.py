@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from facenet2expnet.data.manifest import find_pictures, is_hidden, is_picture_name, natural_key
+from facenet2expnet.data.manifest import find_pictures, is_hidden, natural_key
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import EXPRESSIONS, canonical
 
@@ -17,11 +17,6 @@ from facenet2expnet.labels import EXPRESSIONS, canonical
 def entries(folder: Path) -> list[Path]:
     """The entries of a folder in natural order, without hidden files."""
     return sorted((p for p in folder.iterdir() if not is_hidden(p.name)), key=lambda path: natural_key(path.name))
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, in natural order."""
-    return [path for path in entries(folder) if is_picture_name(path.name) and path.is_file()]
 
 
 def child(folder: Path, *paths: str) -> Path | None:
@@ -61,10 +56,19 @@ def matching(root: Path, pattern: str) -> tuple[pd.DataFrame, list[str]]:
     return pd.DataFrame(rows, dtype=object), [image for image, match in matches.items() if not match]
 
 
-def numbered(table: pd.DataFrame) -> pd.DataFrame:
-    """Add frame, the number of each picture in its sequence from 1, and frames, how many the sequence has."""
+def numbered(table: pd.DataFrame, frames: int) -> pd.DataFrame:
+    """Add frame, the number of each picture in its sequence from 1; size, that of the sequence; and last.
+
+    last is True for the last `frames` pictures of each sequence.
+
+    Raises:
+        UserError: If `frames` is below 1.
+    """
+    if not isinstance(frames, int) or frames < 1:
+        raise UserError(f"frames is {frames}, expected a whole number, 1 or more")
     groups = table.groupby("sequence", sort=False)["image"]
-    return table.assign(frame=groups.cumcount() + 1, frames=groups.transform("size"))
+    frame, size = groups.cumcount() + 1, groups.transform("size")
+    return table.assign(frame=frame, size=size, last=frame > size - frames)
 
 
 def wrong_root(path: Path, title: str, expected: str, parts: Iterable[str] = ()) -> UserError:
@@ -89,12 +93,6 @@ def check_option(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise a UserError if an option does not have one of its values."""
     if value not in allowed:
         raise UserError(f"{name} is {value}, expected {' or '.join(map(str, allowed))}")
-
-
-def check_frames(frames: int) -> None:
-    """Raise a UserError if the number of last frames is below 1."""
-    if not isinstance(frames, int) or frames < 1:
-        raise UserError(f"frames is {frames}, expected a whole number, 1 or more")
 
 
 def choose_classes(option: int | str | Sequence[str], counts: dict[int, tuple[str, ...]]) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3)
     """
     layout.check_option("camera", camera, CAMERAS)
     layout.check_option("light", light, LIGHTS)
-    layout.check_frames(frames)
     table, _ = layout.matching(path, PATTERN.format(camera=camera, light=light))
     if not len(table):
         expected = f"pictures in {camera}/{light}/P001/Anger and so on, in it or below (options camera and light)"
@@ -31,15 +30,15 @@ def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3)
     table = table[table["folder"] == table["folder"].iloc[0]]
     table = table.assign(label=table["label"].map(canonical), subject=table["subject"].str.upper())
     other = list(table["sequence"][table["label"].isna()].unique())
-    table = layout.numbered(table.dropna(subset="label"))
-    table = table[table["frame"] > table["frames"] - frames]
+    table = layout.numbered(table.dropna(subset="label"), frames)
+    table = table[table["last"]]
     sequences = table["sequence"].nunique()
     notes = (
         f"{sequences} sequences of {table['subject'].nunique()} subjects were read ({camera}, {light}).",
         *layout.counted(other, "folders are no expression"),
         *layout.incomplete(sequences, 480, "sequences per camera and light"),
     )
-    return Manifest(table.drop(columns=["folder", "frames"]), path, name="oulu-casia", notes=notes)
+    return Manifest(table.drop(columns=["folder", "size", "last"]), path, name="oulu-casia", notes=notes)
 
 
 OPTIONS = {

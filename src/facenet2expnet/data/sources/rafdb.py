@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.manifest import Manifest, find_pictures
 from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.data.table import raise_faults
 from facenet2expnet.errors import UserError
@@ -51,7 +51,7 @@ def _from_list(path: Path, labels: Path, faces: str) -> tuple[pd.DataFrame, list
             f"{base} has RAF-DB's labels but not Image/{faces}; unpack {faces}.zip there, or pass "
             f"faces={FACES[1 - FACES.index(faces)]}"
         )
-    existing = {picture.stem.lower(): picture.relative_to(path).as_posix() for picture in layout.pictures_in(folder)}
+    existing = {picture.stem.lower(): picture.relative_to(path).as_posix() for picture in find_pictures(folder)}
     rows, missing, faults = [], [], []
     for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), start=1):
         name, *codes = line.split() or [""]
