@@ -18,7 +18,6 @@ from facenet2expnet.data.splits import (
     Split,
     check,
     choose,
-    group_ids,
     read_splits,
     subsample,
     with_unlabelled,
@@ -429,6 +428,6 @@ def test_subsample_is_in_proportion_and_nested() -> None:
         subsample(manifest, np.arange(100), 101)
 
 
-def test_group_ids() -> None:
+def test_groups() -> None:
     manifest = manifest_of(["x"] * 6, subject=["a", "b", "", "", "", "a"], sequence=["1", "1", "1", "1", "", "2"])
-    assert list(group_ids(manifest)) == [0, 1, 2, 2, 3, 0]
+    assert list(manifest.groups) == [0, 1, 2, 2, 3, 0]

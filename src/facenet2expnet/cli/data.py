@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from facenet2expnet.cli.run import Protocol, Quiet
 
-if TYPE_CHECKING:
-    from facenet2expnet.data.manifest import Manifest
-
 Name = Annotated[str, typer.Argument(help="Name of a dataset; `fn2en data list` prints all names.")]
 Data = Annotated[Path, typer.Argument(help="Prepared faces, a folder of class folders, or a CSV or Parquet manifest.")]
 Folds = Annotated[int, typer.Option(min=2, help="Number of folds of subject-groups and stratified.")]
-
-AUDIT_PX = 112
-"""Side of the pictures that an audit compares; 32,000 of them take 1.2 GB."""
 
 
 def add(app: typer.Typer) -> None:
@@ -97,10 +91,12 @@ def summary(data: Annotated[list[Path], typer.Argument(help="Prepared faces, fol
     Example: fn2en data summary faces/ckplus faces/sfew
     """
     from facenet2expnet.cli import console
+    from facenet2expnet.data.manifest import read_manifest
     from facenet2expnet.data.summary import summarise_counts
+    from facenet2expnet.faces.store import is_store
     from facenet2expnet.report import tables
 
-    table, notes = summarise_counts([_manifest(path) for path in data])
+    table, notes = summarise_counts([read_manifest(path, need_pictures=not is_store(path)) for path in data])
     console.out.print(tables.to_rich(table))
     for note in notes:
         print(note)
@@ -118,11 +114,13 @@ def split(
     Example: fn2en data split faces/ckplus --out ckplus-folds.json
     """
     from facenet2expnet.data import splits
+    from facenet2expnet.data.manifest import read_manifest
     from facenet2expnet.errors import UserError
+    from facenet2expnet.faces.store import is_store
 
     if out.suffix != ".json":
         raise UserError(f"{out}: expected a name that ends in .json")
-    manifest = _manifest(data)
+    manifest = read_manifest(data, need_pictures=not is_store(data))
     chosen = splits.choose(manifest, protocol, folds, seed)
     splits.write_splits(chosen.splits, manifest, out)
     print(f"{len(chosen.splits)} splits by the protocol {chosen.name} were written to {out}. {chosen.note}")
@@ -145,7 +143,7 @@ def audit(
     from facenet2expnet.data import audit, splits
     from facenet2expnet.data.dataset import load_dataset
 
-    contract = CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX)
+    contract = CropContract(stored_px=112, crop_px=112)  # 32,000 pictures of this side take 1.2 GB
     with console.progress(quiet) as display:
         dataset = load_dataset(data, contract, min_classes=0, progress=display.of("faces"))
     checked = None if protocol == "own" else splits.choose(dataset.manifest, protocol, folds).splits
@@ -169,13 +167,6 @@ def export(folder: Annotated[Path, typer.Argument(help="Output folder; new or em
 
     bundled.export_ckplus(folder)
     print(f"written to {folder}; next: fn2en data prepare ckplus {folder}")
-
-
-def _manifest(path: Path) -> Manifest:
-    from facenet2expnet.data.manifest import read_manifest
-    from facenet2expnet.faces.store import FaceStore, is_store
-
-    return FaceStore.open(path, verify=False).manifest if is_store(path) else read_manifest(path)
 
 
 def _options(settings: list[str] | None) -> dict[str, Any]:

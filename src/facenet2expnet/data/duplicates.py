@@ -143,8 +143,7 @@ def remove_copies(
                 "list them with fn2en data audit, and add other pictures"
             )
         cleaned.append(Split(split.name, **parts))
-    columns = ["split", "part", "row", "kept_row", "kept_part", "how"]
-    return cleaned, pd.concat(removed, ignore_index=True)[columns]
+    return cleaned, pd.concat(removed, ignore_index=True)[["split", "part", "row", "kept_row", "kept_part", "how"]]
 
 
 def count_near(splits: Sequence[Split], pixels: np.ndarray, *, limit: int = NEAR_LIMIT) -> int | None:

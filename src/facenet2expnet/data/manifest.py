@@ -99,6 +99,17 @@ class Manifest:
         return self._known("sequence")
 
     @property
+    def groups(self) -> np.ndarray:
+        """Numbers (N,) int64 of what must stay together: the subject, else the sequence, else the row itself."""
+        count, subjects, sequences = len(self), self.subjects, self.sequences
+        ids = np.arange(2 * count, 3 * count)
+        if sequences is not None:
+            ids = np.where(sequences != "", count + pd.factorize(sequences)[0], ids)
+        if subjects is not None:
+            ids = np.where(subjects != "", pd.factorize(subjects)[0], ids)
+        return pd.factorize(ids)[0].astype(np.int64)
+
+    @property
     def train_only(self) -> np.ndarray:
         """A mask (N,) of train-only rows: those with 1, true or yes in the column `train_only`."""
         if "train_only" not in self.table.columns:
@@ -184,7 +195,10 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pict
     check_exists(path)
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"{path}: a manifest ends in .csv or .parquet; or give a folder of class folders")
-    metadata = _read_metadata(path.with_suffix(".json"))
+    beside = path.with_suffix(".json")
+    metadata = read_json(beside) if beside.is_file() else {}
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:  # a file of something else
+        metadata = {}
     table, lines = read_table(path)
     if not len(table):
         raise UserError(f"{path} has no rows; expected one line per picture below the header")
@@ -208,7 +222,7 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pict
         raise UserError(
             f"{path}: none of its {len(table)} pictures was found; the first one was expected at "
             f"{manifest.paths[0]}; the column image is relative to the folder of the table"
-            + (f" (root in {path.with_suffix('.json').name})" if metadata else "")
+            + (f" (root in {beside.name})" if metadata else "")
         )
     return manifest
 
@@ -304,13 +318,10 @@ def find_pictures(folder: Path) -> list[Path]:
     found = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [Path(parent, name) for name in files if is_picture_name(name)]
+        found += [
+            Path(parent, name) for name in files if name.lower().endswith(PICTURE_ENDINGS) and not is_hidden(name)
+        ]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
-
-
-def is_picture_name(name: str) -> bool:
-    """Whether a file name has a picture's ending and is not hidden (`._x.jpg` of macOS)."""
-    return not is_hidden(name) and name.lower().endswith(PICTURE_ENDINGS)
 
 
 def is_hidden(name: str) -> bool:
@@ -323,9 +334,3 @@ def check_exists(path: Path) -> None:
     if not os.path.exists(path):
         parent = next((p for p in Path(path).absolute().parents if os.path.isdir(p)), None)
         raise UserError(f"{path} was not found; the nearest folder that exists is {parent}")
-
-
-def _read_metadata(path: Path) -> dict[str, Any]:
-    """Read NAME.json beside a table; empty if there is none, or if it is not one of ours."""
-    metadata = read_json(path) if path.is_file() else None
-    return metadata if isinstance(metadata, dict) and metadata.get("format") == FORMAT else {}

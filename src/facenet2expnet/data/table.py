@@ -39,10 +39,8 @@ def read_table(path: Path) -> tuple[pd.DataFrame, list[int]]:
             lines = list(range(1, len(table) + 1))
     except UserError:
         raise
-    except PermissionError as fault:
-        raise UserError(f"{path} can't be read: no permission; give yourself read permission") from fault
     except Exception as fault:  # pyarrow and csv raise many kinds
-        raise UserError(f"{path} can't be read as a {kind} table: {fault}; save it again") from fault
+        raise UserError(f"{path} can't be read as a {kind} table: {fault}; mend that, or save it again") from fault
     check_columns(table, str(path))
     return table, lines
 
@@ -69,6 +67,10 @@ def check_rows(table: pd.DataFrame, place: Callable[[int], str], classes: tuple[
     Raises:
         UserError: With the faults of all rows.
     """
+
+    def not_one_of(what: str, value: str, known: tuple[str, ...]) -> str:
+        return f"{what} '{value}' is not one of {', '.join(known)}{suggestion(value, known)}"
+
     image, label = table["image"], table["label"]
     blank, odd = image == "", (image + label).str.contains(r"[\x00-\x1f\x7f\ud800-\udfff]").astype(bool)
     repeated = image.duplicated() & ~blank
@@ -79,20 +81,16 @@ def check_rows(table: pd.DataFrame, place: Callable[[int], str], classes: tuple[
             lambda row: f"'{image[row]}' is already in {place(int(np.argmax(image == image[row])))}; remove one",
         ),
         (odd, lambda row: f"{image[row]!a}, {label[row]!a} has a control character or is not UTF-8; rename it"),
-        (~label.isin(("", *classes)), lambda row: _not_one_of("class", label[row], classes)),
+        (~label.isin(("", *classes)), lambda row: not_one_of("class", label[row], classes)),
     ]
     if "split" in table.columns:
         split = table["split"]
-        checks.append((~split.isin(("", *SPLITS)), lambda row: _not_one_of("split", split[row], SPLITS)))
+        checks.append((~split.isin(("", *SPLITS)), lambda row: not_one_of("split", split[row], SPLITS)))
     wrong = np.flatnonzero(np.logical_or.reduce([mask for mask, _ in checks]))
     faults = [f"{place(row)}: {text(row)}" for row in wrong[:FAULTS_SHOWN] for mask, text in checks if mask[row]]
     if len(set(classes)) < len(classes):
         faults.append(f"the classes {', '.join(classes)} name one class twice")
     raise_faults(faults, len(wrong))
-
-
-def _not_one_of(what: str, value: str, known: tuple[str, ...]) -> str:
-    return f"{what} '{value}' is not one of {', '.join(known)}{suggestion(value, known)}"
 
 
 def split_name(name: str) -> str:

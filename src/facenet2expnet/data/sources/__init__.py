@@ -62,13 +62,9 @@ class Source:
         check_exists(path)
         try:
             return self.reader(path, **options)
-        except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
-            raise UserError(f"{path}: a text file of {self.name} can't be read: {fault}; download it again") from fault
-        except OSError as fault:
-            raise UserError(
-                f"{fault.filename or path} can't be read: {fault.strerror or fault}; give yourself read permission, "
-                "or download it again"
-            ) from fault
+        except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
+            advice = "give yourself read permission, or download it again"
+            raise UserError(f"{path}: a file of {self.name} can't be read: {fault}; {advice}") from fault
 
     def how_to(self) -> str:
         """One page of text: where to get the dataset, the expected folders, the command, options and pitfalls."""

@@ -21,9 +21,6 @@ CODES = dict(AFFECTNET_CODES) | {8: "none", 9: "uncertain", 10: "no face"}
 BOX = ["face_x", "face_y", "face_width", "face_height"]
 IMAGES = "Manually_Annotated_Images"
 
-Annotation = tuple[Path, int, str, dict[str, int]]
-"""Picture, code, split and face box."""
-
 
 def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
     """The manually annotated pictures with an expression; face boxes of the first form are kept as columns.
@@ -54,8 +51,8 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
     return Manifest(pd.DataFrame(rows), path, name="affectnet", notes=tuple(notes))
 
 
-def _from_sets(path: Path) -> Iterator[Annotation]:
-    """The form with one small .npy file per picture."""
+def _from_sets(path: Path) -> Iterator[tuple[Path, int, str, dict[str, int]]]:
+    """Picture, code, split and face box of the form with one small .npy file per picture."""
     table, _ = layout.matching(path, r"(?P<part>train_set|val_set)/images/[^/]+")
     for picture, part in zip(map(path.joinpath, table["image"]), table["part"], strict=True):
         file = picture.parent.parent / "annotations" / f"{picture.stem}_exp.npy"
@@ -67,8 +64,8 @@ def _from_sets(path: Path) -> Iterator[Annotation]:
             raise UserError(f"{file} is damaged: expected one number from 0 to 10; {fault}") from fault
 
 
-def _from_lists(path: Path) -> Iterator[Annotation]:
-    """The form with two CSV lists."""
+def _from_lists(path: Path) -> Iterator[tuple[Path, int, str, dict[str, int]]]:
+    """Picture, code, split and face box of the form with two CSV lists."""
     lists = {split: file for name, split in LISTS.items() if (file := next(layout.find_below(path, name), None))}
     if not lists:
         parts = (*SETS, IMAGES, "Manually_Annotated_file_lists", "annotations")

@@ -44,7 +44,8 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
     labels = _labels(emotions)
     table["label"] = table["sequence"].str.lower().map(labels).fillna("")
     sequences = table.drop_duplicates("sequence")
-    damaged = sequences[~sequences["label"].isin(("", *EXPRESSIONS))]
+    odd = sequences[~sequences["label"].isin(("", *EXPRESSIONS))]
+    damaged = list(odd["sequence"] + " (" + odd["label"] + ")")
     unlabelled = (sequences["label"] == "").sum()
     first = (table["frame"] == 1) & ("neutral" in wanted)
     table = table[table["label"].isin(wanted) & (first | table["last"])]
@@ -54,17 +55,13 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
             "Expected Emotion/S005/001/S005_001_00000011_emotion.txt"
         )
     table["label"] = table["label"].mask(first, "neutral")
-    count = table["sequence"].nunique()
+    count, short = table["sequence"].nunique(), list(table["sequence"][table["size"] <= frames].unique())
     empty = [name.upper() for name in labels if name not in set(sequences["sequence"].str.lower())]
     notes = (
         f"{count} labelled sequences were read; {unlabelled} have no emotion file and were left out.",
         *layout.counted(empty, "sequences with an emotion file hold no picture"),
-        *layout.counted(
-            list(table["sequence"][table["size"] <= frames].unique()), f"sequences have {frames} frames or fewer"
-        ),
-        *layout.counted(
-            list(damaged["sequence"] + " (" + damaged["label"] + ")"), "emotion files hold no code from 0 to 7"
-        ),
+        *layout.counted(short, f"sequences have {frames} frames or fewer"),
+        *layout.counted(damaged, "emotion files hold no code from 0 to 7"),
         *(layout.incomplete(count, 327, "labelled sequences") if wanted == EXPRESSIONS else ()),
     )
     return Manifest(table.drop(columns=["folder", "size", "last"]), path, name="ckplus", notes=notes)

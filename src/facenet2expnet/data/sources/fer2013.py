@@ -27,9 +27,6 @@ CODES = {str(code): name for code, name in FER2013_CODES.items()}
 OF_ZIPS = {"usage": "Usage", "fer2013_label": "emotion", "image": "Image name"} | {f"fp_{name}": name for name in VOTES}
 """Columns of the zip form -> the same columns of the CSV form and of FER+."""
 
-OUTLIER_VOTES = 1
-"""FER+ takes a single vote for an expression as an error and drops it."""
-
 
 def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manifest:
     """FER2013 with its three parts as train, valid and test.
@@ -84,7 +81,7 @@ def majority(votes: np.ndarray) -> np.ndarray:
         has that many, or it is unknown or not a face.
     Source: Barsoum et al. 2016 (arXiv 1608.01041), majority voting, as in the authors' FERPlus code.
     """
-    kept = np.where(votes > OUTLIER_VOTES, votes, 0)
+    kept = np.where(votes > 1, votes, 0)  # FER+ takes a single vote as an error
     best = kept.argmax(axis=1)
     clear = kept.max(axis=1) > 0.5 * kept.sum(axis=1)
     return np.where(clear & (best < len(FERPLUS_VOTES)), best, -1)
@@ -96,7 +93,7 @@ def shares(votes: np.ndarray) -> np.ndarray:
     All expressions with two votes or more count. FER+'s own probability mode keeps the three largest and may drop
     the picture. Rows without such votes are 0.
     """
-    kept = np.where(votes > OUTLIER_VOTES, votes, 0)[:, : len(FERPLUS_VOTES)].astype(np.float64)
+    kept = np.where(votes > 1, votes, 0)[:, : len(FERPLUS_VOTES)].astype(np.float64)
     total = kept.sum(axis=1, keepdims=True)
     return np.divide(kept, total, out=np.zeros_like(kept), where=total > 0)
 
@@ -177,9 +174,8 @@ def _read_folders(path: Path, ferplus: bool) -> Manifest:
         raise UserError(f"{path}: folders of pictures can't be joined with FER+; use fer2013.csv and {VOTES_NAME}")
     table = from_folder(path).table
     labels = table["label"].map(canonical)
-    if labels.isna().any():
-        unknown = ", ".join(sorted(set(table["label"][labels.isna()])))
-        raise UserError(f"{path}: the folders {unknown} are no expressions of FER2013")
+    if unknown := sorted(set(table["label"][labels.isna()])):
+        raise UserError(f"{path}: the folders {', '.join(unknown)} are no expressions of FER2013")
     notes = ("Pictures were read from folders, in which PublicTest and PrivateTest are one part.",)
     return Manifest(table.assign(label=labels), path, name="fer2013", notes=notes)
 

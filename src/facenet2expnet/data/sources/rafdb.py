@@ -47,10 +47,8 @@ def _from_list(path: Path, labels: Path, faces: str) -> tuple[pd.DataFrame, list
     base = labels.parent.parent if labels.parent.name.lower() == "emolabel" else labels.parent
     folder = layout.child(base, f"Image/{faces}", faces)
     if folder is None:
-        raise UserError(
-            f"{base} has RAF-DB's labels but not Image/{faces}; unpack {faces}.zip there, or pass "
-            f"faces={FACES[1 - FACES.index(faces)]}"
-        )
+        advice = f"unpack {faces}.zip there, or pass faces={FACES[1 - FACES.index(faces)]}"
+        raise UserError(f"{base} has RAF-DB's labels but not Image/{faces}; {advice}")
     existing = {picture.stem.lower(): picture.relative_to(path).as_posix() for picture in find_pictures(folder)}
     rows, missing, faults = [], [], []
     for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), start=1):

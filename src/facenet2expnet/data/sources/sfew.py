@@ -44,16 +44,14 @@ def read(path: Path, faces: str = "auto") -> Manifest:
     for name, split in PARTS.items():
         part = table[table["split"] == split]
         if not len(part):
-            raise UserError(
-                f"{path}: no picture of {name.capitalize()} was found in folders like Angry (faces={faces}); Train and "
-                "Val are both needed"
-            )
+            found = f"no picture of {name.capitalize()} was found in folders like Angry (faces={faces})"
+            raise UserError(f"{path}: {found}; Train and Val are both needed")
         parts.append(part[part["folder"] == part["folder"].iloc[0]])
-    found = {part["kind"].iloc[0] for part in parts}
-    if len(found) > 1:
+    kind = {part["kind"].iloc[0] for part in parts}
+    if len(kind) > 1:
         raise UserError(f"{path}: Train and Val differ (aligned and original); pass faces=aligned or faces=original")
     notes = (
-        f"{len(parts[0])} pictures of Train and {len(parts[1])} of Val ({found.pop()}).",
+        f"{len(parts[0])} pictures of Train and {len(parts[1])} of Val ({kind.pop()}).",
         *layout.counted(other, "folders are no expression"),
     )
     columns = ["image", "label", "split", "film"]

@@ -16,7 +16,6 @@ from facenet2expnet.data.splits import column_splits, group_leaks
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import TFD_CODES
 
-SIZES = (48, 96)
 PARTS = {1: "train", 2: "valid", 3: "test"}
 FOLDS = 5
 VARIABLES = ["images", "labs_ex", "labs_id", "folds"]
@@ -31,12 +30,9 @@ def read(path: Path, size: int = 48) -> Manifest:
     Raises:
         UserError: If there is no such file, or its variables are not TFD's.
     """
-    data = _load(path, size)
-    rows = _labelled(data)
-    if not len(rows):
-        raise UserError(f"{path} holds no face with an expression (labs_ex from 1 to 7); is the file complete?")
+    data, rows = _load(path, size)
     columns = {
-        "image": [_name(row) for row in rows],
+        "image": [f"tfd{row:06d}.png" for row in rows],
         "label": [TFD_CODES[int(code)] for code in data["labs_ex"][rows]],
         "subject": ["" if number < 0 else str(int(number)) for number in data["labs_id"][rows]],
     }
@@ -60,24 +56,16 @@ def read(path: Path, size: int = 48) -> Manifest:
 
 def pictures(path: Path, size: int = 48) -> Iterator[tuple[str, bytes]]:
     """Name and PNG bytes of every labelled face."""
-    data = _load(path, size)
-    return ((_name(row), png_bytes(data["images"][row])) for row in _labelled(data))
+    data, rows = _load(path, size)
+    return ((f"tfd{row:06d}.png", png_bytes(data["images"][row])) for row in rows)
 
 
-def _labelled(data: dict[str, Any]) -> np.ndarray:
-    return np.flatnonzero(np.isin(data["labs_ex"], list(TFD_CODES)))
-
-
-def _name(row: int) -> str:
-    return f"tfd{row:06d}.png"
-
-
-def _load(path: Path, size: int) -> dict[str, Any]:
-    """The variables of the .mat file of this size, else of another."""
+def _load(path: Path, size: int) -> tuple[dict[str, Any], np.ndarray]:
+    """The variables of the .mat file of this size, else of another, and the rows with an expression."""
     from scipy.io import loadmat
 
-    layout.check_option("size", size, SIZES)
-    names = (f"TFD_{s}x{s}.mat" for s in (size, *SIZES))
+    layout.check_option("size", size, (48, 96))
+    names = (f"TFD_{s}x{s}.mat" for s in (size, 48, 96))
     file = next((p for name in names for p in layout.find_below(path, name, depth=2)), path)
     if file.is_dir():
         raise layout.wrong_root(path, "TFD", f"TFD_{size}x{size}.mat")
@@ -96,7 +84,10 @@ def _load(path: Path, size: int) -> dict[str, Any]:
             f"{file}: expected images (N, size, size), labs_ex (N,), labs_id (N,), folds (N, {FOLDS}); got "
             + ", ".join(map(str, shapes))
         )
-    return data
+    rows = np.flatnonzero(np.isin(data["labs_ex"], list(TFD_CODES)))
+    if not len(rows):
+        raise UserError(f"{file} holds no face with an expression (labs_ex from 1 to 7); is the file complete?")
+    return data, rows
 
 
 OPTIONS = {"size": "48 or 96, the side of the faces in pixels"}
