@@ -56,9 +56,7 @@ def prepare(
     detector: Annotated[str, typer.Option(help="viola-jones (the paper's), mtcnn or dlib68.")] = "already-cropped",
     template: Annotated[str, typer.Option(help="Alignment: none, eyes-mouth or eyes.")] = "none",
     size: Annotated[int, typer.Option(min=32, help="Side of a face in pixels.")] = 256,
-    centre_crop: Annotated[
-        bool, typer.Option("--centre-crop", help="Crop pictures without a detected face at the centre.")
-    ] = False,
+    centre_crop: Annotated[bool, typer.Option("--centre-crop", help="Centre-crop pictures without a face.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Detect, align and store the faces of a dataset, with its manifest. The folder is input for train and compare.

@@ -35,7 +35,6 @@ near. group_leakage: subjects and sequences in two parts of a split. same_subjec
 so similar that they may be one person. labels: pictures without a label, identical pictures with different labels.
 """
 
-
 SENTENCES = {
     "identical_leaks": "{} test or validation pictures have an identical copy in the training part.",
     "near_leaks": "{} test or validation pictures have a near-duplicate in the training part.",

@@ -53,5 +53,5 @@ def export_ckplus(folder: Path) -> None:
         last = rows.iloc[-1]
         emotion = folder / "Emotion" / str(subject) / str(sequence)
         emotion.mkdir(parents=True)
-        text = f"   {codes[last['label']]:.7e}\n"  # as CK+ writes it
-        (emotion / f"{Path(last['image']).stem}_emotion.txt").write_text(text, encoding="ascii")
+        file = emotion / f"{Path(last['image']).stem}_emotion.txt"
+        file.write_text(f"   {codes[last['label']]:.7e}\n", encoding="ascii")  # as CK+ writes it

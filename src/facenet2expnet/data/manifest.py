@@ -207,14 +207,13 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pict
         table["image"] = [posixpath.normpath(image.replace("\\", "/")) if image else "" for image in images]
     if "split" in table.columns:
         table["split"] = as_text(table["split"]).map(split_name)
-    contract = metadata.get("contract")
     own_name = path.stem if path.stem != "manifest" else path.resolve().parent.name or path.stem
     manifest = Manifest(
         table,
         path.parent / metadata.get("root", ""),
         tuple(metadata.get("classes", ()) if classes is None else classes),
         name=metadata.get("name", own_name),
-        contract=None if contract is None else CropContract.from_dict(contract),
+        contract=CropContract.from_dict(metadata["contract"]) if metadata.get("contract") else None,
         notes=tuple(metadata.get("notes", ())),
         place=lambda row: f"{path.name} line {lines[row]}",
     )
@@ -272,15 +271,12 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
     Source: FN2EN, section IV-F and Table VI (SFEW with FER2013).
     """
     if manifest.contract != added.contract:
-        raise UserError(
-            f"'{manifest.name}' and '{added.name}' were prepared in different ways ({manifest.contract} and "
-            f"{added.contract}); prepare both with the same options"
-        )
+        ways = f"were prepared in different ways ({manifest.contract} and {added.contract})"
+        raise UserError(f"'{manifest.name}' and '{added.name}' {ways}; prepare both with the same options")
     more = added.table[added.table["label"].isin(manifest.classes)].copy()
     if not len(more):
-        raise UserError(
-            f"'{added.name}' has no picture of the classes of '{manifest.name}' ({', '.join(manifest.classes)})"
-        )
+        wanted = ", ".join(manifest.classes)
+        raise UserError(f"'{added.name}' has no picture of the classes of '{manifest.name}' ({wanted})")
     more["image"] = [Path(os.path.relpath(added.root / image, manifest.root)).as_posix() for image in more["image"]]
     for column in {"subject", "sequence"} & set(more.columns):
         more[column] = [f"{added.name}:{name}" if name else "" for name in more[column]]

@@ -85,11 +85,9 @@ def choose(manifest: Manifest, protocol: str = "auto", folds: int = 10, seed: in
     tested = np.flatnonzero(~manifest.train_only)
     added = np.flatnonzero(manifest.train_only & (manifest.labels >= 0))
     base = manifest.rows(tested)
-    subjects = base.subjects
-    known = subjects is not None and bool((subjects != "").all())
-    name = protocol
-    if protocol == "auto":
-        name = column_protocol(base) or ("subject-groups" if known else "stratified")
+    known = base.subjects is not None and bool((base.subjects != "").all())
+    possible = column_protocol(base) or ("subject-groups" if known else "stratified")
+    name = possible if protocol == "auto" else protocol
     if name.endswith(".json"):
         splits, name = read_splits(Path(name), manifest), "saved-split"
     elif name not in PROTOCOLS:
@@ -342,10 +340,10 @@ def _fold_numbers(manifest: Manifest, protocol: str, count: int, seed: int) -> t
         subjects = np.full(len(manifest), "", object) if manifest.subjects is None else manifest.subjects
         groups, what = subjects[rows], "subjects"
         if (groups == "").any():
+            blank = manifest.table["image"][rows[groups == ""]]
             raise UserError(
-                f"manifest '{manifest.name}': {(groups == '').sum()} labelled pictures have no subject, the first is "
-                f"{manifest.table['image'][rows[groups == ''][0]]}; fill in the column subject, or pass "
-                "--protocol stratified"
+                f"manifest '{manifest.name}': {len(blank)} labelled pictures have no subject, the first is "
+                f"{blank.iloc[0]}; fill in the column subject, or pass --protocol stratified"
             )
     _check_classes(manifest, count)
     found = set(groups)
@@ -356,8 +354,7 @@ def _fold_numbers(manifest: Manifest, protocol: str, count: int, seed: int) -> t
     if protocol == "stratified":
         alone = len(found) == len(rows)
         folder = (StratifiedKFold if alone else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
-        drawn = folder.split(rows, manifest.labels[rows], None if alone else groups)
-        for fold, (_, tested) in enumerate(drawn):
+        for fold, (_, tested) in enumerate(folder.split(rows, manifest.labels[rows], None if alone else groups)):
             fold_of[rows[tested]] = fold
         return fold_of, names
     ascending = sorted(found, key=natural_key)

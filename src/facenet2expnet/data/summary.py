@@ -64,7 +64,7 @@ def summarise_counts(manifests: Sequence[Manifest]) -> tuple[pd.DataFrame, list[
                 notes.append(ERRORS[name])
             wrong = [f"{k} {n} (paper {paper.get(k, 0)})" for k, n in found.items() if n != paper.get(k, 0)]
             which = "every class" if set(paper) <= set(found) else f"the classes read ({', '.join(found)})"
-            differs = f"{name} differs from the paper: {', '.join(wrong)}."
-            notes.append(differs if wrong else f"{name} has the paper's counts in {which}.")
+            same = f"has the paper's counts in {which}"
+            notes.append(f"{name} {'differs from the paper: ' + ', '.join(wrong) if wrong else same}.")
         rows += [[name, kind, *(n.get(label, "") for label in classes), total] for kind, (n, total) in lines.items()]
     return pd.DataFrame(rows, columns=["data", "counts", *classes, "total"]), notes

@@ -40,7 +40,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, list[int]]:
     except UserError:
         raise
     except Exception as fault:  # pyarrow and csv raise many kinds
-        raise UserError(f"{path} can't be read as a {kind} table: {fault}; mend that, or save it again") from fault
+        raise UserError(f"{path} can't be read as a {kind} table: {fault}; correct that, or save it again") from fault
     check_columns(table, str(path))
     return table, lines
 

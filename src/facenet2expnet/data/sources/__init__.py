@@ -100,8 +100,7 @@ def get(name: str) -> Source:
     except Exception as fault:  # another package may fail in any way
         raise UserError(f"dataset '{found}' ({entries[found].value}) can't be loaded: {fault}") from fault
     if not isinstance(source, Source):
-        kind = type(source).__name__
-        raise UserError(f"dataset '{found}': expected a facenet2expnet.data.sources.Source, got {kind}")
+        raise UserError(f"dataset '{found}': expected a {__name__}.Source, got {type(source).__name__}")
     return source
 
 

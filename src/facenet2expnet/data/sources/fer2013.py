@@ -61,8 +61,8 @@ def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manif
         raise UserError(f"{path} holds no labelled picture")
     counts = ", ".join(f"{split} {(table['split'] == split).sum()}" for split in USAGES.values())
     notes.insert(0, f"{len(table)} pictures were read ({counts}).")
-    root = path if path.is_dir() else path.parent
-    return Manifest(table, root, name="ferplus" if ferplus else "fer2013", notes=tuple(notes))
+    name = "ferplus" if ferplus else "fer2013"
+    return Manifest(table, path if path.is_dir() else path.parent, name=name, notes=tuple(notes))
 
 
 def pictures(path: Path, **_options: object) -> Iterator[tuple[str, bytes]] | None:

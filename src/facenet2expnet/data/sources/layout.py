@@ -78,8 +78,7 @@ def wrong_root(path: Path, title: str, expected: str, parts: Iterable[str] = ())
         parts: names of folders inside the dataset; if the path is in one of them, the message gives its parent.
     """
     inside = {name.lower() for name in parts}
-    whole = path.resolve()
-    around = [folder for folder in (whole, *list(whole.parents)[:3]) if folder.name.lower() in inside]
+    around = [p for p in (path.resolve(), *list(path.resolve().parents)[:3]) if p.name.lower() in inside]
     if around:
         return UserError(
             f"{path}: this looks like {title}'s folder {around[-1].name} or a part of it; give its parent, "

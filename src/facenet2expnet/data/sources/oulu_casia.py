@@ -30,8 +30,7 @@ def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3)
     table = table[table["folder"] == table["folder"].iloc[0]]
     table = table.assign(label=table["label"].map(canonical), subject=table["subject"].str.upper())
     other = list(table["sequence"][table["label"].isna()].unique())
-    table = layout.numbered(table.dropna(subset="label"), frames)
-    table = table[table["last"]]
+    table = layout.numbered(table.dropna(subset="label"), frames).query("last")
     sequences = table["sequence"].nunique()
     notes = (
         f"{sequences} sequences of {table['subject'].nunique()} subjects were read ({camera}, {light}).",

@@ -35,8 +35,8 @@ def read(path: Path, faces: str = "aligned") -> Manifest:
         return Manifest(table, path, name="rafdb", notes=tuple(notes))
     table, _ = layout.matching(path, PATTERN)
     if not len(table):
-        parts = ("EmoLabel", "Image", *FACES)
-        raise layout.wrong_root(path, "RAF-DB", f"EmoLabel/{LABELS[0]} and Image/aligned", parts)
+        expected = f"EmoLabel/{LABELS[0]} and Image/aligned"
+        raise layout.wrong_root(path, "RAF-DB", expected, ("EmoLabel", "Image", *FACES))
     table = table.assign(label=table["label"].map(CODES), split=table["split"].str.lower())
     table = table.sort_values("split", ascending=False, kind="stable")  # train first
     return Manifest(table, path, name="rafdb", notes=(f"{len(table)} pictures were read from a folder per code.",))

@@ -31,8 +31,7 @@ def read(path: Path, faces: str = "auto") -> Manifest:
     layout.check_option("faces", faces, ("auto", "aligned", "original"))
     table, _ = layout.matching(path, PATTERN)
     if not len(table):
-        expected = "folders with names that begin with Train and Val, with folders like Angry in them"
-        raise layout.wrong_root(path, "SFEW", expected, PARTS)
+        raise layout.wrong_root(path, "SFEW", "folders Train… and Val… with folders like Angry in them", PARTS)
     table["split"] = table["split"].str.lower().map(PARTS)
     holder = table["inner"].fillna(table["folder"])
     table["kind"] = np.where(holder.str.contains("aligned", case=False), "aligned", "original")
