@@ -117,5 +117,5 @@ def test_export_refuses_a_folder_that_holds_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="new or empty folder"):
         export_ckplus(tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "kept"
-    with pytest.raises(UserError, match="got a file"):
+    with pytest.raises(UserError, match="expected a new or empty folder"):
         export_ckplus(tmp_path / "mine.txt")

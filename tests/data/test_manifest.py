@@ -73,9 +73,9 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("make", "said"),
         [
-            ([], r"holds no pictures; expected one folder per class .*\.png, \.jpg"),
+            ([], r"holds no pictures and no class folders.*\.png, \.jpg.*into a folder with its name"),
             (["notes.txt"], r"holds no pictures"),
-            (["a.png", "b.png"], r"holds 2 pictures but no class folders.*image,label"),
+            (["a.png", "b.png"], r"holds 2 pictures and no class folders.*image,label"),
             (["a/1.png", "b/2.png", "loose.png"], r"loose\.png is outside the class folders"),
             (["a/1.png", "b/readme.txt"], r"b holds no pictures; add some or remove the folder"),
         ],
@@ -129,7 +129,7 @@ class TestTable:
         said = refused(table(tmp_path, text, "a.png"), classes=("happy", "sad"))
         assert "labels.csv line 4: class 'hapy' is not one of happy, sad; did you mean 'happy'?" in said
         assert "labels.csv line 4: split 'trian' is not one of train, valid, test; did you mean 'train'?" in said
-        assert "labels.csv line 5: 'a.png' is already in line 2; keep one of the two" in said
+        assert "labels.csv line 5: 'a.png' is already in labels.csv line 2; remove one" in said
         assert "labels.csv line 6: the column image is empty" in said
 
     def test_many_faults_are_counted(self, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ class TestSaved:
 def test_constructor_checks() -> None:
     with pytest.raises(UserError, match="no column label"):
         Manifest(pd.DataFrame({"image": ["a"]}), Path())
-    with pytest.raises(UserError, match="row 1: 'a' is already in row 0"):
+    with pytest.raises(UserError, match="row 1: 'a' is already in manifest 'data' row 0"):
         Manifest(pd.DataFrame({"image": ["a", "a"], "label": ["x", "x"]}), Path())
     with pytest.raises(UserError, match="class 'z' is not one of x, y"):
         Manifest(pd.DataFrame({"image": ["a"], "label": ["z"]}), Path(), ("x", "y"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from facenet2expnet.data import splits
@@ -18,7 +18,6 @@ from facenet2expnet.data.splits import (
     Split,
     check,
     choose,
-    group_ids,
     read_splits,
     subsample,
     with_unlabelled,
@@ -82,9 +81,6 @@ def assert_nothing_shared(manifest: Manifest, one: np.ndarray, other: np.ndarray
     assert not (set(sequences[one]) & set(sequences[other])) - {""}
 
 
-SEEN: set[str] = set()
-
-
 @settings(max_examples=200, deadline=None)
 @given(
     manifests(),
@@ -93,6 +89,9 @@ SEEN: set[str] = set()
     st.integers(0, 3),
     st.floats(0.05, 0.95),
 )
+@example(people(6), "subject-groups", 3, 0, 0.3)
+@example(people(6), "leave-one-subject-out", 2, 0, 0.3)
+@example(people(6), "stratified", 3, 0, 0.3)
 def test_no_subject_on_two_sides_for_any_manifest(
     manifest: Manifest, protocol: str, count: int, seed: int, fraction: float
 ) -> None:
@@ -100,7 +99,6 @@ def test_no_subject_on_two_sides_for_any_manifest(
         chosen = choose(manifest, protocol, count, seed)
     except UserError:
         return
-    SEEN.add(chosen.name)
     labelled, train_only = manifest.labels >= 0, manifest.train_only
     for split in chosen.splits:
         try:
@@ -119,11 +117,6 @@ def test_no_subject_on_two_sides_for_any_manifest(
     if chosen.name in ("stratified", "subject-groups", "leave-one-subject-out"):
         assert sorted(tested) == list(np.flatnonzero(labelled & ~train_only))
         assert chosen.unused == 0
-
-
-def test_the_property_was_checked_for_the_main_protocols() -> None:
-    if SEEN:
-        assert {"subject-groups", "leave-one-subject-out", "stratified"} <= SEEN
 
 
 class TestSubjectGroups:
@@ -219,7 +212,7 @@ class TestColumns:
         chosen = choose(manifest_of(["x", "y"] * 2, split=["train", "train", "valid", "valid"]))
         assert chosen.name == "split"
         assert parts(chosen.splits[0]) == {"train": [0, 1], "test": [2, 3]}
-        assert "no test rows, so the valid rows are the test part" in chosen.note
+        assert "The column split has no labelled test rows, so the valid rows are the test part" in chosen.note
         assert chosen.unused == 0
 
     def test_fold_column(self) -> None:
@@ -435,6 +428,6 @@ def test_subsample_is_in_proportion_and_nested() -> None:
         subsample(manifest, np.arange(100), 101)
 
 
-def test_group_ids() -> None:
+def test_groups() -> None:
     manifest = manifest_of(["x"] * 6, subject=["a", "b", "", "", "", "a"], sequence=["1", "1", "1", "1", "", "2"])
-    assert list(group_ids(manifest)) == [0, 1, 2, 2, 3, 0]
+    assert list(manifest.groups) == [0, 1, 2, 2, 3, 0]

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from facenet2expnet.cli.run import Protocol, Quiet
 
-if TYPE_CHECKING:
-    from facenet2expnet.data.manifest import Manifest
-
 Name = Annotated[str, typer.Argument(help="Name of a dataset; `fn2en data list` prints all names.")]
 Data = Annotated[Path, typer.Argument(help="Prepared faces, a folder of class folders, or a CSV or Parquet manifest.")]
 Folds = Annotated[int, typer.Option(min=2, help="Number of folds of subject-groups and stratified.")]
-
-AUDIT_PX = 112
-"""Side of the pictures that an audit compares; 32,000 of them take 1.2 GB."""
 
 
 def add(app: typer.Typer) -> None:
@@ -58,18 +52,11 @@ def prepare(
     name: Name,
     path: Annotated[Path, typer.Argument(help="The dataset as distributed.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder. By default faces/NAME.")] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", help="An option of the dataset, as classes=6. Repeatable."),
-    ] = None,
-    detector: Annotated[
-        str, typer.Option(help="already-cropped, viola-jones (the paper's), mtcnn or dlib68.")
-    ] = "already-cropped",
+    option: Annotated[list[str] | None, typer.Option(help="An option, as classes=6. Repeatable.")] = None,
+    detector: Annotated[str, typer.Option(help="viola-jones (the paper's), mtcnn or dlib68.")] = "already-cropped",
     template: Annotated[str, typer.Option(help="Alignment: none, eyes-mouth or eyes.")] = "none",
     size: Annotated[int, typer.Option(min=32, help="Side of a face in pixels.")] = 256,
-    centre_crop: Annotated[
-        bool, typer.Option("--centre-crop", help="Crop pictures without a detected face at the centre.")
-    ] = False,
+    centre_crop: Annotated[bool, typer.Option("--centre-crop", help="Centre-crop pictures without a face.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Detect, align and store the faces of a dataset, with its manifest. The folder is input for train and compare.
@@ -83,7 +70,7 @@ def prepare(
 
     contract = CropContract(detector=detector, template=template, stored_px=size, crop_px=size * 7 // 8)
     out = out or Path("faces") / name
-    manifest = sources.read_into(name, path, out.with_name(out.name + ".pictures"), **_options(options))
+    manifest = sources.read_into(name, path, out.with_name(out.name + ".pictures"), **_options(option))
     with console.progress(quiet) as display:
         faces = store.prepare(manifest, contract, out, centre_crop=centre_crop, progress=display.of("faces"))
     for note in manifest.notes:
@@ -92,18 +79,25 @@ def prepare(
         print(f"{len(faces.without_face)} pictures without a detected face are on a contact sheet in {out}")
     if faces.skipped:
         print(f"{len(faces.skipped)} pictures were left out; they are listed in {out / 'skipped.csv'}")
-    _print_summary([faces.manifest])
+    summary([out])
     print(f"{len(faces)} faces in {out}; next: fn2en compare {out}")
 
 
-def summary(
-    data: Annotated[list[Path], typer.Argument(help="Prepared faces, folders or manifests.")],
-) -> None:
+def summary(data: Annotated[list[Path], typer.Argument(help="Prepared faces, folders or manifests.")]) -> None:
     """Print the number of pictures of each class, beside the counts of the paper's Table II.
 
     Example: fn2en data summary faces/ckplus faces/sfew
     """
-    _print_summary([_manifest(path) for path in data])
+    from facenet2expnet.cli import console
+    from facenet2expnet.data.manifest import read_manifest
+    from facenet2expnet.data.summary import summarise_counts
+    from facenet2expnet.faces.store import is_store
+    from facenet2expnet.report import tables
+
+    table, notes = summarise_counts([read_manifest(path, need_pictures=not is_store(path)) for path in data])
+    console.out.print(tables.to_rich(table))
+    for note in notes:
+        print(note)
 
 
 def split(
@@ -118,11 +112,13 @@ def split(
     Example: fn2en data split faces/ckplus --out ckplus-folds.json
     """
     from facenet2expnet.data import splits
+    from facenet2expnet.data.manifest import read_manifest
     from facenet2expnet.errors import UserError
+    from facenet2expnet.faces.store import is_store
 
     if out.suffix != ".json":
         raise UserError(f"{out}: expected a name that ends in .json")
-    manifest = _manifest(data)
+    manifest = read_manifest(data, need_pictures=not is_store(data))
     chosen = splits.choose(manifest, protocol, folds, seed)
     splits.write_splits(chosen.splits, manifest, out)
     print(f"{len(chosen.splits)} splits by the protocol {chosen.name} were written to {out}. {chosen.note}")
@@ -130,13 +126,9 @@ def split(
 
 def audit(
     data: Data,
-    protocol: Annotated[
-        str, typer.Option(help="Splits to check, as for compare; own: those of the data's columns.")
-    ] = "own",
+    protocol: Annotated[str, typer.Option(help="Splits to check, as for compare; own: of the data's columns.")] = "own",
     folds: Folds = 10,
-    same_subject: Annotated[
-        bool, typer.Option(help="Search for one person with two IDs, with the dlib face net.")
-    ] = True,
+    same_subject: Annotated[bool, typer.Option(help="Search for one person with two IDs, with the dlib net.")] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the findings as CSV.")] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -149,7 +141,7 @@ def audit(
     from facenet2expnet.data import audit, splits
     from facenet2expnet.data.dataset import load_dataset
 
-    contract = CropContract(stored_px=AUDIT_PX, crop_px=AUDIT_PX)
+    contract = CropContract(stored_px=112, crop_px=112)  # 32,000 pictures of this side take 1.2 GB
     with console.progress(quiet) as display:
         dataset = load_dataset(data, contract, min_classes=0, progress=display.of("faces"))
     checked = None if protocol == "own" else splits.choose(dataset.manifest, protocol, folds).splits
@@ -159,8 +151,7 @@ def audit(
 
         embeddings = face_embeddings(dataset.pixels)
     found = audit.audit(dataset.manifest, dataset.pixels, checked, embeddings)
-    for line in found.lines():
-        print(line)
+    print(*found.lines(), sep="\n")
     for path in found.save(out) if out else []:
         print(f"written: {path}")
 
@@ -176,13 +167,6 @@ def export(folder: Annotated[Path, typer.Argument(help="Output folder; new or em
     print(f"written to {folder}; next: fn2en data prepare ckplus {folder}")
 
 
-def _manifest(path: Path) -> Manifest:
-    from facenet2expnet.data.manifest import read_manifest
-    from facenet2expnet.faces.store import FaceStore, is_store
-
-    return FaceStore.open(path, verify=False).manifest if is_store(path) else read_manifest(path)
-
-
 def _options(settings: list[str] | None) -> dict[str, Any]:
     """`classes=6` -> {"classes": 6}; whole numbers are numbers, any other value is text."""
     from facenet2expnet.errors import UserError
@@ -194,14 +178,3 @@ def _options(settings: list[str] | None) -> dict[str, Any]:
             raise UserError(f"--option '{setting}': expected NAME=VALUE, as classes=6")
         options[key] = int(text) if text.isdecimal() else text
     return options
-
-
-def _print_summary(manifests: list[Manifest]) -> None:
-    from facenet2expnet.cli import console
-    from facenet2expnet.data import summary
-    from facenet2expnet.report import tables
-
-    table, notes = summary.summarise_counts(manifests)
-    console.out.print(tables.to_rich(table))
-    for note in notes:
-        print(note)

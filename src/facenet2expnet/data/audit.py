@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 
 from facenet2expnet.data.duplicates import find_copies, near_pairs, picture_hashes
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.splits import Split, column_protocol, column_splits, group_leaks, with_unlabelled
+from facenet2expnet.data.splits import HELD_OUT, Split, column_protocol, column_splits, group_leaks, with_unlabelled
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import atomic_path
 
@@ -35,6 +35,16 @@ near. group_leakage: subjects and sequences in two parts of a split. same_subjec
 so similar that they may be one person. labels: pictures without a label, identical pictures with different labels.
 """
 
+SENTENCES = {
+    "identical_leaks": "{} test or validation pictures have an identical copy in the training part.",
+    "near_leaks": "{} test or validation pictures have a near-duplicate in the training part.",
+    "subject_leaks": "{} subjects are on two sides of a split.",
+    "sequence_leaks": "{} sequences are on two sides of a split.",
+    "same_subject": "{} pairs of subjects look like one person with two IDs.",
+    "conflicting_labels": "{} identical pictures have different labels.",
+    "unlabelled": "{} pictures have no label.",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Audit:
@@ -47,21 +57,20 @@ class Audit:
     @property
     def counts(self) -> dict[str, int]:
         """Name -> number of findings; pictures, subjects and sequences are counted once over all splits."""
-
-        def number(table: str, column: str, value: str, unit: str) -> int:
-            rows = self.tables[table]
-            return int(rows.loc[rows[column] == value, unit].nunique())
-
+        tables = self.tables
+        rows = tables["leaks"].groupby("how")["row"].nunique()
+        groups = tables["group_leakage"].groupby("kind")["name"].nunique()
+        faults = tables["labels"]["fault"].value_counts()
         return {
-            "identical_pictures": len(self.tables["identical"]),
-            "identical_leaks": number("leaks", "how", "identical", "row"),
-            "near_pairs": len(self.tables["near"]),
-            "near_leaks": number("leaks", "how", "near", "row"),
-            "subject_leaks": number("group_leakage", "kind", "subject", "name"),
-            "sequence_leaks": number("group_leakage", "kind", "sequence", "name"),
-            "same_subject": len(self.tables["same_subject"]),
-            "conflicting_labels": number("labels", "fault", "labels differ", "row"),
-            "unlabelled": number("labels", "fault", "no label", "row"),
+            "identical_pictures": len(tables["identical"]),
+            "identical_leaks": int(rows.get("identical", 0)),
+            "near_pairs": len(tables["near"]),
+            "near_leaks": int(rows.get("near", 0)),
+            "subject_leaks": int(groups.get("subject", 0)),
+            "sequence_leaks": int(groups.get("sequence", 0)),
+            "same_subject": len(tables["same_subject"]),
+            "conflicting_labels": int(faults.get("labels differ", 0)),
+            "unlabelled": int(faults.get("no label", 0)),
         }
 
     @property
@@ -71,17 +80,8 @@ class Audit:
 
     def lines(self) -> list[str]:
         """The findings as sentences, leaks first; one sentence if there is none."""
-        sentences = {
-            "identical_leaks": "{} test or validation pictures have an identical copy in the training part.",
-            "near_leaks": "{} test or validation pictures have a near-duplicate in the training part.",
-            "subject_leaks": "{} subjects are on two sides of a split.",
-            "sequence_leaks": "{} sequences are on two sides of a split.",
-            "same_subject": "{} pairs of subjects look like one person with two IDs.",
-            "conflicting_labels": "{} identical pictures have different labels.",
-            "unlabelled": "{} pictures have no label.",
-        }
         counts = self.counts
-        found = [text.format(counts[name]) for name, text in sentences.items() if counts[name]]
+        found = [text.format(counts[name]) for name, text in SENTENCES.items() if counts[name]]
         if counts["identical_pictures"] and not counts["identical_leaks"]:
             found.append(f"{counts['identical_pictures']} pictures are copies of one another, none across a split.")
         return found or [f"Nothing was found in {self.pictures} pictures ({', '.join(self.checked)})."]
@@ -127,29 +127,38 @@ def audit(
     for name, array in (("pixels", pixels), ("embeddings", embeddings)):
         if array is not None and len(array) != len(manifest):
             raise UserError(f"audit: expected {len(manifest)} {name}, one per row of the manifest, got {len(array)}")
-    splits = _splits_of_columns(manifest) if splits is None else splits
+    if splits is None:
+        try:
+            splits = [with_unlabelled(manifest, s) for s in column_splits(manifest, column_protocol(manifest))]
+        except UserError:  # no column gives splits
+            splits = []
+    checked = ["labels", *(["subjects and sequences"] if splits else [])]
     table = manifest.table[["image", "label"]].assign(row=np.arange(len(manifest)))
-    checked = ["labels", "subjects and sequences"]
     labels = [table[table["label"] == ""].assign(fault="no label")]
-    found: dict[str, Any] = dict.fromkeys(TABLES)
-    found["group_leakage"] = group_leaks(manifest, splits)
+    found: dict[str, Any] = dict.fromkeys(TABLES) | {"group_leakage": group_leaks(manifest, splits)}
     if pixels is not None:
         checked.append("identical pictures")
-        groups = picture_hashes(pixels)
+        groups, pairs = picture_hashes(pixels), None
         same = table.assign(group=groups).sort_values("group", kind="stable")
         same = same[same.duplicated("group", keep=False)]
         found["identical"] = same.assign(group=pd.factorize(same["group"])[0])
         same = same[same["label"] != ""]
-        kinds = same.groupby("group")["label"].transform("nunique")
-        labels.append(same[kinds > 1].assign(fault="labels differ"))
-        pairs = None
+        labels.append(same[same.groupby("group")["label"].transform("nunique") > 1].assign(fault="labels differ"))
+        image = table["image"].to_numpy()
         if not cheap:
             checked.append("near-duplicates")
             pairs = near_pairs(pixels, groups)
-            pairs = pairs[np.argsort(pairs[:, 2], kind="stable")]
-            image = table["image"].to_numpy()
-            found["near"] = [(a, b, image[a], image[b], bits) for a, b, bits in pairs]
-        found["leaks"] = [leak for split in splits for leak in _leaks(table, split, groups, pairs)]
+            nearest_first = pairs[np.argsort(pairs[:, 2], kind="stable")]
+            found["near"] = [(a, b, image[a], image[b], bits) for a, b, bits in nearest_first]
+        found["leaks"] = leaks = []
+        for split in splits:
+            trained = np.sort(np.append(split.train, split.unlabelled))
+            for part in HELD_OUT:
+                rows = split.parts()[part]
+                copies = zip(rows, *find_copies(rows, trained, groups, pairs), strict=True)
+                leaks += [
+                    (split.name, part, row, image[row], copy, image[copy], how) for row, copy, how in copies if how
+                ]
     if embeddings is not None and manifest.subjects is not None:
         checked.append("one person with two IDs")
         found["same_subject"] = _same_subject(manifest.subjects, embeddings)
@@ -158,40 +167,14 @@ def audit(
     return Audit(len(manifest), tuple(checked), tables)
 
 
-def _splits_of_columns(manifest: Manifest) -> list[Split]:
-    """The splits that columns of the manifest give; none if they give none."""
-    try:
-        splits = column_splits(manifest, column_protocol(manifest))
-    except UserError:
-        return []
-    return [with_unlabelled(manifest, split) for split in splits]
-
-
-def _leaks(
-    table: pd.DataFrame, split: Split, groups: np.ndarray, pairs: np.ndarray | None
-) -> Iterator[tuple[object, ...]]:
-    """Held-out pictures with a copy on the training side, as rows of the table `leaks`."""
-    trained = np.sort(np.append(split.train, split.unlabelled))
-    for part in ("test", "validation"):
-        rows = split.parts()[part]
-        copies, identical = find_copies(rows, trained, groups, pairs)
-        for i in np.flatnonzero(copies >= 0):
-            images = table["image"][rows[i]], table["image"][copies[i]]
-            how = "identical" if identical[i] else "near"
-            yield split.name, part, rows[i], images[0], copies[i], images[1], how
-
-
 def _same_subject(subjects: np.ndarray, embeddings: np.ndarray) -> list[tuple[str, str, float]]:
     """Pairs of subjects by the root mean square distance between all pictures of one and all of the other."""
     rows = np.flatnonzero(subjects != "")
     names, who = np.unique(subjects[rows].astype(str), return_inverse=True)
-    values = np.asarray(embeddings, dtype=np.float64)[rows]
-    size = np.bincount(who)[:, None]
-    mean = np.zeros((len(names), values.shape[1]))
-    np.add.at(mean, who, values)
-    mean /= size
-    square = np.bincount(who, (values**2).sum(axis=1)) / size[:, 0]
-    distance = np.sqrt(np.maximum(square[:, None] + square[None] - 2 * mean @ mean.T, 0))
+    values = pd.DataFrame(np.asarray(embeddings, dtype=np.float64)[rows])
+    mean = values.groupby(who).mean().to_numpy()
+    square = (values**2).sum(axis=1).groupby(who).mean().to_numpy()
+    distance = np.sqrt(np.maximum(square[:, None] + square - 2 * mean @ mean.T, 0))
     pairs = np.argwhere(np.triu(distance < SAME_SUBJECT_DISTANCE, k=1))
     found = [(str(names[a]), str(names[b]), float(distance[a, b])) for a, b in pairs]
     return sorted(found, key=lambda pair: pair[2])

@@ -42,8 +42,7 @@ def export_ckplus(folder: Path) -> None:
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        found = "a folder that holds files" if folder.is_dir() else "a file"
-        raise UserError(f"expected a new or empty folder for the export, got {found}: {folder}; give another folder")
+        raise UserError(f"{folder}: expected a new or empty folder for the export; give another folder")
     codes = {label: code for code, label in CKPLUS_CODES.items()}
     for (subject, sequence), rows in read_sample().sort_values("frame").groupby(["subject", "sequence"]):
         pictures = folder / "cohn-kanade-images" / str(subject) / str(sequence)
@@ -54,5 +53,5 @@ def export_ckplus(folder: Path) -> None:
         last = rows.iloc[-1]
         emotion = folder / "Emotion" / str(subject) / str(sequence)
         emotion.mkdir(parents=True)
-        text = f"   {codes[last['label']]:.7e}\n"  # as CK+ writes it
-        (emotion / f"{Path(last['image']).stem}_emotion.txt").write_text(text, encoding="ascii")
+        file = emotion / f"{Path(last['image']).stem}_emotion.txt"
+        file.write_text(f"   {codes[last['label']]:.7e}\n", encoding="ascii")  # as CK+ writes it

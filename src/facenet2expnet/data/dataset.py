@@ -63,7 +63,14 @@ def load_dataset(
     Raises:
         UserError: If the data can't be read, or has too few classes.
     """
-    manifest, store = (data, None) if isinstance(data, Manifest) else _read(Path(data))
+    store = None
+    if isinstance(data, Manifest):
+        manifest = data
+    else:
+        path = Path(data)
+        folder = path.parent if path.name == MANIFEST else path
+        store = FaceStore.open(folder) if is_store(folder) else None
+        manifest = read_manifest(path) if store is None else store.manifest
     made = manifest.contract
     if made is not None:
         alignment = {name: getattr(made, name) for name in ("detector", "template", "choice", "margin")}
@@ -79,19 +86,9 @@ def load_dataset(
         dataset = _crop(manifest, contract, workers, progress)
     found = [name for name, count in dataset.manifest.counts.items() if count]
     if len(found) < min_classes:
-        raise UserError(
-            f"{dataset.manifest.name}: classes with pictures: {', '.join(found) or 'none'}; "
-            f"expected {min_classes} or more"
-        )
+        names = ", ".join(found) or "none"
+        raise UserError(f"{manifest.name}: classes with pictures: {names}; expected {min_classes} or more")
     return dataset
-
-
-def _read(path: Path) -> tuple[Manifest, FaceStore | None]:
-    folder = path.parent if path.name == MANIFEST else path
-    if not is_store(folder):
-        return read_manifest(path), None
-    store = FaceStore.open(folder)
-    return store.manifest, store
 
 
 def _crop(manifest: Manifest, contract: CropContract, workers: int | None, progress: Progress | None) -> Dataset:

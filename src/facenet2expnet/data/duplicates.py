@@ -51,13 +51,12 @@ def perceptual_hashes(pixels: np.ndarray) -> np.ndarray:
     from scipy.fft import dctn
 
     hashes = np.empty((len(pixels), HASH_BITS), bool)
-    for start in range(0, len(pixels), _CHUNK):
-        chunk = np.asarray(pixels[start : start + _CHUNK])
-        grey = chunk if chunk.ndim == 3 else [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in chunk]
-        small = np.stack([cv2.resize(g, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for g in grey])
-        waves = dctn(small.astype(np.float32), axes=(1, 2), norm="ortho")[:, :_LOW, :_LOW]
-        flat = waves.reshape(len(chunk), -1)[:, 1:]
-        hashes[start : start + len(chunk)] = flat > np.median(flat, axis=1, keepdims=True)
+    for row in range(len(pixels)):  # one at a time: a store of large faces would not fit in memory
+        picture = np.asarray(pixels[row])
+        grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+        waves = dctn(small, norm="ortho")[:_LOW, :_LOW].ravel()[1:]
+        hashes[row] = waves > np.median(waves)
     return hashes
 
 
@@ -92,19 +91,20 @@ def find_copies(
         groups: (N,) of `picture_hashes`.
         pairs: (P, 3) of `near_pairs`; None looks for identical pictures only.
     Returns:
-        The row of the first copy, (len(rows),) int64, -1 if there is none; and whether it is identical. A
-        near-duplicate counts only where there is no identical picture.
+        The row of the first copy, (len(rows),) int64, -1 if there is none; and how it is a copy, (len(rows),) str:
+        "identical", "near" or "". A near-duplicate counts only where there is no identical picture.
     """
     first = np.full(groups.max(initial=-1) + 1, -1)
     first[groups[others[::-1]]] = others[::-1]
     copies = first[groups[rows]]
-    identical = copies >= 0
-    if pairs is not None and len(pairs):
+    how = np.where(copies >= 0, "identical", "")
+    if pairs is not None:
         both = np.concatenate([pairs[:, :2], pairs[:, 1::-1]])
         both = both[np.isin(both[:, 0], rows) & np.isin(both[:, 1], others)]
         near = pd.Series(both[:, 1]).groupby(both[:, 0]).min().reindex(rows, fill_value=-1).to_numpy()
-        copies = np.where(identical, copies, near)
-    return copies, identical
+        how = np.where((copies < 0) & (near >= 0), "near", how)
+        copies = np.where(how == "near", near, copies)
+    return copies, how
 
 
 def remove_copies(
@@ -132,19 +132,18 @@ def remove_copies(
         for kept_part, others in HELD_OUT.items():
             for part in others:
                 rows = parts[part]
-                copies, identical = find_copies(rows, parts[kept_part], groups, pairs)
-                for i in np.flatnonzero(copies >= 0):
-                    how = "identical" if identical[i] else "near"
-                    removed.append((split.name, part, int(rows[i]), int(copies[i]), kept_part, how))
-                parts[part] = rows[copies < 0]
+                copies, how = find_copies(rows, parts[kept_part], groups, pairs)
+                found = copies >= 0
+                parts[part] = rows[~found]
+                table = {"row": rows[found], "kept_row": copies[found], "kept_part": kept_part, "how": how[found]}
+                removed.append(pd.DataFrame(table).assign(split=split.name, part=part))
         if not len(parts["train"]):
             raise UserError(
                 f"split {split.name}: all {len(split.train)} training pictures are copies of held-out pictures; "
                 "list them with fn2en data audit, and add other pictures"
             )
         cleaned.append(Split(split.name, **parts))
-    columns = ["split", "part", "row", "kept_row", "kept_part", "how"]
-    return cleaned, pd.DataFrame(removed, columns=columns)
+    return cleaned, pd.concat(removed, ignore_index=True)[["split", "part", "row", "kept_row", "kept_part", "how"]]
 
 
 def count_near(splits: Sequence[Split], pixels: np.ndarray, *, limit: int = NEAR_LIMIT) -> int | None:
@@ -161,6 +160,6 @@ def count_near(splits: Sequence[Split], pixels: np.ndarray, *, limit: int = NEAR
     pairs, found = near_pairs(pixels, groups), set[int]()
     for split in splits:
         trained, held = np.append(split.train, split.unlabelled), np.append(split.test, split.validation)
-        copies, identical = find_copies(trained, held, groups, pairs)
-        found |= set(trained[(copies >= 0) & ~identical].tolist())
+        _, how = find_copies(trained, held, groups, pairs)
+        found |= set(trained[how == "near"].tolist())
     return len(found)

@@ -9,8 +9,8 @@ import os
 import posixpath
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,19 @@ import numpy as np
 import pandas as pd
 
 from facenet2expnet.crop import CropContract
-from facenet2expnet.data.table import COLUMNS, SPLITS, as_text, check_rows, raise_faults, read_table
+from facenet2expnet.data.table import (
+    COLUMNS,
+    SPLITS,
+    as_text,
+    check_columns,
+    check_rows,
+    raise_faults,
+    read_table,
+    split_name,
+)
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import atomic_path, read_json, write_json
 from facenet2expnet.labels import in_canonical_order
-
-_SPELLINGS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
@@ -46,6 +53,7 @@ class Manifest:
         name: the name of the data in reports.
         contract: how the faces were cropped and aligned; None for original pictures.
         notes: sentences about what was left out, and why.
+        place: names a row in error messages, as "labels.csv line 4"; not kept.
     Raises:
         UserError: If a column is missing, a picture is in two rows, or a label is not a class.
     """
@@ -56,17 +64,15 @@ class Manifest:
     name: str = "data"
     contract: CropContract | None = None
     notes: tuple[str, ...] = ()
+    place: InitVar[Callable[[int], str] | None] = None
 
-    def __post_init__(self) -> None:
-        missing = [column for column in COLUMNS[:2] if column not in self.table.columns]
-        if missing:
-            raise UserError(f"manifest '{self.name}' has no column {' and no column '.join(missing)}")
-        table = self.table.reset_index(drop=True).copy()
-        for column in COLUMNS:
-            if column in table.columns:
-                table[column] = as_text(table[column])
+    def __post_init__(self, place: Callable[[int], str] | None) -> None:
+        check_columns(self.table, f"manifest '{self.name}'")
+        table = self.table.reset_index(drop=True)
+        for column in set(COLUMNS) & set(table.columns):
+            table[column] = as_text(table[column])
         classes = tuple(self.classes) or in_canonical_order(label for label in table["label"] if label)
-        check_rows(table, lambda row: f"manifest '{self.name}' row {row}", classes)
+        check_rows(table, place or (lambda row: f"manifest '{self.name}' row {row}"), classes)
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "root", Path(self.root))
         object.__setattr__(self, "classes", classes)
@@ -91,6 +97,17 @@ class Manifest:
         A sequence name is unique within its subject only: sequence 1 of S5 is not sequence 1 of S10.
         """
         return self._known("sequence")
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Numbers (N,) int64 of what must stay together: the subject, else the sequence, else the row itself."""
+        count, subjects, sequences = len(self), self.subjects, self.sequences
+        ids = np.arange(2 * count, 3 * count)
+        if sequences is not None:
+            ids = np.where(sequences != "", count + pd.factorize(sequences)[0], ids)
+        if subjects is not None:
+            ids = np.where(subjects != "", pd.factorize(subjects)[0], ids)
+        return pd.factorize(ids)[0].astype(np.int64)
 
     @property
     def train_only(self) -> np.ndarray:
@@ -131,12 +148,11 @@ class Manifest:
         The root is written relative to the file if it is the same folder or below it, absolute otherwise.
         """
         path = Path(path)
-        _check_ending(path)
         with atomic_path(path) as temporary:
-            if path.suffix.lower() == ".csv":
-                self.table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
-            else:
+            if path.suffix.lower() == ".parquet":
                 self.table.to_parquet(temporary, index=False)
+            else:
+                self.table.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
         root, folder = self.root.resolve(), path.resolve().parent
         metadata = {
             "format": FORMAT,
@@ -176,36 +192,38 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pict
         if table_path is None:
             return from_folder(path, classes)
         path = table_path
-    if not os.path.exists(path):
-        need_folder(path)
-    _check_ending(path)
-    metadata = _read_metadata(path.with_suffix(".json"))
+    check_exists(path)
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise UserError(f"{path}: a manifest ends in .csv or .parquet; or give a folder of class folders")
+    beside = path.with_suffix(".json")
+    metadata = read_json(beside) if beside.is_file() else {}
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:  # a file of something else
+        metadata = {}
     table, lines = read_table(path)
-    if not metadata:  # forward slashes and no detours, so that each picture has one name
-        table["image"] = [posixpath.normpath(i.replace("\\", "/")) if i else "" for i in table["image"]]
-    if "split" in table.columns:
-        table["split"] = [_split_name(split) for split in table["split"]]
-    names = tuple(classes) if classes is not None else tuple(metadata.get("classes", ()))
-    check_rows(table, lambda row: f"{path.name} line {lines[row]}", names)
     if not len(table):
         raise UserError(f"{path} has no rows; expected one line per picture below the header")
-    root = path.parent / metadata.get("root", "")
-    if need_pictures and not any(os.path.exists(root / image) for image in table["image"]):
+    if not metadata:  # forward slashes and no detours, so that each picture has one name
+        images = as_text(table["image"])
+        table["image"] = [posixpath.normpath(image.replace("\\", "/")) if image else "" for image in images]
+    if "split" in table.columns:
+        table["split"] = as_text(table["split"]).map(split_name)
+    own_name = path.stem if path.stem != "manifest" else path.resolve().parent.name or path.stem
+    manifest = Manifest(
+        table,
+        path.parent / metadata.get("root", ""),
+        tuple(metadata.get("classes", ()) if classes is None else classes),
+        name=metadata.get("name", own_name),
+        contract=CropContract.from_dict(metadata["contract"]) if metadata.get("contract") else None,
+        notes=tuple(metadata.get("notes", ())),
+        place=lambda row: f"{path.name} line {lines[row]}",
+    )
+    if need_pictures and not any(os.path.exists(picture) for picture in manifest.paths):
         raise UserError(
             f"{path}: none of its {len(table)} pictures was found; the first one was expected at "
-            f"{root / table['image'].iloc[0]}; the column image is relative to the folder of the table"
-            + (f" (root in {path.with_suffix('.json').name})" if metadata else "")
+            f"{manifest.paths[0]}; the column image is relative to the folder of the table"
+            + (f" (root in {beside.name})" if metadata else "")
         )
-    contract = metadata.get("contract")
-    own_name = path.stem if path.stem != "manifest" else path.resolve().parent.name or path.stem
-    return Manifest(
-        table,
-        root,
-        names,
-        name=metadata.get("name", own_name),
-        contract=None if contract is None else CropContract.from_dict(contract),
-        notes=tuple(metadata.get("notes", ())),
-    )
+    return manifest
 
 
 def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
@@ -217,36 +235,28 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
         UserError: If there is no such folder, no picture, no class folder, a class folder without a picture, or
             a class that is not allowed.
     """
-    folder = need_folder(folder)
+    folder = Path(folder)
+    check_exists(folder)
     pictures = find_pictures(folder)
-    if not pictures:
-        raise UserError(
-            f"{folder} holds no pictures; expected one folder per class with pictures inside "
-            f"({', '.join(PICTURE_ENDINGS)})"
-        )
     parts = [path.relative_to(folder).parts for path in pictures]
-    loose = [names[0] for names in parts if len(names) == 1]
+    tops, loose = {names[0] for names in parts}, [names[0] for names in parts if len(names) == 1]
     if len(loose) == len(parts):
         raise UserError(
-            f"{folder} holds {len(loose)} pictures but no class folders; put the pictures of each class "
-            f"into a folder with the name of the class, or give a CSV with the columns image,label"
+            f"{folder} holds {len(loose) or 'no'} pictures and no class folders; put the pictures of each class "
+            f"({', '.join(PICTURE_ENDINGS)}) into a folder with its name, or give a CSV with the columns image,label"
         )
-    tops = {names[0] for names in parts}
-    odd = [path for path in pictures if any("\ud800" <= letter <= "\udfff" for letter in path.as_posix())]
-    empty = sorted(p.name for p in folder.iterdir() if p.is_dir() and not _is_hidden(p.name) and p.name not in tops)
+    empty = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name) and p.name not in tops)
     raise_faults(
         [f"{folder / name} is outside the class folders; move it into one" for name in loose]
-        + [f"{str(path)!a} has a name that is not UTF-8; rename it" for path in odd]
         + [f"{folder / name} holds no pictures; add some or remove the folder" for name in empty]
     )
-    by_split = all(_split_name(top) in SPLITS for top in tops) and all(len(names) > 2 for names in parts)
+    by_split = all(split_name(top) in SPLITS for top in tops) and all(len(names) > 2 for names in parts)
     labels = [unicodedata.normalize("NFC", names[1 if by_split else 0]) for names in parts]
     table = pd.DataFrame({"image": ["/".join(names) for names in parts], "label": labels}, dtype=object)
     if by_split:
-        table["split"] = [_split_name(names[0]) for names in parts]
-    allowed = tuple(classes or ())
-    check_rows(table, lambda row: str(pictures[row]), allowed)
-    return Manifest(table, folder, allowed, name=folder.resolve().name or "data")
+        table["split"] = [split_name(names[0]) for names in parts]
+    shown = [os.fsencode(picture).decode("utf-8", "backslashreplace") for picture in pictures]
+    return Manifest(table, folder, tuple(classes or ()), folder.resolve().name or "data", place=lambda row: shown[row])
 
 
 def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
@@ -261,22 +271,17 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
     Source: FN2EN, section IV-F and Table VI (SFEW with FER2013).
     """
     if manifest.contract != added.contract:
-        raise UserError(
-            f"'{manifest.name}' and '{added.name}' were prepared in different ways ({manifest.contract} and "
-            f"{added.contract}); prepare both with the same options"
-        )
+        ways = f"were prepared in different ways ({manifest.contract} and {added.contract})"
+        raise UserError(f"'{manifest.name}' and '{added.name}' {ways}; prepare both with the same options")
     more = added.table[added.table["label"].isin(manifest.classes)].copy()
     if not len(more):
-        raise UserError(
-            f"'{added.name}' has no picture of the classes of '{manifest.name}' ({', '.join(manifest.classes)})"
-        )
+        wanted = ", ".join(manifest.classes)
+        raise UserError(f"'{added.name}' has no picture of the classes of '{manifest.name}' ({wanted})")
     more["image"] = [Path(os.path.relpath(added.root / image, manifest.root)).as_posix() for image in more["image"]]
     for column in {"subject", "sequence"} & set(more.columns):
         more[column] = [f"{added.name}:{name}" if name else "" for name in more[column]]
-    main = manifest.table.copy()
-    if "split" in main.columns:
-        more["split"] = "train"
-    main["train_only"], more["train_only"] = manifest.train_only.astype(int), 1
+    main = manifest.table.assign(train_only=manifest.train_only.astype(int))
+    more = more.assign(train_only=1, split="train")
     kept = [c for c in more.columns if c in main.columns or c in ("subject", "sequence")]
     notes = [f"{len(more)} pictures of '{added.name}' are used for training only."]
     if len(more) < len(added):
@@ -308,54 +313,20 @@ def find_pictures(folder: Path) -> list[Path]:
 
     found = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
-        found += [Path(parent, name) for name in files if is_picture_name(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [
+            Path(parent, name) for name in files if name.lower().endswith(PICTURE_ENDINGS) and not is_hidden(name)
+        ]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 
-def is_picture_name(name: str) -> bool:
-    """Whether a file name has a picture's ending and is not hidden (`._x.jpg` of macOS)."""
-    return not _is_hidden(name) and name.lower().endswith(PICTURE_ENDINGS)
-
-
-def need_folder(folder: Path) -> Path:
-    """Return the folder if it exists and can be read.
-
-    Raises:
-        UserError: If it is missing, a file, or not readable.
-    """
-    folder = Path(folder)
-    if not os.path.exists(folder):
-        parent = next((p for p in folder.absolute().parents if os.path.isdir(p)), None)
-        raise UserError(f"{folder} was not found; the nearest folder that exists is {parent}")
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file; a folder was expected")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"{folder} can't be read: no permission; give yourself read permission")
-    return folder
-
-
-def _check_ending(path: Path) -> None:
-    if path.suffix.lower() not in (".csv", ".parquet"):
-        raise UserError(f"{path}: a manifest ends in .csv or .parquet; or give a folder of class folders")
-
-
-def _read_metadata(path: Path) -> dict[str, Any]:
-    """Read NAME.json beside a table; empty if there is none, or if it is not one of ours."""
-    metadata = read_json(path) if path.is_file() else None
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-        return {}
-    missing = [key for key in ("root", "classes", "contract", "name") if key not in metadata]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; prepare the data again, or remove the file")
-    return metadata
-
-
-def _split_name(name: str) -> str:
-    lowered = name.strip().lower()
-    lowered = _SPELLINGS.get(lowered, lowered)
-    return lowered if lowered in SPLITS else name
-
-
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or made by macOS in a zip."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def check_exists(path: Path) -> None:
+    """Raise a UserError if there is no such file or folder."""
+    if not os.path.exists(path):
+        parent = next((p for p in Path(path).absolute().parents if os.path.isdir(p)), None)
+        raise UserError(f"{path} was not found; the nearest folder that exists is {parent}")

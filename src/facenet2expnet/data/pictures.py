@@ -96,20 +96,16 @@ def write_contact_sheet(paths: Sequence[Path], title: str, path: Path, *, limit:
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """Convert any Pillow mode to (H, W, 3) uint8."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.float64)
-        highest = max(65535.0, float(values.max()))
-        return _grey(values / highest * 255)
-    if image.mode == "F":
+    if image.mode[0] in "IF":
         values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=255.0, neginf=0.0)
-        return _grey(values * 255 if values.max() <= 1 else values)
+        if image.mode[0] == "I":
+            values = values / max(65535.0, values.max()) * 255
+        elif values.max() <= 1:
+            values = values * 255
+        grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         image = Image.alpha_composite(background, image)
     return np.asarray(image.convert("RGB"))
-
-
-def _grey(values: np.ndarray) -> np.ndarray:
-    grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)

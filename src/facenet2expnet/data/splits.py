@@ -9,14 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facenet2expnet.data.folds import (
-    check_classes,
-    fold_names,
-    group_ids,
-    order_in_proportion,
-    stratified,
-    subject_groups,
-)
 from facenet2expnet.data.manifest import Manifest, natural_key
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import read_json, write_json
@@ -26,11 +18,6 @@ PROTOCOLS = ("official", "fold", "split", "subject-groups", "leave-one-subject-o
 PARTS = ("train", "validation", "test", "unlabelled")
 HELD_OUT = {"test": ("train", "validation", "unlabelled"), "validation": ("train", "unlabelled")}
 """Held-out part -> the parts that may not share a subject, a sequence or a picture with it."""
-
-SUBJECTS_UNKNOWN = (
-    "Subjects are unknown: the same person may be in the training and in the test part, "
-    "so the accuracy may be too high for new people."
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +43,10 @@ class Split:
     def __post_init__(self) -> None:
         for part in PARTS:
             object.__setattr__(self, part, np.sort(np.asarray(getattr(self, part), dtype=np.int64)))
-        rows, times = np.unique(np.concatenate(list(self.parts().values())), return_counts=True)
         if not len(self.train) or not (len(self.test) or self.name == "all"):
             counts = f"{len(self.train)} labelled pictures to train, {len(self.test)} to test"
             raise UserError(f"split {self.name}: {counts}; expected 1 or more of each")
+        rows, times = np.unique(np.concatenate(list(self.parts().values())), return_counts=True)
         if (times > 1).any():
             raise UserError(f"split {self.name}: row {rows[times > 1][0]} is in two parts or in one part twice")
 
@@ -98,21 +85,18 @@ def choose(manifest: Manifest, protocol: str = "auto", folds: int = 10, seed: in
     tested = np.flatnonzero(~manifest.train_only)
     added = np.flatnonzero(manifest.train_only & (manifest.labels >= 0))
     base = manifest.rows(tested)
-    subjects = base.subjects
-    known = subjects is not None and bool((subjects != "").all())
-    name = protocol
-    if protocol == "auto":
-        name = column_protocol(base) or ("subject-groups" if known else "stratified")
+    known = base.subjects is not None and bool((base.subjects != "").all())
+    possible = column_protocol(base) or ("subject-groups" if known else "stratified")
+    name = possible if protocol == "auto" else protocol
     if name.endswith(".json"):
         splits, name = read_splits(Path(name), manifest), "saved-split"
-    elif name in PROTOCOLS:
-        splits = [
-            Split(s.name, np.append(tested[s.train], added), tested[s.test], tested[s.validation])
-            for s in _make(base, name, folds, seed)
-        ]
-        check(manifest, splits)
-    else:
+    elif name not in PROTOCOLS:
         raise UserError(f"protocol '{name}' is not one of auto, {', '.join(PROTOCOLS)}, or a split file (.json)")
+    else:
+        in_columns = name in ("official", "fold", "split")
+        made = column_splits(base, name) if in_columns else _test_each(base, *_fold_numbers(base, name, folds, seed))
+        splits = [Split(s.name, np.append(tested[s.train], added), tested[s.test], tested[s.validation]) for s in made]
+        check(manifest, splits)
     used = np.concatenate([rows for split in splits for rows in split.parts().values()])
     unused = len(np.setdiff1d(np.flatnonzero(manifest.labels >= 0), used))
     return Protocol(name, splits, known, " ".join(_notes(manifest, base, name, splits, unused)), unused)
@@ -140,11 +124,10 @@ def column_splits(manifest: Manifest, protocol: str) -> list[Split]:
     Raises:
         UserError: If there is no such column, or a split has no row to train on or to test on.
     """
-    columns = official_columns(manifest) if protocol == "official" else [protocol]
-    if not columns or columns[0] not in manifest.table.columns:
-        column = "fold_1" if protocol == "official" else protocol
-        raise UserError(f"manifest '{manifest.name}' has no column {column}, which the protocol '{protocol}' needs")
-    check_classes(manifest, 0)
+    columns = (official_columns(manifest) or ["fold_1"]) if protocol == "official" else [protocol]
+    if columns[0] not in manifest.table.columns:
+        raise UserError(f"manifest '{manifest.name}' has no column {columns[0]}, which the protocol '{protocol}' needs")
+    _check_classes(manifest, 0)
     if protocol == "fold":
         names = sorted(set(manifest.table["fold"]) - {""}, key=natural_key)
         return _test_each(manifest, pd.Index(names, dtype=object).get_indexer(manifest.table["fold"]), names)
@@ -152,8 +135,8 @@ def column_splits(manifest: Manifest, protocol: str) -> list[Split]:
     for column in columns:
         part = manifest.table[column].where(manifest.labels >= 0, "")
         train, valid, test = (np.flatnonzero(part == name) for name in ("train", "valid", "test"))
-        name = column.replace("_", "-")
-        splits.append(Split(name, train, test, valid) if len(test) else Split(name, train, valid))
+        held_out = (test, valid) if len(test) else (valid,)
+        splits.append(Split(column.replace("_", "-"), train, *held_out))
     return splits
 
 
@@ -173,16 +156,14 @@ def with_validation(manifest: Manifest, split: Split, fraction: float, seed: int
         raise UserError(f"the validation fraction is {fraction}, expected a number between 0 and 1")
     if len(split.validation):
         return split
-    groups, train_only = group_ids(manifest), split.train[manifest.train_only[split.train]]
+    groups, train_only = manifest.groups, split.train[manifest.train_only[split.train]]
     rows = split.train[~np.isin(groups[split.train], groups[train_only])]
     rows = rows[np.argsort(np.bincount(manifest.labels[rows])[manifest.labels[rows]], kind="stable")]
     names, first, sizes = np.unique(groups[rows], return_index=True, return_counts=True)
     if len(names) < 2:
-        raise UserError(
-            f"split {split.name}: the training part holds {len(names)} subject, sequence or picture to choose from; "
-            "a validation part needs at least two"
-        )
-    drawn = order_in_proportion(manifest.labels[rows[first]], seed)
+        held = f"{len(names)} subject, sequence or picture to choose from"
+        raise UserError(f"split {split.name}: the training part holds {held}; a validation part needs at least two")
+    drawn = _order_in_proportion(manifest.labels[rows[first]], seed)
     excess = np.abs(sizes[drawn].cumsum() - fraction * len(rows))[:-1]
     validation = rows[np.isin(groups[rows], names[drawn[: np.argmin(excess) + 1]])]
     made = replace(split, train=np.setdiff1d(split.train, validation), validation=validation, unlabelled=rows[:0])
@@ -192,8 +173,7 @@ def with_validation(manifest: Manifest, split: Split, fraction: float, seed: int
 
 def merge_validation(split: Split) -> Split:
     """Move the validation part into the training part."""
-    train = np.append(split.train, split.validation)
-    return replace(split, train=train, validation=split.validation[:0])
+    return Split(split.name, np.append(split.train, split.validation), split.test, unlabelled=split.unlabelled)
 
 
 def with_unlabelled(manifest: Manifest, split: Split) -> Split:
@@ -225,7 +205,7 @@ def subsample(manifest: Manifest, rows: np.ndarray, count: int, seed: int = 0) -
     rows = np.asarray(rows, dtype=np.int64)
     if not 1 <= count <= len(rows):
         raise UserError(f"{count} training pictures were asked for, expected 1 to {len(rows)}")
-    return np.sort(rows[order_in_proportion(manifest.labels[rows], seed)[:count]])
+    return np.sort(rows[_order_in_proportion(manifest.labels[rows], seed)[:count]])
 
 
 def check(manifest: Manifest, splits: Sequence[Split]) -> None:
@@ -239,18 +219,14 @@ def check(manifest: Manifest, splits: Sequence[Split]) -> None:
     for split in splits:
         held = np.append(split.validation, split.test)
         used = np.append(split.train, held)
-        for rows, fault in (
-            (used[~labelled[used]], "has no label"),
-            (held[train_only[held]], "is train-only, but held out"),
-        ):
+        faults = {"has no label": used[~labelled[used]], "is train-only, but held out": held[train_only[held]]}
+        for fault, rows in faults.items():
             if len(rows):
                 image = manifest.table["image"][rows[0]]
                 raise UserError(f"split {split.name}: {image} {fault}; take it out of the part")
     for name, kind, group, first, second in group_leaks(manifest, splits):
-        raise UserError(
-            f"split {name} leaks: {kind} {group} is in {first} and in {second}; "
-            f"keep all pictures of a {kind} on one side (fn2en data audit lists all leaks)"
-        )
+        advice = f"keep all pictures of a {kind} on one side (fn2en data audit lists all leaks)"
+        raise UserError(f"split {name} leaks: {kind} {group} is in {first} and in {second}; {advice}")
 
 
 def group_leaks(manifest: Manifest, splits: Sequence[Split]) -> list[tuple[str, str, str, str, str]]:
@@ -262,23 +238,19 @@ def group_leaks(manifest: Manifest, splits: Sequence[Split]) -> list[tuple[str, 
     for kind, values in (("subject", subjects), ("sequence", sequences)):
         if values is None:
             continue
-        codes, names = pd.factorize(values)
         for split in splits:
-            present = {part: np.isin(np.arange(len(names)), codes[rows]) for part, rows in split.parts().items()}
+            present = {part: set(values[rows]) for part, rows in split.parts().items()}
             for second, others in HELD_OUT.items():
                 for first in others:
-                    both = sorted(set(names[present[first] & present[second]]) - {""}, key=natural_key)
+                    both = sorted((present[first] & present[second]) - {""}, key=natural_key)
                     found += [(split.name, kind, name, first, second) for name in both]
     return found
 
 
 def write_splits(splits: Sequence[Split], manifest: Manifest, path: Path) -> None:
     """Write splits to a JSON file of image names, with the manifest's hash."""
-    images = manifest.table["image"].to_numpy(dtype=object)
-    folds = [
-        {"name": split.name} | {part: list(images[rows]) for part, rows in split.parts().items() if len(rows)}
-        for split in splits
-    ]
+    images = manifest.table["image"]
+    folds = [{"name": s.name} | {part: list(images[rows]) for part, rows in s.parts().items()} for s in splits]
     content = {"format": FORMAT, "manifest": manifest.name, "sha256": manifest.sha256(), "folds": folds}
     write_json(Path(path), content)
 
@@ -312,13 +284,17 @@ def _notes(manifest: Manifest, base: Manifest, name: str, splits: Sequence[Split
     """What a reader of the results must know about the splits; `base` has no train-only rows."""
     subjects, labels = base.subjects, manifest.labels
     if subjects is None:
-        yield SUBJECTS_UNKNOWN
+        yield (
+            "Subjects are unknown: the same person may be in the training and in the test part, so the accuracy may "
+            "be too high for new people."
+        )
     elif (subjects == "").any():
         yield f"Subjects are known for {(subjects != '').sum()} of {len(base)} pictures only."
     else:
         yield f"The splits are subject-independent: none of {len(set(subjects))} subjects is in two parts of a fold."
-    if name == "split" and "test" not in set(base.table["split"]):
-        yield "The column split has no test rows, so the valid rows are the test part."
+    for column in {"split": ["split"], "official": official_columns(base)}.get(name, ()):
+        if "test" not in set(base.table[column][base.labels >= 0]):
+            yield f"The column {column} has no labelled test rows, so the valid rows are the test part."
     if unused:
         yield f"{unused} labelled pictures are in no part: nothing is trained or tested on them."
     if (labels < 0).any():
@@ -326,21 +302,9 @@ def _notes(manifest: Manifest, base: Manifest, name: str, splits: Sequence[Split
     for split in splits:
         lacking = np.setdiff1d(labels[np.append(split.validation, split.test)], labels[split.train])
         if len(lacking):
-            classes = ", ".join(manifest.classes[label] for label in lacking)
-            yield f"Split {split.name} has no training picture of {classes}."
+            yield f"Split {split.name} has no training picture of {', '.join(manifest.classes[n] for n in lacking)}."
     if len(base) < len(manifest):
         yield f"{len(manifest) - len(base)} train-only pictures are trained on in every split and never tested."
-
-
-def _make(manifest: Manifest, protocol: str, count: int, seed: int) -> list[Split]:
-    """The splits of a protocol; `manifest` has no train-only rows."""
-    if protocol in ("official", "fold", "split"):
-        return column_splits(manifest, protocol)
-    if count < 2:
-        raise UserError(f"{count} folds were asked for; at least 2 are needed")
-    if protocol == "stratified":
-        return _test_each(manifest, stratified(manifest, count, seed), fold_names(count))
-    return _test_each(manifest, *subject_groups(manifest, count if protocol == "subject-groups" else None))
 
 
 def _test_each(manifest: Manifest, fold_of: np.ndarray, names: Sequence[str]) -> list[Split]:
@@ -350,3 +314,74 @@ def _test_each(manifest: Manifest, fold_of: np.ndarray, names: Sequence[str]) ->
         Split(name, np.flatnonzero((used >= 0) & (used != number)), np.flatnonzero(used == number))
         for number, name in enumerate(names)
     ]
+
+
+def _fold_numbers(manifest: Manifest, protocol: str, count: int, seed: int) -> tuple[np.ndarray, list[str]]:
+    """Divide the labelled pictures into the folds of subject-groups, leave-one-subject-out or stratified.
+
+    Subjects are in ascending order (S2 before S10); stratified folds keep subjects and sequences together.
+
+    Returns:
+        The fold of each row (N,), -1 in none; the names of the folds.
+    Raises:
+        UserError: If a subject is unknown, or there are fewer subjects or pictures of a class than folds.
+    Source: FN2EN, section IV-C (subject-groups).
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    if protocol == "leave-one-subject-out":
+        count = 0
+    elif count < 2:
+        raise UserError(f"{count} folds were asked for; at least 2 are needed")
+    rows, fold_of = np.flatnonzero(manifest.labels >= 0), np.full(len(manifest), -1)
+    if protocol == "stratified":
+        groups, what = manifest.groups[rows], "subjects or sequences"
+    else:
+        subjects = np.full(len(manifest), "", object) if manifest.subjects is None else manifest.subjects
+        groups, what = subjects[rows], "subjects"
+        if (groups == "").any():
+            blank = manifest.table["image"][rows[groups == ""]]
+            raise UserError(
+                f"manifest '{manifest.name}': {len(blank)} labelled pictures have no subject, the first is "
+                f"{blank.iloc[0]}; fill in the column subject, or pass --protocol stratified"
+            )
+    _check_classes(manifest, count)
+    found = set(groups)
+    if len(found) < (count or 2):
+        fewer = f"pass --folds {max(len(found), 2)} or fewer, or another --protocol"
+        raise UserError(f"{len(found)} {what} can't be divided into {count or 2} folds; {fewer}")
+    names = [f"fold-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
+    if protocol == "stratified":
+        alone = len(found) == len(rows)
+        folder = (StratifiedKFold if alone else StratifiedGroupKFold)(count, shuffle=True, random_state=seed)
+        for fold, (_, tested) in enumerate(folder.split(rows, manifest.labels[rows], None if alone else groups)):
+            fold_of[rows[tested]] = fold
+        return fold_of, names
+    ascending = sorted(found, key=natural_key)
+    parts = np.array_split(np.array(ascending, object), count or len(ascending))
+    fold_of[rows] = pd.Series({name: fold for fold, part in enumerate(parts) for name in part})[groups]
+    return fold_of, names or ascending
+
+
+def _check_classes(manifest: Manifest, count: int) -> None:
+    """Raise a UserError unless two or more classes have pictures, and each of these at least `count`."""
+    counts = {name: number for name, number in manifest.counts.items() if number}
+    if len(counts) < 2:
+        found = ", ".join(counts) or "no class"
+        raise UserError(f"manifest '{manifest.name}' has labels of {found} only; at least two classes are needed")
+    few = [f"{name} {number}" for name, number in counts.items() if number < count]
+    if few:
+        raise UserError(
+            f"manifest '{manifest.name}' has classes with fewer pictures than the {count} folds: {', '.join(few)}; "
+            f"add pictures, leave the class out, or pass --folds {max(2, min(counts.values()))}"
+        )
+
+
+def _order_in_proportion(labels: np.ndarray, seed: int) -> np.ndarray:
+    """A random order (N,) of the items whose beginning, of any length, has the classes in proportion."""
+    rng = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.argsort(place, kind="stable")

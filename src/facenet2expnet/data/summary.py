@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -11,25 +11,25 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.labels import EXPRESSIONS, in_canonical_order
 
 
-def _row(*counts: int | None) -> dict[str, int]:
-    return {name: count for name, count in zip(EXPRESSIONS, counts, strict=True) if count is not None}
+def _paper(total: int, *counts: int | None) -> tuple[dict[str, int], int]:
+    return {name: count for name, count in zip(EXPRESSIONS, counts, strict=True) if count is not None}, total
 
 
-PRINTED: dict[str, tuple[dict[str, int], int]] = {
-    "ckplus": (_row(135, 54, 177, 75, 147, 84, 249, 327), 1308),
-    "oulu-casia": (_row(240, None, 240, 240, 240, 240, 240, None), 1444),
-    "tfd": (_row(437, None, 457, 424, 758, 441, 459, 1202), 4178),
-    "sfew": (_row(255, None, 75, 124, 256, 234, 150, 228), 1322),
+PRINTED = {
+    "ckplus": _paper(1308, 135, 54, 177, 75, 147, 84, 249, 327),
+    "oulu-casia": _paper(1444, 240, None, 240, 240, 240, 240, 240, None),
+    "tfd": _paper(4178, 437, None, 457, 424, 758, 441, 459, 1202),
+    "sfew": _paper(1322, 255, None, 75, 124, 256, 234, 150, 228),
 }
 """Dataset -> counts per class and total, as printed in FN2EN, Table II."""
 
-CORRECTED: dict[str, tuple[dict[str, int], int]] = PRINTED | {
-    "ckplus": (PRINTED["ckplus"][0] | {"happiness": 207}, 1308),
-    "oulu-casia": (PRINTED["oulu-casia"][0], 1440),
+CORRECTED = PRINTED | {
+    "ckplus": _paper(1308, 135, 54, 177, 75, 207, 84, 249, 327),
+    "oulu-casia": _paper(1440, 240, None, 240, 240, 240, 240, 240, None),
 }
 """The same without the table's two errors."""
 
-ERRORS: dict[str, str] = {
+ERRORS = {
     "ckplus": "CK+ happiness is printed as 147 and must be 207: the row sums to 1,308 only with 207.",
     "oulu-casia": "Oulu-CASIA's total is printed as 1,444 and must be 1,440, six classes of 240.",
 }
@@ -53,24 +53,18 @@ def summarise_counts(manifests: Sequence[Manifest]) -> tuple[pd.DataFrame, list[
     classes = in_canonical_order(name for manifest in manifests for name in manifest.classes)
     rows: list[list[object]] = []
     notes = []
-
-    def add(name: str, kind: str, counts: Mapping[str, int], total: int) -> None:
-        rows.append([name, kind, *(counts.get(label, "") for label in classes), total])
-
     for manifest in manifests:
-        name, counts = manifest.name, manifest.counts
-        add(name, "found", counts, sum(counts.values()))
-        if name not in PRINTED:
-            continue
-        add(name, "paper, as printed", *PRINTED[name])
-        if name in ERRORS:
-            add(name, "paper, corrected", *CORRECTED[name])
-            notes.append(ERRORS[name])
-        paper = CORRECTED[name][0]
-        wrong = [f"{k} {n} (paper {paper.get(k, 0)})" for k, n in counts.items() if n != paper.get(k, 0)]
-        if wrong:
-            notes.append(f"{name} differs from the paper: {', '.join(wrong)}.")
-        else:
-            which = "every class" if set(paper) <= set(counts) else f"the classes read ({', '.join(counts)})"
-            notes.append(f"{name} has the paper's counts in {which}.")
+        name, found = manifest.name, manifest.counts
+        lines = {"found": (found, sum(found.values()))}
+        if name in PRINTED:
+            lines["paper, as printed"] = PRINTED[name]
+            paper, _ = CORRECTED[name]
+            if name in ERRORS:
+                lines["paper, corrected"] = CORRECTED[name]
+                notes.append(ERRORS[name])
+            wrong = [f"{k} {n} (paper {paper.get(k, 0)})" for k, n in found.items() if n != paper.get(k, 0)]
+            which = "every class" if set(paper) <= set(found) else f"the classes read ({', '.join(found)})"
+            same = f"has the paper's counts in {which}"
+            notes.append(f"{name} {'differs from the paper: ' + ', '.join(wrong) if wrong else same}.")
+        rows += [[name, kind, *(n.get(label, "") for label in classes), total] for kind, (n, total) in lines.items()]
     return pd.DataFrame(rows, columns=["data", "counts", *classes, "total"]), notes

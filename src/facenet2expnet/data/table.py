@@ -19,46 +19,42 @@ COLUMNS = ("image", "label", "subject", "sequence", "frame", "split", "fold")
 SPLITS = ("train", "valid", "test")
 """Values of the column `split` and of official fold columns; "" where a picture is in no part."""
 
-FAULTS_SHOWN = 10
+_SPELLINGS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
 
-_CONTROL = r"[\x00-\x1f\x7f]"
+FAULTS_SHOWN = 10
 
 
 def read_table(path: Path) -> tuple[pd.DataFrame, list[int]]:
-    """Read a CSV or Parquet table, and the line number of each row.
-
-    All columns of a CSV and the columns of `COLUMNS` are text.
+    """Read a CSV or Parquet table, and the line number of each row. All columns of a CSV are text.
 
     Raises:
         UserError: If the file can't be read, a column is missing or there twice, or a CSV row has too few cells.
     """
+    kind = path.suffix[1:].lower()
     try:
-        if path.suffix.lower() == ".csv":
+        if kind == "csv":
             table, lines = _read_csv(path)
         else:
             table = pd.read_parquet(path).reset_index(drop=True)
             lines = list(range(1, len(table) + 1))
     except UserError:
         raise
-    except PermissionError as fault:
-        raise UserError(f"{path} can't be read: no permission; give yourself read permission") from fault
     except Exception as fault:  # pyarrow and csv raise many kinds
-        kind = path.suffix[1:].lower()
-        raise UserError(f"{path} can't be read as a {kind} table: {fault}; save it again") from fault
+        raise UserError(f"{path} can't be read as a {kind} table: {fault}; correct that, or save it again") from fault
+    check_columns(table, str(path))
+    return table, lines
+
+
+def check_columns(table: pd.DataFrame, name: str) -> None:
+    """Raise a UserError if a table lacks image or label, or has a column twice."""
     header = [str(column) for column in table.columns]
-    missing = [column for column in COLUMNS[:2] if column not in header]
-    if missing:
+    if missing := [column for column in COLUMNS[:2] if column not in header]:
         raise UserError(
-            f"{path} has no column {' and no column '.join(missing)}; its header is "
+            f"{name} has no column {' and no column '.join(missing)}; its header is "
             f"{', '.join(header) or 'empty'}; expected at least image,label: rename the columns"
         )
-    twice = sorted({column for column in header if header.count(column) > 1})
-    if twice:
-        raise UserError(f"{path} has the column {', '.join(twice)} twice; rename or remove one")
-    for column in header:
-        if column in COLUMNS:
-            table[column] = as_text(table[column])
-    return table, lines
+    if twice := sorted({column for column in header if header.count(column) > 1}):
+        raise UserError(f"{name} has the column {', '.join(twice)} twice; rename or remove one")
 
 
 def check_rows(table: pd.DataFrame, place: Callable[[int], str], classes: tuple[str, ...]) -> None:
@@ -67,39 +63,41 @@ def check_rows(table: pd.DataFrame, place: Callable[[int], str], classes: tuple[
     Args:
         table: columns image, label and perhaps split, as text.
         place: names a row in messages, as "labels.csv line 4".
-        classes: the allowed labels; empty allows all.
+        classes: the allowed labels.
     Raises:
         UserError: With the faults of all rows.
     """
+
+    def not_one_of(what: str, value: str, known: tuple[str, ...]) -> str:
+        return f"{what} '{value}' is not one of {', '.join(known)}{suggestion(value, known)}"
+
     image, label = table["image"], table["label"]
-    allowed = {"label": ("class", label, classes)} if classes else {}
+    blank, odd = image == "", (image + label).str.contains(r"[\x00-\x1f\x7f\ud800-\udfff]").astype(bool)
+    repeated = image.duplicated() & ~blank
+    checks: list[tuple[pd.Series, Callable[[int], str]]] = [
+        (blank, lambda row: "the column image is empty; expected the path of a picture"),
+        (
+            repeated,
+            lambda row: f"'{image[row]}' is already in {place(int(np.argmax(image == image[row])))}; remove one",
+        ),
+        (odd, lambda row: f"{image[row]!a}, {label[row]!a} has a control character or is not UTF-8; rename it"),
+        (~label.isin(("", *classes)), lambda row: not_one_of("class", label[row], classes)),
+    ]
     if "split" in table.columns:
-        allowed["split"] = ("split", table["split"], SPLITS)
-    repeated = image.duplicated() & (image != "")
-    control = (image + label).str.contains(_CONTROL).astype(bool)
-    wrong = (image == "") | repeated | control
-    for _, column, known in allowed.values():
-        wrong |= ~column.isin(("", *known))
-    faults = []
-    for row in np.flatnonzero(wrong)[:FAULTS_SHOWN]:
-        if not image[row]:
-            faults.append(f"{place(row)}: the column image is empty; expected the path of a picture")
-        if repeated[row]:
-            first = " ".join(place(int(np.argmax(image == image[row]))).split()[-2:])
-            faults.append(f"{place(row)}: '{image[row]}' is already in {first}; keep one of the two")
-        if control[row]:
-            faults.append(
-                f"{place(row)}: {image[row]!r}, {label[row]!r} holds a line break or control character; remove it"
-            )
-        for what, column, known in allowed.values():
-            if column[row] not in ("", *known):
-                faults.append(
-                    f"{place(row)}: {what} '{column[row]}' is not one of {', '.join(known)}"
-                    + suggestion(column[row], known)
-                )
+        split = table["split"]
+        checks.append((~split.isin(("", *SPLITS)), lambda row: not_one_of("split", split[row], SPLITS)))
+    wrong = np.flatnonzero(np.logical_or.reduce([mask for mask, _ in checks]))
+    faults = [f"{place(row)}: {text(row)}" for row in wrong[:FAULTS_SHOWN] for mask, text in checks if mask[row]]
     if len(set(classes)) < len(classes):
         faults.append(f"the classes {', '.join(classes)} name one class twice")
-    raise_faults(faults, int(wrong.sum()))
+    raise_faults(faults, len(wrong))
+
+
+def split_name(name: str) -> str:
+    """train, valid or test for their usual spellings; any other text as it is."""
+    lowered = name.strip().lower()
+    lowered = _SPELLINGS.get(lowered, lowered)
+    return lowered if lowered in SPLITS else name
 
 
 def raise_faults(faults: list[str], rows: int = 0) -> None:
@@ -129,12 +127,8 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[int]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     header = [name.strip() for name in rows[0][1]] if rows else []
-    raise_faults(
-        [
-            f"{path.name} line {line}: expected {len(header)} cells ({', '.join(header)}), got {len(cells)}"
-            for line, cells in rows
-            if len(cells) != len(header)
-        ]
-    )
+    expected = f"expected {len(header)} cells ({', '.join(header)})"
+    wrong = [(line, len(cells)) for line, cells in rows if len(cells) != len(header)]
+    raise_faults([f"{path.name} line {line}: {expected}, got {count}" for line, count in wrong])
     table = pd.DataFrame([cells for _, cells in rows[1:]], columns=header, dtype=object)
     return table, [line for line, _ in rows[1:]]

@@ -115,10 +115,9 @@ class TestCkPlus:
         self.sequence(tree, "S015", "002", 5, "9.0")
         touch(tree / "Emotion/S016/001/S016_001_00000010_emotion.txt")
         manifest = sources.read("ckplus", tree)
-        assert "1 labelled sequences hold no picture: S013/001." in noted(manifest)
+        assert "2 sequences with an emotion file hold no picture: S013/001, S016/001." in noted(manifest)
         assert "1 sequences have 3 frames or fewer: S014/001." in noted(manifest)
         assert "2 emotion files hold no code from 0 to 7: S015/001 (nonsense), S015/002 (9.0)." in noted(manifest)
-        assert "1 sequences with an emotion file have no folder: S016/001" in noted(manifest)
         short = manifest.table[manifest.table["sequence"] == "S014/001"]
         assert list(short["label"]) == ["neutral", "disgust"]
 
@@ -129,11 +128,11 @@ class TestCkPlus:
         assert f"give its parent, {tree}" in message_of("ckplus", tree / "Emotion" / "S001")
         renamed = tmp_path / "images"
         (tree / "cohn-kanade-images").rename(renamed)
-        assert "this looks like CK+'s image folder (it holds S001); give its parent" in message_of("ckplus", renamed)
-        assert "has CK+'s emotion files but not its pictures" in message_of("ckplus", tree)
+        assert "expected the folders cohn-kanade-images and Emotion; it holds S001" in message_of("ckplus", renamed)
+        assert "half of CK+ is missing: no pictures in cohn-kanade-images" in message_of("ckplus", tree)
         renamed.rename(tree / "cohn-kanade-images")
         (tree / "Emotion").rename(tmp_path / "Emotion")
-        assert "has CK+'s pictures but not its emotion files; unpack Emotion_labels.zip" in message_of("ckplus", tree)
+        assert "half of CK+ is missing: no folder Emotion; unpack" in message_of("ckplus", tree)
         (tmp_path / "other").mkdir()
         assert "is not CK+" in message_of("ckplus", tmp_path / "other")
         assert "it holds nothing" in message_of("ckplus", tmp_path / "other")
@@ -175,15 +174,15 @@ class TestOuluCasia:
         touch(strong / "P001/Shame/000.jpeg", strong / "notes/a.txt", strong / "P001/.DS_Store")
         (strong / "P010/Anger").rename(strong / "P010/anger")
         manifest = sources.read("oulu-casia", tree)
-        assert "1 sequences hold no picture: P002/Fear." in noted(manifest)
-        assert "2 folders are no subject or no expression: notes, P001/Shame." in noted(manifest)
+        assert "1 folders are no expression: P001/Shame." in noted(manifest)
+        assert "The release has 480 sequences per camera and light, 17 are here." in noted(manifest)
         assert manifest.counts["anger"] == 9
 
     def test_wrong_roots_and_options(self, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         assert f"give its parent, {tree / 'OriginalImg'}" in message_of(
             "oulu-casia", tree / "OriginalImg/VL/Strong/P001"
         )
-        assert "but no NI/Dark; is the download complete?" in message_of("oulu-casia", tree, camera="NI", light="Dark")
+        assert "expected pictures in NI/Dark/P001/Anger" in message_of("oulu-casia", tree, camera="NI", light="Dark")
         assert "camera is UV" in message_of("oulu-casia", tree, camera="UV")
         assert "is not Oulu-CASIA" in message_of("oulu-casia", tmp_path_factory.mktemp("x"))
 
@@ -235,7 +234,7 @@ class TestTfd:
         savemat(file, {"images": np.zeros((2, 48, 48))})
         assert "lacks the variable labs_ex, labs_id, folds" in message_of("tfd", tmp_path)
         self.write(file, list(range(10)), folds=np.ones((3, 5)))
-        assert "folds (N, 5); got (10, 48, 48), (10,), (3, 5)" in message_of("tfd", tmp_path)
+        assert "folds (N, 5); got (10, 48, 48), (10,), (10,), (3, 5)" in message_of("tfd", tmp_path)
         file.unlink()
         assert "is not TFD: expected TFD_48x48.mat" in message_of("tfd", tmp_path)
 
@@ -267,10 +266,10 @@ class TestSfew:
 
     def test_faults(self, tmp_path: Path) -> None:
         self.fill(tmp_path / "Train", 2)
-        assert "folders with names that begin with Train and Val; it holds Train" in message_of("sfew", tmp_path)
-        assert "this looks like one part of SFEW" in message_of("sfew", tmp_path / "Train")
+        assert "no picture of Val was found in folders like Angry (faces=auto)" in message_of("sfew", tmp_path)
+        assert "this looks like SFEW's folder Train or a part of it; give" in message_of("sfew", tmp_path / "Train")
         touch(tmp_path / "Val/a.png")
-        assert "pictures outside expression folders in Val" in message_of("sfew", tmp_path)
+        assert "no picture of Val was found" in message_of("sfew", tmp_path)
         (tmp_path / "Val/a.png").unlink()
         self.fill(tmp_path / "Val/Val_Aligned_Faces", 1)
         assert "Train and Val differ (aligned and original)" in message_of("sfew", tmp_path)
@@ -294,7 +293,7 @@ class TestJaffe:
         assert len(manifest) == 8
         assert set(manifest.table["subject"]) == {"KA", "KM"}
         assert manifest.counts["anger"] == 2
-        assert "1 pictures do not have JAFFE's names: other.tiff." in noted(manifest)
+        assert "1 pictures do not have JAFFE's names: jaffe/other.tiff." in noted(manifest)
 
     def test_wrong_folder(self, tmp_path: Path) -> None:
         touch(tmp_path / "a/b.png")

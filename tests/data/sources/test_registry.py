@@ -82,9 +82,9 @@ def test_other_packages_add_sources_by_entry_point(tmp_path: Path, monkeypatch: 
     [
         (
             PermissionError(13, "Permission denied", "labels.txt"),
-            "labels.txt can't be read: Permission denied",
+            "a file of own can't be read: .*Permission denied: 'labels.txt'",
         ),
-        (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), "a text file of own can't be read"),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), "a file of own can't be read: .*bad"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path: Path, fault: Exception, message: str) -> None:

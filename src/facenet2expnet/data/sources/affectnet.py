@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.sources import layout
-from facenet2expnet.data.sources.base import Source
+from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import AFFECTNET_CODES, EXPRESSIONS
 
 CLASSES = {8: EXPRESSIONS, 7: tuple(name for name in EXPRESSIONS if name != "contempt")}
-LISTS = {"training": "train", "validation": "valid"}
+LISTS = {"training.csv": "train", "validation.csv": "valid"}
 SETS = {"train_set": "train", "val_set": "valid"}
-NO_EXPRESSION = {8: "none", 9: "uncertain", 10: "no face"}
+CODES = dict(AFFECTNET_CODES) | {8: "none", 9: "uncertain", 10: "no face"}
 BOX = ["face_x", "face_y", "face_width", "face_height"]
 IMAGES = "Manually_Annotated_Images"
 
@@ -30,55 +29,49 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
         UserError: If this is not AffectNet, an annotation is damaged, or no picture exists.
     """
     wanted = layout.choose_classes(classes, CLASSES)
-    sets = {split: part for name, split in SETS.items() if (part := layout.child(path, name)) is not None}
-    lists = {split: files[0] for name, split in LISTS.items() if (files := layout.find_below(path, f"{name}.csv"))}
-    if not sets and not lists:
-        parts = (*SETS, IMAGES, "Manually_Annotated_file_lists", "annotations")
-        raise layout.wrong_root(path, "AffectNet", "train_set and val_set, or Manually_Annotated_file_lists", parts)
+    sets = any(layout.child(path, name) for name in SETS)
     rows, left, missing = [], Counter[str](), []
-    for picture, code, split, box in _from_sets(sets) if sets else _from_lists(path, lists):
-        label = AFFECTNET_CODES.get(code)
-        if label is None or label not in wanted:
-            left[NO_EXPRESSION.get(code, label or f"code {code}")] += 1
+    for picture, code, split, box in _from_sets(path) if sets else _from_lists(path):
+        label = CODES.get(code, f"code {code}")
+        if label not in wanted:
+            left[label] += 1
         elif not picture.exists():
             missing.append(picture.name)
         else:
-            rows.append({"image": layout.relative(picture, path), "label": label, "split": split} | box)
+            rows.append({"image": picture.relative_to(path).as_posix(), "label": label, "split": split} | box)
     if not rows:
         raise UserError(f"{path}: none of AffectNet's {len(missing)} listed pictures exists; is it unpacked?")
-    table = pd.DataFrame(rows)
     notes = [f"{len(rows)} pictures were read."]
     if left:
         numbers = ", ".join(f"{name} {count}" for name, count in sorted(left.items()))
         notes.append(f"{left.total()} were left out: {numbers}.")
     notes += layout.counted(missing, "listed pictures are missing")
-    absent = [split for split in SETS.values() if split not in set(table["split"])]
-    if absent:
+    if absent := [split for split in SETS.values() if split not in {row["split"] for row in rows}]:
         notes.append(f"There is no picture of the part {' and '.join(absent)}: the download is not complete.")
-    order = tuple(name for name in wanted if name in set(table["label"]))
-    return Manifest(table, path, order, name="affectnet", notes=tuple(notes))
+    return Manifest(pd.DataFrame(rows), path, name="affectnet", notes=tuple(notes))
 
 
-def _from_sets(sets: dict[str, Path]) -> Iterator[tuple[Path, int, str, dict[str, int]]]:
-    """The form with one small .npy file per picture."""
-    for split, folder in sets.items():
-        images, annotations = layout.child(folder, "images"), layout.child(folder, "annotations")
-        if images is None or annotations is None:
-            raise UserError(f"{folder} lacks images or annotations; is the download complete?")
-        for picture in layout.pictures_in(images):
-            file = annotations / f"{picture.stem}_exp.npy"
-            try:
-                yield picture, int(str(np.load(file, allow_pickle=False).item())), split, {}
-            except FileNotFoundError as fault:
-                raise UserError(f"{picture} has no annotation; expected {file}") from fault
-            except (ValueError, OSError, EOFError) as fault:
-                raise UserError(f"{file} is damaged: expected one number from 0 to 10; {fault}") from fault
+def _from_sets(path: Path) -> Iterator[tuple[Path, int, str, dict[str, int]]]:
+    """Picture, code, split and face box of the form with one small .npy file per picture."""
+    table, _ = layout.matching(path, r"(?P<part>train_set|val_set)/images/[^/]+")
+    for picture, part in zip(map(path.joinpath, table["image"]), table["part"], strict=True):
+        file = picture.parent.parent / "annotations" / f"{picture.stem}_exp.npy"
+        try:
+            yield picture, int(str(np.load(file, allow_pickle=False).item())), SETS[part.lower()], {}
+        except FileNotFoundError as fault:
+            raise UserError(f"{picture} has no annotation; expected {file}; is the download complete?") from fault
+        except (ValueError, OSError, EOFError) as fault:
+            raise UserError(f"{file} is damaged: expected one number from 0 to 10; {fault}") from fault
 
 
-def _from_lists(path: Path, lists: dict[str, Path]) -> Iterator[tuple[Path, int, str, dict[str, int]]]:
-    """The form with two CSV lists."""
-    folders = [p for p in layout.find_below(path, IMAGES) if p.is_dir()]
-    if not folders:
+def _from_lists(path: Path) -> Iterator[tuple[Path, int, str, dict[str, int]]]:
+    """Picture, code, split and face box of the form with two CSV lists."""
+    lists = {split: file for name, split in LISTS.items() if (file := next(layout.find_below(path, name), None))}
+    if not lists:
+        parts = (*SETS, IMAGES, "Manually_Annotated_file_lists", "annotations")
+        raise layout.wrong_root(path, "AffectNet", "train_set and val_set, or Manually_Annotated_file_lists", parts)
+    folder = next((p for p in layout.find_below(path, IMAGES) if p.is_dir()), None)
+    if folder is None:
         raise UserError(f"{path} has AffectNet's lists but no folder {IMAGES}; unpack the pictures")
     for split, file in lists.items():
         table = pd.read_csv(file, dtype=str, encoding="utf-8-sig", na_values="NULL")
@@ -88,16 +81,10 @@ def _from_lists(path: Path, lists: dict[str, Path]) -> Iterator[tuple[Path, int,
         for line, row in enumerate(table.to_dict("records"), start=2):
             try:
                 box = {name: int(float(row[name])) for name in BOX if isinstance(row.get(name), str)}
-                yield folders[0] / row["subDirectory_filePath"], int(row["expression"]), split, box
+                yield folder / row["subDirectory_filePath"], int(row["expression"]), split, box
             except (ValueError, TypeError) as fault:
                 raise UserError(f"{file.name} line {line} can't be read: {fault}") from fault
 
 
-SOURCE = Source(
-    name="affectnet",
-    title="AffectNet (manually annotated part)",
-    reader=read,
-    options={
-        "classes": "8, 7, or names separated by commas",
-    },
-)
+OPTIONS = {"classes": "8, 7, or names separated by commas"}
+SOURCE = Source("affectnet", "AffectNet (manually annotated part)", read, OPTIONS)

@@ -1,37 +1,22 @@
-"""Folders of datasets as distributed: entries by name, wrong folders, and notes about what was left out."""
+"""What readers of datasets share: entries by name, wrong folders, options, and notes about what was left out."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from facenet2expnet.data.manifest import is_picture_name, natural_key
+import pandas as pd
+
+from facenet2expnet.data.manifest import find_pictures, is_hidden, natural_key
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import EXPRESSIONS, canonical
 
 
 def entries(folder: Path) -> list[Path]:
-    """The entries of a folder in natural order, without hidden files.
-
-    Raises:
-        UserError: If the folder can't be read.
-    """
-    try:
-        found = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name != "__MACOSX"]
-    except OSError as fault:
-        raise UserError(f"{folder} can't be read: {fault.strerror}; give yourself read permission") from fault
-    return sorted(found, key=lambda path: natural_key(path.name))
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, in natural order."""
-    return [path for path in entries(folder) if path.is_dir()]
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, in natural order."""
-    return [path for path in entries(folder) if is_picture_name(path.name) and path.is_file()]
+    """The entries of a folder in natural order, without hidden files."""
+    return sorted((p for p in folder.iterdir() if not is_hidden(p.name)), key=lambda path: natural_key(path.name))
 
 
 def child(folder: Path, *paths: str) -> Path | None:
@@ -46,19 +31,44 @@ def child(folder: Path, *paths: str) -> Path | None:
     return None
 
 
-def find_below(folder: Path, name: str, depth: int = 3) -> list[Path]:
-    """Entries of this name in a folder or at most `depth` levels below it; upper and lower case are the same."""
-    level, found = [folder], []
+def find_below(folder: Path, name: str, depth: int = 3) -> Iterator[Path]:
+    """Entries of this name in a folder or below it, nearest first; upper and lower case are the same.
+
+    It searches `depth` levels, and a level is read only when all entries before it were used.
+    """
+    inside = [folder]
     for _ in range(depth):
-        inside = [entry for parent in level for entry in entries(parent)]
-        found += [entry for entry in inside if entry.name.lower() == name.lower()]
-        level = [entry for entry in inside if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
-    return found
+        folders = [entry for entry in inside if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK)]
+        inside = [entry for parent in folders for entry in entries(parent)]
+        yield from (entry for entry in inside if entry.name.lower() == name.lower())
 
 
-def relative(path: Path, root: Path) -> str:
-    """The path from the root, with forward slashes."""
-    return path.relative_to(root).as_posix()
+def matching(root: Path, pattern: str) -> tuple[pd.DataFrame, list[str]]:
+    """Match the paths of all pictures below a folder with a regular expression; upper and lower case are the same.
+
+    Returns:
+        A table in natural order with the column image (the path from `root`) and one per named group of the pattern,
+        empty if nothing matches; and the paths that do not match.
+    """
+    images = [picture.relative_to(root).as_posix() for picture in find_pictures(root)] if root.is_dir() else []
+    matches = {image: re.fullmatch(pattern, image, re.IGNORECASE) for image in images}
+    rows = [{"image": image} | match.groupdict() for image, match in matches.items() if match]
+    return pd.DataFrame(rows, dtype=object), [image for image, match in matches.items() if not match]
+
+
+def numbered(table: pd.DataFrame, frames: int) -> pd.DataFrame:
+    """Add frame, the number of each picture in its sequence from 1; size, that of the sequence; and last.
+
+    last is True for the last `frames` pictures of each sequence.
+
+    Raises:
+        UserError: If `frames` is below 1.
+    """
+    if not isinstance(frames, int) or frames < 1:
+        raise UserError(f"frames is {frames}, expected a whole number, 1 or more")
+    groups = table.groupby("sequence", sort=False)["image"]
+    frame, size = groups.cumcount() + 1, groups.transform("size")
+    return table.assign(frame=frame, size=size, last=frame > size - frames)
 
 
 def wrong_root(path: Path, title: str, expected: str, parts: Iterable[str] = ()) -> UserError:
@@ -68,8 +78,7 @@ def wrong_root(path: Path, title: str, expected: str, parts: Iterable[str] = ())
         parts: names of folders inside the dataset; if the path is in one of them, the message gives its parent.
     """
     inside = {name.lower() for name in parts}
-    whole = path.resolve()
-    around = [folder for folder in (whole, *list(whole.parents)[:3]) if folder.name.lower() in inside]
+    around = [p for p in (path.resolve(), *list(path.resolve().parents)[:3]) if p.name.lower() in inside]
     if around:
         return UserError(
             f"{path}: this looks like {title}'s folder {around[-1].name} or a part of it; give its parent, "
@@ -112,3 +121,8 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
 def counted(names: Sequence[str], text: str) -> list[str]:
     """A note like "2 sequences hold no picture: a, b."; no note without names."""
     return [f"{len(names)} {text}: {first_of(names)}."] if names else []
+
+
+def incomplete(found: int, released: int, what: str) -> list[str]:
+    """A note if the number of `what` is not the release's; none if it is."""
+    return [f"The release has {released} {what}, {found} are here."] if found != released else []

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.data.sources import layout
-from facenet2expnet.data.sources.base import Source
-from facenet2expnet.errors import UserError
+from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.labels import canonical
 
-CAMERAS = ("VL", "NI")
-LIGHTS = ("Strong", "Weak", "Dark")
-SEQUENCES = 480
+CAMERAS, LIGHTS = ("VL", "NI"), ("Strong", "Weak", "Dark")
+PATTERN = r"(?P<folder>(?:.*/)?{camera}(?:_Acropped)?/{light})/(?P<sequence>(?P<subject>P\d+)/(?P<label>[^/]+))/[^/]+"
 
 
 def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3) -> Manifest:
-    """The last frames of each sequence of one camera under one light.
+    """The last frames of each sequence of one camera under one light; original pictures are preferred to cropped ones.
 
     Raises:
         UserError: If this is not Oulu-CASIA, or an option is out of range.
@@ -26,63 +21,28 @@ def read(path: Path, camera: str = "VL", light: str = "Strong", frames: int = 3)
     """
     layout.check_option("camera", camera, CAMERAS)
     layout.check_option("light", light, LIGHTS)
-    if frames < 1:
-        raise UserError(f"frames is {frames}, expected 1 or more")
-    folder = _folder(path, camera, light)
-    rows, empty, other, sequences = [], [], [], []
-    for subject in layout.subfolders(folder):
-        if not (subject.name[:1].upper() == "P" and subject.name[1:].isdecimal()):
-            other.append(subject.name)
-            continue
-        for emotion in layout.subfolders(subject):
-            label, found = canonical(emotion.name), layout.pictures_in(emotion)
-            sequence = f"{subject.name}/{emotion.name}"
-            if label is None:
-                other.append(sequence)
-            elif not found:
-                empty.append(sequence)
-            else:
-                sequences.append(sequence)
-                rows += [
-                    (layout.relative(picture, path), label, subject.name.upper(), sequence, number + 1)
-                    for number, picture in list(enumerate(found))[-frames:]
-                ]
-    if not rows:
-        raise UserError(f"{folder} holds no pictures in folders like P001/Anger; is the download complete?")
-    table = pd.DataFrame(rows, columns=["image", "label", "subject", "sequence", "frame"])
-    notes = [
-        f"{len(sequences)} sequences of {table['subject'].nunique()} subjects were read ({camera}, {light}).",
-        *layout.counted(empty, "sequences hold no picture"),
-        *layout.counted(other, "folders are no subject or no expression"),
-    ]
-    if len(sequences) < SEQUENCES:
-        notes.append(f"The release has {SEQUENCES} sequences per camera and light, {len(sequences)} are here.")
-    return Manifest(table, path, name="oulu-casia", notes=tuple(notes))
+    table, _ = layout.matching(path, PATTERN.format(camera=camera, light=light))
+    if not len(table):
+        expected = f"pictures in {camera}/{light}/P001/Anger and so on, in it or below (options camera and light)"
+        raise layout.wrong_root(path, "Oulu-CASIA", expected, (*CAMERAS, *LIGHTS))
+    cropped = table["folder"].str.contains("_acropped", case=False)
+    table = table[~cropped] if not cropped.all() else table
+    table = table[table["folder"] == table["folder"].iloc[0]]
+    table = table.assign(label=table["label"].map(canonical), subject=table["subject"].str.upper())
+    other = list(table["sequence"][table["label"].isna()].unique())
+    table = layout.numbered(table.dropna(subset="label"), frames).query("last")
+    sequences = table["sequence"].nunique()
+    notes = (
+        f"{sequences} sequences of {table['subject'].nunique()} subjects were read ({camera}, {light}).",
+        *layout.counted(other, "folders are no expression"),
+        *layout.incomplete(sequences, 480, "sequences per camera and light"),
+    )
+    return Manifest(table.drop(columns=["folder", "size", "last"]), path, name="oulu-casia", notes=notes)
 
 
-def _folder(path: Path, camera: str, light: str) -> Path:
-    """The folder of a camera and light; original pictures are preferred to cropped ones."""
-    for name in (camera, f"{camera}_Acropped"):
-        for outer in layout.find_below(path, name):
-            inner = layout.child(outer, light)
-            if inner is not None and inner.is_dir():
-                return inner
-    cameras = [name for name in CAMERAS if layout.find_below(path, name)]
-    if cameras:
-        raise UserError(
-            f"{path} holds Oulu-CASIA's {' and '.join(cameras)}, but no {camera}/{light}; is the download "
-            f"complete? Or pass camera and light"
-        )
-    raise layout.wrong_root(path, "Oulu-CASIA", f"{camera}/{light}/P001 in it or below", (*CAMERAS, *LIGHTS))
-
-
-SOURCE = Source(
-    name="oulu-casia",
-    title="Oulu-CASIA NIR&VIS facial expression database",
-    reader=read,
-    options={
-        "camera": "VL (visible light) or NI (near infrared)",
-        "light": "Strong, Weak or Dark",
-        "frames": "number of last frames that have the label",
-    },
-)
+OPTIONS = {
+    "camera": "VL (visible light) or NI (near infrared)",
+    "light": "Strong, Weak or Dark",
+    "frames": "number of last frames that have the label",
+}
+SOURCE = Source("oulu-casia", "Oulu-CASIA NIR&VIS facial expression database", read, OPTIONS)

@@ -11,15 +11,13 @@ import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import png_bytes
-from facenet2expnet.data.sources import layout
-from facenet2expnet.data.sources.base import Source
+from facenet2expnet.data.sources import Source, layout
+from facenet2expnet.data.splits import column_splits, group_leaks
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import TFD_CODES
 
-SIZES = (48, 96)
 PARTS = {1: "train", 2: "valid", 3: "test"}
 FOLDS = 5
-LABELLED = 4178
 VARIABLES = ["images", "labs_ex", "labs_id", "folds"]
 
 
@@ -32,52 +30,45 @@ def read(path: Path, size: int = 48) -> Manifest:
     Raises:
         UserError: If there is no such file, or its variables are not TFD's.
     """
-    data = _load(path, size)
-    rows = np.flatnonzero(np.isin(data["labs_ex"], list(TFD_CODES)))
-    if not len(rows):
-        raise UserError(f"{path} holds no face with an expression (labs_ex from 1 to 7); is the file complete?")
-    labels = [TFD_CODES[int(code)] for code in data["labs_ex"][rows]]
-    table = pd.DataFrame({"image": [_name(int(row)) for row in rows], "label": labels})
-    identity = pd.Series(["" if number < 0 else str(int(number)) for number in data["labs_id"][rows]])
-    both: set[str] = set()
+    data, rows = _load(path, size)
+    columns = {
+        "image": [f"tfd{row:06d}.png" for row in rows],
+        "label": [TFD_CODES[int(code)] for code in data["labs_ex"][rows]],
+        "subject": ["" if number < 0 else str(int(number)) for number in data["labs_id"][rows]],
+    }
     for fold in range(FOLDS):
-        part = pd.Series([PARTS.get(int(code), "") for code in data["folds"][rows, fold]])
-        table[f"fold_{fold + 1}"] = part
-        known = (identity != "") & (part != "")
-        both |= set(identity[known][part[known].groupby(identity[known]).transform("nunique") > 1])
-    table["identity" if both else "subject"] = identity
-    notes = [f"{len(rows)} faces with an expression out of {len(data['labs_ex'])} were read."]
-    if len(rows) != LABELLED:
-        notes.append(f"The release has {LABELLED} of them.")
+        columns[f"fold_{fold + 1}"] = [PARTS.get(int(code), "") for code in data["folds"][rows, fold]]
+    table = pd.DataFrame(columns)
+    manifest = Manifest(table, path if path.is_dir() else path.parent, name="tfd")
+    both = {name for _, _, name, *_ in group_leaks(manifest, column_splits(manifest, "official"))}
+    notes = [
+        f"{len(rows)} faces with an expression out of {len(data['labs_ex'])} were read.",
+        *layout.incomplete(len(rows), 4178, "faces with an expression"),
+    ]
     if both:
+        table = table.rename(columns={"subject": "identity"})
         notes.append(
             f"The official folds have {len(both)} identities on two sides; they are in the column identity, not "
             "subject, so that the official protocol can be run."
         )
-    return Manifest(table, path if path.is_dir() else path.parent, name="tfd", notes=tuple(notes))
+    return Manifest(table, manifest.root, name="tfd", notes=tuple(notes))
 
 
 def pictures(path: Path, size: int = 48) -> Iterator[tuple[str, bytes]]:
     """Name and PNG bytes of every labelled face."""
-    data = _load(path, size)
-    for row in np.flatnonzero(np.isin(data["labs_ex"], list(TFD_CODES))):
-        yield _name(int(row)), png_bytes(data["images"][row])
+    data, rows = _load(path, size)
+    return ((f"tfd{row:06d}.png", png_bytes(data["images"][row])) for row in rows)
 
 
-def _name(row: int) -> str:
-    return f"tfd{row:06d}.png"
-
-
-def _load(path: Path, size: int) -> dict[str, Any]:
+def _load(path: Path, size: int) -> tuple[dict[str, Any], np.ndarray]:
+    """The variables of the .mat file of this size, else of another, and the rows with an expression."""
     from scipy.io import loadmat
 
-    layout.check_option("size", size, SIZES)
-    file = path
-    if path.is_dir():
-        found = [p for s in (size, *SIZES) for p in layout.find_below(path, f"TFD_{s}x{s}.mat", depth=2)]
-        if not found:
-            raise layout.wrong_root(path, "TFD", f"TFD_{size}x{size}.mat")
-        file = found[0]
+    layout.check_option("size", size, (48, 96))
+    names = (f"TFD_{s}x{s}.mat" for s in (size, 48, 96))
+    file = next((p for name in names for p in layout.find_below(path, name, depth=2)), path)
+    if file.is_dir():
+        raise layout.wrong_root(path, "TFD", f"TFD_{size}x{size}.mat")
     try:
         data: dict[str, Any] = loadmat(str(file), variable_names=VARIABLES)
     except Exception as fault:  # scipy raises many kinds on a damaged file
@@ -86,21 +77,18 @@ def _load(path: Path, size: int) -> dict[str, Any]:
         raise UserError(f"{file} lacks the variable {', '.join(missing)}; expected TFD's own file")
     for name in ("labs_ex", "labs_id"):
         data[name] = data[name].reshape(-1)
+    shapes = [data[name].shape for name in VARIABLES]
     count = len(data["images"])
-    if data["images"].ndim != 3 or data["folds"].shape != (count, FOLDS) or len(data["labs_ex"]) != count:
+    if data["images"].ndim != 3 or shapes[1:] != [(count,), (count,), (count, FOLDS)]:
         raise UserError(
-            f"{file}: expected images (N, size, size), labs_ex (N,), folds (N, {FOLDS}); got "
-            f"{data['images'].shape}, {data['labs_ex'].shape}, {data['folds'].shape}"
+            f"{file}: expected images (N, size, size), labs_ex (N,), labs_id (N,), folds (N, {FOLDS}); got "
+            + ", ".join(map(str, shapes))
         )
-    return data
+    rows = np.flatnonzero(np.isin(data["labs_ex"], list(TFD_CODES)))
+    if not len(rows):
+        raise UserError(f"{file} holds no face with an expression (labs_ex from 1 to 7); is the file complete?")
+    return data, rows
 
 
-SOURCE = Source(
-    name="tfd",
-    title="TFD (Toronto Face Database)",
-    reader=read,
-    options={
-        "size": "48 or 96, the side of the faces in pixels",
-    },
-    pictures=pictures,
-)
+OPTIONS = {"size": "48 or 96, the side of the faces in pixels"}
+SOURCE = Source("tfd", "TFD (Toronto Face Database)", read, OPTIONS, pictures)
