@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     from facenet2expnet.data.manifest import Manifest
 
 Data = Annotated[
-    Path,
-    typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces."),
+    Path, typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces.")
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="quick, normalised, best, paper, or a TOML file.")]
 Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a number of the recipe, as stage1.epochs=10. Repeatable."),
+    list[str] | None, typer.Option("--set", help="Change a number of the recipe, as stage1.epochs=10. Repeatable.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. By default a new one below runs/.")]
 Protocol = Annotated[
@@ -32,8 +30,7 @@ Folds = Annotated[int, typer.Option(min=2, help="Number of folds, where the prot
 FirstFolds = Annotated[int | None, typer.Option(min=1, help="Run only the first N folds.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0 on.")]
 DropNear = Annotated[
-    bool,
-    typer.Option("--drop-near", help="Take near-duplicates of test pictures out of the training side too."),
+    bool, typer.Option("--drop-near", help="Take near-duplicates of test pictures out of the training side too.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; name it by --out.")]

@@ -136,11 +136,7 @@ def ablate(
     for variant in variants[1:]:
         axes.setdefault(variant.axis, []).append(variant.value)
     about |= {"format": FORMAT, "recipe": recipes.to_dict(base), "axes": axes, "methods": list(methods)}
-    about |= {
-        "seeds": list(seeds),
-        "classes": list(dataset.manifest.classes),
-        "skipped": len(dataset.skipped),
-    }
+    about |= {"seeds": list(seeds), "classes": list(dataset.manifest.classes), "skipped": len(dataset.skipped)}
     about["pixels"] = _pixels(variants, data, dataset, progress)
     before = (earlier or {}).get("pixels", {})
     if any(before.get(key, pixels) != pixels for key, pixels in about["pixels"].items()):
@@ -233,10 +229,7 @@ def _train(
 
 
 def _pixels(
-    variants: Sequence[Variant],
-    data: str | Path | Manifest,
-    dataset: Dataset,
-    progress: Progress | None,
+    variants: Sequence[Variant], data: str | Path | Manifest, dataset: Dataset, progress: Progress | None
 ) -> dict[str, str]:
     """Read the pictures at every crop that a variant needs, one crop in memory at a time; give a hash of each.
 
@@ -281,12 +274,7 @@ def _conclude(rows: Sequence[Row], about: dict[str, Any], out: Path, device: tor
     lines = []
     for row in rows:
         changed = {f"axis {axis}": row.variant.value if axis == row.variant.axis else "" for axis in about["axes"]}
-        line = {
-            "number": row.number,
-            **changed,
-            "method": row.method,
-            "pictures": len(row.jobs[0].split.train),
-        }
+        line = {"number": row.number, **changed, "method": row.method, "pictures": len(row.jobs[0].split.train)}
         line |= _scores(row, every, about, device) if row in ended else {}
         lines.append(line | {"folder": str(row.jobs[0].folder.relative_to(out)), "stopped": row.stopped()})
     with atomic_path(out / "table.csv") as path:

@@ -199,12 +199,7 @@ def _test(job: Job, dataset: Dataset, model: nn.Module, device: torch.device) ->
     columns: dict[str, Any] = {"image": table["image"].to_numpy()}
     if manifest.subjects is not None:
         columns["subject"] = table["subject"].to_numpy()
-    columns |= {
-        "fold": job.split.name,
-        "method": job.method,
-        "seed": job.seed,
-        "truth": table["label"].to_numpy(),
-    }
+    columns |= {"fold": job.split.name, "method": job.method, "seed": job.seed, "truth": table["label"].to_numpy()}
     columns["predicted"] = np.array(manifest.classes, dtype=object)[probabilities.argmax(axis=1)]
     columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(manifest.classes)}
     return pd.DataFrame(columns)
@@ -249,12 +244,7 @@ def _memory_errors(job: Job) -> Iterator[None]:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that something does not fit in memory."""
-    words = (
-        "allocate memory",
-        "out of memory",
-        "Storage size calculation overflowed",
-        "Overflow when unpacking",
-    )
+    words = ("allocate memory", "out of memory", "Storage size calculation overflowed", "Overflow when unpacking")
     return isinstance(error, MemoryError) or any(text in str(error) for text in words)
 
 

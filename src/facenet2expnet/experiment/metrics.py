@@ -68,13 +68,7 @@ def reliability(confidence: Floats, correct: Bools, bins: int = 15) -> list[dict
     pictures = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
         means = [np.bincount(place, values, bins) / pictures for values in (confidence, correct)]
-    columns = (
-        edges[:-1].tolist(),
-        edges[1:].tolist(),
-        pictures.tolist(),
-        means[0].tolist(),
-        means[1].tolist(),
-    )
+    columns = (edges[:-1].tolist(), edges[1:].tolist(), pictures.tolist(), means[0].tolist(), means[1].tolist())
     names = ("low", "high", "pictures", "confidence", "accuracy")
     return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 

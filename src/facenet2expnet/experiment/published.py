@@ -14,11 +14,7 @@ PARAMETERS = {"fn2en": 11_000_000, "fine-tune": 138_000_000}
 MS_PER_PICTURE = 3.0
 """Time of the expression net per picture on a Titan X, in milliseconds (section V)."""
 
-OUR_METHODS = {
-    "Train From Scratch (BN)": "scratch",
-    "VGG Fine-Tune (baseline)": "fine-tune",
-    "FN2EN": "fn2en",
-}
+OUR_METHODS = {"Train From Scratch (BN)": "scratch", "VGG Fine-Tune (baseline)": "fine-tune", "FN2EN": "fn2en"}
 
 
 @dataclass(frozen=True)

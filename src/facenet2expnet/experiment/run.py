@@ -110,8 +110,7 @@ def prepare_inputs(
     prepared, copies = duplicates.remove_copies(prepared, dataset.pixels, near=drop_near)
     images = manifest.table["image"].to_numpy(dtype=object)
     copies = copies.assign(
-        image=images[copies["row"].to_numpy(dtype=int)],
-        kept_image=images[copies["kept_row"].to_numpy(dtype=int)],
+        image=images[copies["row"].to_numpy(dtype=int)], kept_image=images[copies["kept_row"].to_numpy(dtype=int)]
     )
     checks.append(_copies_sentence(copies))
     if report_near:
@@ -164,10 +163,7 @@ def run_folder(record: Path, earlier: Mapping[str, Any] | None, about: dict[str,
                 "it was begun with, or choose another --out"
             )
         write_json(record, about)
-        package, file = (
-            logging.getLogger("facenet2expnet"),
-            logging.FileHandler(folder / "log.txt", encoding="utf-8"),
-        )
+        package, file = (logging.getLogger("facenet2expnet"), logging.FileHandler(folder / "log.txt", encoding="utf-8"))
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         level = package.level
         package.setLevel(logging.DEBUG)
@@ -259,10 +255,7 @@ def model_metadata(about: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     data = about["manifest"]
     return {
         "recipe": recipes.to_dict(recipe),
-        "trained_on": {
-            "manifest": data["name"],
-            **{key: data[key] for key in ("sha256", "pixels") if key in data},
-        },
+        "trained_on": {"manifest": data["name"], **{key: data[key] for key in ("sha256", "pixels") if key in data}},
         "protocol": about["protocol"]["name"],
         "command": about["command"],
         "created": now(),

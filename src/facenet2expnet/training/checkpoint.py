@@ -23,11 +23,7 @@ def pack(
 
 
 def unpack(
-    tensors: dict[str, Tensor],
-    groups: Any,
-    module: nn.Module,
-    optimiser: Optimizer,
-    averaged: nn.Module | None,
+    tensors: dict[str, Tensor], groups: Any, module: nn.Module, optimiser: Optimizer, averaged: nn.Module | None
 ) -> dict[str, Tensor]:
     """Restore what `pack` gave; return the best weights."""
     module.load_state_dict(_part(tensors, "weights/"))

@@ -99,10 +99,7 @@ class ClassifyStage:
 
         Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412, figure 1.
         """
-        crops, labels = (
-            self.augment(self.data.stored(examples)),
-            self.data.targets[examples.to(self.data.device)],
-        )
+        crops, labels = (self.augment(self.data.stored(examples)), self.data.targets[examples.to(self.data.device)])
         if not self.recipe.mixup:
             return Batch(crops, labels)
         weight = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
@@ -214,12 +211,7 @@ class Stage2(ClassifyStage):
             teacher_scores = scores if recipe.soft_labels else None
             teacher_features = features if recipe.distil_weight else None
             return Batch(
-                batch.crops,
-                batch.labels,
-                batch.partner_labels,
-                batch.weight,
-                teacher_scores,
-                teacher_features,
+                batch.crops, batch.labels, batch.partner_labels, batch.weight, teacher_scores, teacher_features
             )
         index = views.draw(examples)
         crops, teacher_features = self.teaching.cached(index, with_features=bool(recipe.distil_weight))

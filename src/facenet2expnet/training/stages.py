@@ -62,12 +62,7 @@ class TrainingContext:
     def fit(self, stage: Stage, folder: Path) -> list[EpochRecord]:
         """Train a stage; see `loop.fit`."""
         return fit(
-            stage,
-            folder,
-            seed=self.seed,
-            device=self.device,
-            precision=self.recipe.precision,
-            on_epoch=self.on_epoch,
+            stage, folder, seed=self.seed, device=self.device, precision=self.recipe.precision, on_epoch=self.on_epoch
         )
 
 
