@@ -22,10 +22,11 @@ from facenet2expnet.data.dataset import Dataset
 from facenet2expnet.data.splits import Split
 from facenet2expnet.errors import StageStopped
 from facenet2expnet.experiment.calibration import fit_temperature
+from facenet2expnet.experiment.evaluate import predict_table
 from facenet2expnet.files import atomic_path, read_json, write_json
 from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import Model, save_model
-from facenet2expnet.predict.scores import class_probabilities, class_scores
+from facenet2expnet.predict.scores import class_scores
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training.loop import EpochRecord, best_epoch
 from facenet2expnet.training.stages import TrainingContext, fine_tune, fn2en, from_scratch, pretrained_teacher
@@ -124,7 +125,8 @@ def run_job(
         scores = class_scores(model, dataset.pixels, dataset.contract.crop_px, device, rows=rows)
         temperature = fit_temperature(scores, dataset.manifest.labels[rows])
         divide_scores(model, temperature)
-    predictions = _test(job, dataset, model, device)
+    what = {"fold": job.split.name, "method": job.method, "seed": job.seed}
+    predictions = predict_table(model, dataset, job.split.test, dataset.manifest.classes, device, **what)
     if temperature is not None:
         predictions["temperature"] = temperature
     correct = predictions["truth"] == predictions["predicted"]
@@ -189,20 +191,6 @@ def _training_set(dataset: Dataset, rows: np.ndarray, validation: np.ndarray, de
     labels, classes = dataset.manifest.labels, len(dataset.manifest.classes)
     watched = TrainingSet(dataset.pixels, validation, labels[validation], classes, device)
     return TrainingSet(dataset.pixels, rows, labels[rows], classes, device, watched if len(validation) else None)
-
-
-def _test(job: Job, dataset: Dataset, model: nn.Module, device: torch.device) -> pd.DataFrame:
-    """Predict the test part: image, subject if known, fold, method, seed, truth, predicted, p_<class>."""
-    rows, manifest = job.split.test, dataset.manifest
-    probabilities = class_probabilities(model, dataset.pixels, dataset.contract.crop_px, device, rows=rows)
-    table = manifest.table.iloc[rows]
-    columns: dict[str, Any] = {"image": table["image"].to_numpy()}
-    if manifest.subjects is not None:
-        columns["subject"] = table["subject"].to_numpy()
-    columns |= {"fold": job.split.name, "method": job.method, "seed": job.seed, "truth": table["label"].to_numpy()}
-    columns["predicted"] = np.array(manifest.classes, dtype=object)[probabilities.argmax(axis=1)]
-    columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(manifest.classes)}
-    return pd.DataFrame(columns)
 
 
 @contextmanager
