@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.job import METHODS, Progress, is_out_of_memory, progress_of
+from facenet2expnet.experiment.job import METHODS, Progress, memory_errors
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.files import LOCK, atomic_path, folder_lock, read_json, write_json
 from facenet2expnet.recipe import Recipe
@@ -67,15 +68,9 @@ def load_pictures(data: str | Path | Manifest, recipe: Recipe, progress: Progres
     folder = None if isinstance(data, Manifest) else Path(data)
     if folder and (folder / "manifest.csv").is_file() and not is_store(folder):
         log.warning("%s: its folders are taken as the classes, not its manifest.csv; to use that, name the file", data)
-    try:
-        return load_dataset(data, recipe.crop, progress=progress_of("reading faces", progress))
-    except (MemoryError, RuntimeError, OverflowError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"crop.stored_px is {recipe.crop.stored_px}, and the pictures do not fit in memory at that size ({error}); "
-            "take a smaller input size, or prepare them first (fn2en data prepare)"
-        ) from None
+    what = f"crop.stored_px is {recipe.crop.stored_px}, and the pictures do not fit in memory at that size"
+    with memory_errors(what, "take a smaller input size, or prepare them first (fn2en data prepare)", UserError):
+        return load_dataset(data, recipe.crop, progress=partial(progress, "reading faces") if progress else None)
 
 
 def prepare_inputs(
