@@ -12,27 +12,21 @@ from facenet2expnet.recipe import LossTerm
 from facenet2expnet.training.statistics import FeatureStatistics
 
 
-def p_norm_loss(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tensor:
-    """Compute sum |s - t|^p / (2B): the paper's equation (4), ||g(I) - G(I)||_p^p, with Caffe's reduction.
+def p_norm_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compute sum (s - t)^2 / (2B): the paper's equation (4), ||g(I) - G(I)||_p^p with p = 2, as Caffe reduces it.
 
-    The sum runs over pictures, channels and positions. For p = 2 it is Caffe's EuclideanLoss; its gradient is D/2
-    times that of a mean-squared error, D the units of one picture: the paper's rate of 1e-7 at D = 25,088 takes the
-    same step as 1.2544e-3 under a mean.
+    The sum runs over pictures, channels and positions. Its gradient is D/2 times that of a mean-squared error, D the
+    units of one picture: the paper's rate of 1e-7 at D = 25,088 takes the same step as 1.2544e-3 under a mean.
 
     Args:
         student: g(I), (B, C, H, W) or (B, U).
         teacher: G(I), the same shape.
-        p: 1 or more.
     Raises:
-        ValueError: If the shapes differ or p is below 1 (its gradient at agreement would be infinite).
+        ValueError: If the shapes differ.
     Source: FN2EN, equation (4); the reduction is our reading of "Caffe", see caffe/layers/euclidean_loss_layer.
     """
-    if not 1 <= p < float("inf"):
-        raise ValueError(f"p is {p}, expected a finite number of 1 or more")
     student, teacher = _checked(student, teacher)
-    difference = student - teacher
-    powers = difference.square() if p == 2 else difference.abs() if p == 1 else difference.abs().pow(p)
-    return powers.sum() / (2 * student.shape[0])
+    return (student - teacher).square().sum() / (2 * student.shape[0])
 
 
 def fitnets_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -64,28 +58,27 @@ def standardised_l2_loss(student: Tensor, standardised_teacher: Tensor) -> Tenso
     return functional.mse_loss(*_checked(student, standardised_teacher))
 
 
-def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 1.0, angle_weight: float = 2.0) -> Tensor:
+def rkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Compute relational distillation: the distances and angles between the pictures of a batch.
 
     mean over pairs of huber(d(s_i, s_j) / m(s), d(t_i, t_j) / m(t)), d Euclidean and m its mean over the pairs with a
-    distance above 0, plus the mean over triplets of huber(cos angle(s_i, s_j, s_k), cos angle(t_i, t_j, t_k)), the
-    angle at j. Memory grows with B^3, not with the number of units. Equal pictures have distance 0 and cosine 0.
+    distance above 0, plus 2 times the mean over triplets of huber(cos angle(s_i, s_j, s_k), cos angle(t_i, t_j, t_k)),
+    the angle at j. Memory grows with B^3, not with the number of units. Equal pictures have distance 0 and cosine 0.
 
     Args:
         student: (B, C, H, W) or (B, U); every picture is one vector.
         teacher: the same shape.
-        distance_weight, angle_weight: 1 and 2 are the paper's for metric learning; for classification beside
-            cross-entropy it takes 25 and 50, the same ratio.
     Raises:
         ValueError: If the shapes differ.
-    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, eqs. (5) to (11);
-        reductions as in the authors' code (lenscloth/RKD, metric/loss.py).
+    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, eqs. (5) to (11), with the
+        weights 1 and 2 of its metric learning (25 and 50 beside cross-entropy, the same ratio); reductions as in the
+        authors' code (lenscloth/RKD, metric/loss.py).
     """
     student, teacher = _checked(student, teacher)
     with torch.autocast(student.device.type, enabled=False):  # products of 32 bits under mixed precision
         distance = functional.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
         angle = functional.smooth_l1_loss(_angle_cosines(student), _angle_cosines(teacher))
-    return distance_weight * distance + angle_weight * angle
+    return distance + 2 * angle
 
 
 def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:

@@ -60,14 +60,11 @@ def measure_features(batches: Iterable[Tensor]) -> FeatureStatistics:
         rows = batch.detach().to("cpu", torch.float64).flatten(1)
         batch_mean = rows.mean(0)
         batch_deviations = (rows - batch_mean).square().sum(0)
-        if count == 0:
-            mean, deviations = batch_mean, batch_deviations
-        else:
-            total = count + len(rows)
-            delta = batch_mean - mean
-            mean = mean + delta * (len(rows) / total)
-            deviations = deviations + batch_deviations + delta.square() * (count * len(rows) / total)
-        count += len(rows)
+        total = count + len(rows)
+        delta = batch_mean - mean
+        mean = mean + delta * (len(rows) / total)
+        deviations = deviations + batch_deviations + delta.square() * (count * len(rows) / total)
+        count = total
     if count == 0:
         raise StageStopped("there are no pictures to distil, expected one at least")
     std = (deviations / count).sqrt()

@@ -119,6 +119,10 @@ class CachedViews:
         views = torch.randint(self.crops.shape[1], (len(examples),))
         return examples.cpu().numpy(), views.numpy()
 
+    def read(self, index: tuple[np.ndarray, np.ndarray], device: torch.device, *fields: str) -> list[Tensor]:
+        """Give these fields of drawn views, as they are kept, on a device."""
+        return [torch.from_numpy(getattr(self, field)[index]).to(device) for field in fields]
+
     def batches(self) -> Iterator[Tensor]:
         """Give all features, the views of some pictures at a time, (B, C, H, W) 32 bits."""
         pictures = max(1, 256 // self.features.shape[1])
@@ -186,6 +190,8 @@ def cache_views(
             pass
         log.warning("%s is damaged; the teacher's views are computed again.", views)
         shutil.rmtree(views)
+    for stale in folder.glob("views-*.partial"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     partial = folder / f"{views.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         files = _create_files(partial, shapes)
