@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facenet2expnet.cli.run import Device, OnDevice, Quiet
+from facenet2expnet.cli.run import Device, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def predict(
     centre_crop: Annotated[
         bool, typer.Option("--centre-crop", help="Use the centre of images in which no face is found.")
     ] = False,
-    device: OnDevice = Device.auto,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Predict the expressions of faces in images: prints a table, and writes it to a file with --out.
@@ -47,7 +47,7 @@ def predict(
 
     if out:
         check_table_name(out)
-    recognizer = Recognizer.load(model, choose_device(device.value))
+    recognizer = Recognizer.load(model, choose_device(device))
     with console.progress(quiet) as display:
         found = recognizer.predict(images, centre_crop=centre_crop, progress=display.of("images"))
     for skipped in found.skipped:

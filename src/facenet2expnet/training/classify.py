@@ -66,14 +66,12 @@ class ClassifyStage:
         self.new = list(new)
         self.examples = data.labelled
         counts = torch.bincount(data.targets[data.targets >= 0], minlength=data.classes).clamp(min=1).float()
-        self.class_weights = None
-        if recipe.balance != "none":
-            self.class_weights = len(data.labelled) / (data.classes * counts)
+        self.class_weights = len(data.labelled) / (data.classes * counts)
         self._correct = self._seen = torch.zeros((), dtype=torch.long, device=data.device)
 
     def epoch_order(self) -> Tensor:
         """Draw the epoch's examples: each once, or with balance "sampler" by inverse class frequency."""
-        if self.recipe.balance == "sampler" and self.class_weights is not None:
+        if self.recipe.balance == "sampler":
             targets = self.data.targets[self.examples.to(self.data.device)]
             chances = torch.where(targets >= 0, self.class_weights[targets], 1.0).cpu()  # 1 without a label
             return self.examples[torch.multinomial(chances, len(self.examples), replacement=True)]
@@ -124,7 +122,7 @@ class ClassifyStage:
                 scores, labels, ignore_index=-1, reduction="none", label_smoothing=self.recipe.label_smoothing
             )
             weights = share * known
-            if self.recipe.balance == "weights" and self.class_weights is not None:
+            if self.recipe.balance == "weights":
                 weights = weights * self.class_weights[labels.clamp(min=0)]
             total = total + (weights * losses).sum()
             weight = weight + weights.sum()

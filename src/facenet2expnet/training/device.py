@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from facenet2expnet.errors import UserError
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
@@ -15,8 +17,6 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         UserError: If there is no such device here.
     """
-    from facenet2expnet.errors import UserError
-
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")

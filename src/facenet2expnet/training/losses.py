@@ -1,4 +1,8 @@
-"""The losses between a student's output and a teacher's: equation (4) of the paper, and what it is compared with."""
+"""The losses between a student's output and a teacher's: equation (4) of the paper, and what it is compared with.
+
+Student g(I) and teacher G(I) have one shape, (B, C, H, W) or (B, U), else a loss raises ValueError. The teacher gets no
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,6 @@ def p_norm_loss(student: Tensor, teacher: Tensor) -> Tensor:
     The sum runs over pictures, channels and positions. Its gradient is D/2 times that of a mean-squared error, D the
     units of one picture: the paper's rate of 1e-7 at D = 25,088 takes the same step as 1.2544e-3 under a mean.
 
-    Args:
-        student: g(I), (B, C, H, W) or (B, U).
-        teacher: G(I), the same shape.
-    Raises:
-        ValueError: If the shapes differ.
     Source: FN2EN, equation (4); the reduction is our reading of "Caffe", see caffe/layers/euclidean_loss_layer.
     """
     student, teacher = _checked(student, teacher)
@@ -32,27 +31,19 @@ def p_norm_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def fitnets_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Compute mean (s - t)^2: FitNets' hint loss with the reduction that later work uses.
 
-    Args:
-        student: the guided layer after its regressor (our bridge), (B, C, H, W) or (B, U).
-        teacher: the hint layer, the same shape.
-    Raises:
-        ValueError: If the shapes differ.
+    The student is the guided layer after its regressor (our bridge), the teacher the hint layer.
+
     Source: Romero et al., "FitNets", ICLR 2015, arXiv 1412.6550, eq. (3), which halves the sum.
     """
     return functional.mse_loss(*_checked(student, teacher))
 
 
 def standardised_l2_loss(student: Tensor, standardised_teacher: Tensor) -> Tensor:
-    """Compute mean (z - (t - mean) / std)^2, where the student predicts standardised features.
+    """Compute mean (z - (t - mean) / std)^2, where the student predicts standardised features, as `target` gives them.
 
     A constant prediction of 0 (the mean face) gives 1 on the training part, so that the learning rate does not depend
     on the teacher's scale.
 
-    Args:
-        student: z, (B, C, H, W) or (B, U).
-        standardised_teacher: (t - mean) / std, the same shape; `FeatureLoss.target` gives it.
-    Raises:
-        ValueError: If the shapes differ.
     Source: ours; the reason is in FeatureStatistics.
     """
     return functional.mse_loss(*_checked(student, standardised_teacher))
@@ -65,11 +56,6 @@ def rkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     distance above 0, plus 2 times the mean over triplets of huber(cos angle(s_i, s_j, s_k), cos angle(t_i, t_j, t_k)),
     the angle at j. Memory grows with B^3, not with the number of units. Equal pictures have distance 0 and cosine 0.
 
-    Args:
-        student: (B, C, H, W) or (B, U); every picture is one vector.
-        teacher: the same shape.
-    Raises:
-        ValueError: If the shapes differ.
     Source: Park et al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, eqs. (5) to (11), with the
         weights 1 and 2 of its metric learning (25 and 50 beside cross-entropy, the same ratio); reductions as in the
         authors' code (lenscloth/RKD, metric/loss.py).
@@ -91,7 +77,7 @@ def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) 
         teacher: class scores of the fine-tuned face net, (B, K), the same classes in the same order.
         temperature: T > 0; 1 leaves the probabilities as they are, more makes them softer.
     Raises:
-        ValueError: If the shapes differ, or the temperature is not above 0.
+        ValueError: If the temperature is not above 0.
     Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
     """
     if not 0 < temperature < float("inf"):

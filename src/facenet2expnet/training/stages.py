@@ -94,7 +94,7 @@ def load_face_net(recipe: Recipe) -> FaceNet:
 
 def pretrained_teacher(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
     """Give the pretrained face net as a teacher, frozen; its class scores are all 0."""
-    teacher = _face_classifier(load_face_net(recipe), recipe, classes).to(device)
+    teacher = _face_classifier(recipe, classes, device)
     for parameter in teacher.head.parameters():
         torch.nn.init.zeros_(parameter)  # the same hash for the same face net, whatever was drawn before
     return teacher.eval().requires_grad_(False)
@@ -108,7 +108,7 @@ def fine_tune(data: TrainingSet, context: TrainingContext, folder: Path) -> Face
     """
     recipe = context.recipe
     torch.manual_seed(context.seed)
-    classifier = _face_classifier(load_face_net(recipe), recipe, data.classes).to(data.device)
+    classifier = _face_classifier(recipe, data.classes, data.device)
     if recipe.fine_tune.batch_norm == "frozen":
         freeze_norms(classifier.face_net)
     new = classifier.head.parameters()
@@ -188,16 +188,19 @@ def _augment(recipe: Recipe, data: TrainingSet) -> Augment:
     return Augment(recipe.augment, recipe.crop.crop_px).to(data.device)
 
 
-def _face_classifier(net: FaceNet, recipe: Recipe, classes: int) -> FaceClassifier:
-    return FaceClassifier(net, classes, head_norm=recipe.face_net.head_norm, head_dropout=recipe.face_net.head_dropout)
+def _face_classifier(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
+    own = recipe.face_net
+    net = load_face_net(recipe)
+    return FaceClassifier(net, classes, head_norm=own.head_norm, head_dropout=own.head_dropout).to(device)
 
 
 def _expression_classifier(
     recipe: Recipe, data: TrainingSet, net: FaceNet, *, batch_norm: bool
 ) -> ExpressionClassifier:
+    own, bridge_chw = recipe.expnet, as_chw(net.info.taps[_tap(recipe, net)])
     expnet = ExpNet(
-        data.classes, input_px=recipe.crop.crop_px, bridge_chw=as_chw(net.info.taps[_tap(recipe, net)]),
-        width=recipe.expnet.width, hidden=recipe.expnet.hidden, dropout=recipe.expnet.dropout, batch_norm=batch_norm,
+        data.classes, input_px=recipe.crop.crop_px, bridge_chw=bridge_chw, width=own.width, hidden=own.hidden,
+        dropout=own.dropout, batch_norm=batch_norm,
     )  # fmt: skip
     return ExpressionClassifier(expnet, recipe.crop.mean, recipe.crop.scale).to(data.device)
 
