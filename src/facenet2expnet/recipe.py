@@ -149,11 +149,6 @@ class DistilRecipe(StageRecipe):
     mixed_views: Fraction = 0.0
     unlabelled: bool = False
 
-    @property
-    def standardises(self) -> bool:
-        """Whether the student predicts standardised features: one term of the loss is "standardised-l2"."""
-        return any(term.loss == "standardised-l2" for term in self.losses)
-
 
 @dataclass(frozen=True, config=_STRICT)
 class ClassifyRecipe(StageRecipe):
@@ -273,7 +268,8 @@ def contradictions(recipe: Recipe) -> list[str]:
             "stage2.soft_labels is above 0, expected face_net.fine_tuned = true with it: a pretrained face net has no "
             "scores of these classes"
         )
-    if stage2.standardised_input and not stage1.standardises:
+    standardises = any(term.loss == "standardised-l2" for term in stage1.losses)
+    if stage2.standardised_input and not standardises:
         faults.append('stage2.standardised_input is true, expected a term "standardised-l2" in stage1.losses with it')
     if stage2.batch_norm == "frozen" and not recipe.expnet.batch_norm:
         faults.append('stage2.batch_norm is "frozen", expected expnet.batch_norm = true with it')

@@ -17,10 +17,7 @@ Settings = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. By default a new one below runs/.")]
 Protocol = Annotated[
-    str,
-    typer.Option(
-        help="auto, subject-groups, leave-one-subject-out, stratified, split, fold, official, or a split file."
-    ),
+    str, typer.Option(help="auto, subject-groups, leave-one-subject-out, stratified, split, fold, official or a file.")
 ]
 Folds = Annotated[int, typer.Option(min=2, help="Number of folds, where the protocol leaves it open.")]
 FirstFolds = Annotated[int | None, typer.Option(min=1, help="Run only the first N folds.")]
@@ -108,9 +105,7 @@ def train(
             method=method, holdout=holdout, protocol=protocol, seed=seed, drop_near=drop_near,
             device=device, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
-    if holdout:
-        _print_comparison(run)
-    print(f"report: {run / 'report.html'}")
+    _print_comparison(run)
     print(f"model:  {run / 'model'}")
 
 
@@ -146,7 +141,6 @@ def compare(
             drop_near=drop_near, device=device, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
     _print_comparison(run)
-    print(f"report: {run / 'report.html'}")
 
 
 def ablate(
@@ -245,14 +239,14 @@ def _print_comparison(run: Path) -> None:
     from facenet2expnet.report.run_folder import read_run
 
     folder = read_run(run)
-    if folder.metrics is None:
-        return
-    table = tables.comparison_text(folder.metrics, folder.metadata["manifest"]["name"], folder.sizes)
-    console.out.print(tables.to_rich(table))
-    if folder.metrics["paired_tests"]:
-        console.out.print(tables.to_rich(tables.paired_text(folder.metrics)))
-    for sentence in folder.metadata.get("checks", []):
-        console.out.print(sentence, markup=False)
+    if folder.metrics is not None:  # nothing was tested without a held-out part
+        table = tables.comparison_text(folder.metrics, folder.metadata["manifest"]["name"], folder.sizes)
+        console.out.print(tables.to_rich(table))
+        if folder.metrics["paired_tests"]:
+            console.out.print(tables.to_rich(tables.paired_text(folder.metrics)))
+        for sentence in folder.metadata.get("checks", []):
+            console.out.print(sentence, markup=False)
+    print(f"report: {run / 'report.html'}")
 
 
 def _new_run(kind: str, resume: bool) -> Path:

@@ -273,15 +273,9 @@ def describe(
 def model_metadata(about: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Give what is saved with every model of a run."""
     data = about["manifest"]
-    return {
-        "recipe": recipes.to_dict(recipe),
-        "trained_on": {"manifest": data["name"], **{key: data[key] for key in ("sha256", "pixels") if key in data}},
-        "protocol": about["protocol"]["name"],
-        "command": about["command"],
-        "created": now(),
-        "versions": about["versions"],
-        "device": about["device"],
-    }
+    pictures = {"manifest": data["name"]} | {key: data[key] for key in ("sha256", "pixels") if key in data}
+    same = {key: about[key] for key in ("command", "versions", "device")} | {"protocol": about["protocol"]["name"]}
+    return {"recipe": recipes.to_dict(recipe), "trained_on": pictures, "created": now()} | same
 
 
 def first_splits(protocol: Protocol, count: int | None) -> Protocol:

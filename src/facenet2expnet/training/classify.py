@@ -221,5 +221,4 @@ class Stage2(ClassifyStage):
         metrics = super().epoch_metrics()
         if self.r2 is not None:
             metrics["r2"] = self.r2.compute()
-            self.r2.reset()
         return metrics

@@ -123,15 +123,15 @@ def fit(
         rest_frozen_norms(module)
         loss = _train_epoch(stage, epoch, optimiser, base_lrs, averaged, device, precision)
         metrics = stage.epoch_metrics()
-        val_loss = None
+        val_loss, weights = None, best
         if recipe.patience:
             val_loss, weights = _validate(stage, averaged, device, precision)
             _check_finite([val_loss], stage, epoch, "the validation loss")
-            if not best or val_loss < min(_validation_losses(records)):
-                best = weights
         lr, seconds = base_lrs[0] * lr_factor(recipe, epoch), time.monotonic() - started
         accuracy, r2 = metrics.get("accuracy"), metrics.get("r2")
         records.append(EpochRecord(stage.name, epoch + 1, recipe.epochs, loss, accuracy, r2, lr, seconds, val_loss))
+        if best_epoch(records) == epoch + 1:
+            best = weights
         if on_epoch:
             on_epoch(records[-1])
         if time.monotonic() - last_write > SECONDS_BETWEEN_CHECKPOINTS:
@@ -203,12 +203,8 @@ def lr_factor(recipe: StageRecipe, epoch: float) -> float:
 
 def best_epoch(records: Sequence[EpochRecord]) -> int:
     """Give the first epoch, counted from 1, with the lowest validation loss; 0 without one."""
-    losses = _validation_losses(records)
+    losses = [record.val_loss for record in records if record.val_loss is not None]
     return losses.index(min(losses)) + 1 if losses else 0
-
-
-def _validation_losses(records: Sequence[EpochRecord]) -> list[float]:
-    return [record.val_loss for record in records if record.val_loss is not None]
 
 
 @torch.no_grad()

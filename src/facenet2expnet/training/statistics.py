@@ -103,10 +103,6 @@ class RSquared:
 
     def __init__(self, mean: Tensor) -> None:
         self.mean = mean
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the batches so far."""
         self._sums: Tensor | None = None
 
     @torch.no_grad()
@@ -123,13 +119,14 @@ class RSquared:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def compute(self) -> float:
-        """Give R2 of all batches so far.
+        """Give R2 of all batches since the last call.
 
         If no target differs from the mean, R2 has no meaning: it is then 1.0 for exact predictions and 0.0 for all
         others, as in scikit-learn's r2_score.
         """
         assert self._sums is not None, "update first"
         unexplained, total = self._sums.tolist()
+        self._sums = None
         if total == 0:
             return 1.0 if unexplained == 0 else 0.0
         return float(1.0 - unexplained / total)
