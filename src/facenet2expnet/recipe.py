@@ -238,6 +238,12 @@ def contradictions(recipe: Recipe) -> list[str]:
     """Find what single fields can't show: numbers that do not go together."""
     faults = []
     stage1, stage2 = recipe.stage1, recipe.stage2
+    learned_norms = {
+        "fine_tune": recipe.face_net.fine_tuned and recipe.face_net.head_norm,
+        "stage1": recipe.expnet.batch_norm,
+        "stage2": recipe.expnet.batch_norm and stage2.batch_norm == "trainable",
+        "scratch": True,
+    }
     if recipe.crop.crop_px < 32:
         faults.append(f"crop.crop_px is {recipe.crop.crop_px}, expected 32 or more: the net pools five times")
     for name in STAGES:
@@ -250,7 +256,7 @@ def contradictions(recipe: Recipe) -> list[str]:
                 f"{name}.milestones is {milestones} and {name}.schedule is {stage.schedule}, which uses none: "
                 f"set {name}.milestones=[] or {name}.schedule=step"
             )
-        if stage.batch_size == 1 and _has_batch_norm(recipe, name):
+        if stage.batch_size == 1 and learned_norms[name]:
             faults.append(f"{name}.batch_size is 1, expected 2 or more: its batch norms compare pictures")
         if stage.warmup_epochs >= stage.epochs > 1:
             faults.append(
@@ -292,11 +298,3 @@ def contradictions(recipe: Recipe) -> list[str]:
             "is trained on can't be used to stop or to calibrate"
         )
     return faults
-
-
-def _has_batch_norm(recipe: Recipe, stage: str) -> bool:
-    """Whether a network that the stage trains has batch norms that learn from the batch."""
-    if stage == "fine_tune":
-        return recipe.face_net.fine_tuned and recipe.face_net.head_norm
-    frozen = stage == "stage2" and recipe.stage2.batch_norm == "frozen"
-    return stage == "scratch" or (recipe.expnet.batch_norm and not frozen)

@@ -204,6 +204,12 @@ def test_damaged_files_are_computed_again(
     assert cache.computed == 2
 
 
+def test_half_written_views_of_a_killed_process_are_deleted(cache: Cache) -> None:
+    (cache.folder / "views-0.1.partial").mkdir(parents=True)
+    cache.views()
+    assert [path.suffix for path in cache.folder.iterdir()] == [""]
+
+
 def test_mixed_views_are_mixes_of_two_pictures(cache: Cache) -> None:
     data = random_faces()
     views = cache.views(data=data, augment=STILL, count=4, mixed=0.5)

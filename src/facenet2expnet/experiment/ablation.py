@@ -127,9 +127,7 @@ def ablate(
     rows = _rows(variants, methods, seeds, dataset, chosen, out)
     about = run.describe(inputs, base, compute, earlier)
     about["identity"] = {name: about["identity"][name] for name in ("manifest", "folds")}
-    axes: dict[str, list[str]] = {}
-    for variant in variants[1:]:
-        axes.setdefault(variant.axis, []).append(variant.value)
+    axes = {axis: [v.value for v in variants if v.axis == axis] for axis in [v.axis for v in variants[1:]]}
     about |= {"format": FORMAT, "recipe": recipes.to_dict(base), "axes": axes, "methods": list(methods)}
     about |= {"seeds": list(seeds), "classes": list(dataset.manifest.classes), "skipped": len(dataset.skipped)}
     pixels, before = _pixels(variants, data, dataset, progress), (earlier or {}).get("pixels", {})

@@ -126,7 +126,9 @@ def train(
         chosen = splits.choose(dataset.manifest, protocol, _affordable_folds(dataset.manifest))
         chosen = replace(chosen, splits=chosen.splits[:1])
     else:
-        chosen = _everything(dataset.manifest)
+        rows = np.flatnonzero(dataset.manifest.labels >= 0)
+        note = "Nothing was held out, so there is no honest accuracy of this model."
+        chosen = Protocol("none", [Split("all", rows, rows[:0])], dataset.manifest.subjects is not None, note)
     inputs = run.prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
     jobs = plan_jobs(inputs.splits, [method], [seed], recipe, out)
     about = run.describe(inputs, recipe, compute, earlier, kind="train", methods=[method], seeds=[seed])
@@ -178,10 +180,3 @@ def _affordable_folds(manifest: Manifest, most: int = 10) -> int:
     manifest = manifest.rows((manifest.labels >= 0) & ~manifest.train_only)  # those that can be tested
     groups = len(np.unique(group_ids(manifest)))
     return max(2, min(most, groups, *(count for count in manifest.counts.values() if count)))
-
-
-def _everything(manifest: Manifest) -> Protocol:
-    """Give one split that trains on all labelled pictures and tests nothing."""
-    rows = np.flatnonzero(manifest.labels >= 0)
-    note = "Nothing was held out, so there is no honest accuracy of this model."
-    return Protocol("none", [Split("all", rows, rows[:0])], manifest.subjects is not None, note, unused=0)

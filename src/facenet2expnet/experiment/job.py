@@ -101,12 +101,9 @@ def run_job(
     """Train, save the model, test it once, and write predictions and history. Finished jobs are skipped.
 
     Args:
-        job: what to do.
-        dataset: the pictures.
-        recipe: every number.
-        device: where to compute.
+        job, dataset, recipe, device: what to train, on what and where.
         metadata: saved with the model.
-        progress: called with the epochs done.
+        progress: called with the epochs done and in all.
     Raises:
         StageStopped: If the training can't go on, or does not fit in memory.
     """

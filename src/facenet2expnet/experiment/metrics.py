@@ -114,10 +114,7 @@ def scores_of(probabilities: Floats, predicted: Ints, truth: Ints) -> dict[str, 
 
 def _per_class(truth: Ints, predicted: Ints, classes: int) -> tuple[Floats, Floats, Floats, Ints]:
     """Precision, recall, F1 (NaN where they have no pictures) and number of pictures of each class, four times (K,)."""
-    found: tuple[Floats, Floats, Floats, Ints] = precision_recall_fscore_support(
-        truth, predicted, labels=range(classes), zero_division=np.nan
-    )
-    return found
+    return precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=np.nan)
 
 
 def _arrays(rows: pd.DataFrame, classes: Sequence[str]) -> tuple[Floats, Ints, Ints]:
@@ -214,8 +211,7 @@ def summarise(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
         "methods": {str(name): scores_of_method(part, classes) for name, part in methods},
         "paired_tests": [asdict(comparison) for comparison in compare_all(rows)],
     }
-    plain: dict[str, Any] = _plain(summary)
-    return plain
+    return _plain(summary)
 
 
 def _plain(value: Any) -> Any:

@@ -79,8 +79,7 @@ def prepare_inputs(
     """Make the splits ready for training: validation part, unlabelled rows, and no copies of test pictures.
 
     Args:
-        dataset: the pictures.
-        protocol: with the splits to use.
+        dataset, protocol: the pictures, and the splits to use.
         recipe: says whether validation and unlabelled pictures are used.
         drop_near: take near-duplicates of test pictures out of the training side too.
         report_near: look for near-duplicates, which compares all pairs of pictures.

@@ -62,9 +62,8 @@ def rkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     student, teacher = _checked(student, teacher)
     with torch.autocast(student.device.type, enabled=False):  # products of 32 bits under mixed precision
-        ours, theirs = _gram_and_distances(student), _gram_and_distances(teacher)
-        distance = functional.smooth_l1_loss(_relative(ours[1]), _relative(theirs[1]))
-        angle = functional.smooth_l1_loss(_angle_cosines(*ours), _angle_cosines(*theirs))
+        distance = functional.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+        angle = functional.smooth_l1_loss(_angle_cosines(student), _angle_cosines(teacher))
     return distance + 2 * angle
 
 
@@ -159,15 +158,18 @@ def _gram_and_distances(outputs: Tensor) -> tuple[Tensor, Tensor]:
     return gram, distances
 
 
-def _relative(distances: Tensor) -> Tensor:
+def _relative_distances(outputs: Tensor) -> Tensor:
     """Give the distances divided by the mean of those above 0, (B, B)."""
+    distances = _gram_and_distances(outputs)[1]
     pairs = (distances > 0).sum()
     return distances / (distances.sum() / pairs.clamp(min=1)).where(pairs > 0, 1.0)
 
 
-def _angle_cosines(gram: Tensor, distances: Tensor) -> Tensor:
+def _angle_cosines(outputs: Tensor) -> Tensor:
     """Give cosines[j, i, k] of the angle at j between the directions to i and to k, (B, B, B)."""
-    inner = gram.unsqueeze(0) - gram.unsqueeze(2) - gram.unsqueeze(1) + gram.diagonal().view(-1, 1, 1)
+    gram, distances = _gram_and_distances(outputs)
+    norms = gram.diagonal()
+    inner = gram.unsqueeze(0) - gram.unsqueeze(2) - gram.unsqueeze(1) + norms.view(-1, 1, 1)
     lengths = distances.unsqueeze(2) * distances.unsqueeze(1)
     apart = lengths > 0
     return torch.where(apart, inner, torch.zeros_like(inner)) / torch.where(apart, lengths, torch.ones_like(lengths))

@@ -67,11 +67,8 @@ class TrainingContext:
 
 
 def check(recipe: Recipe, *, fine_tunes: bool = False) -> FaceNetInfo:
-    """Check the recipe's face net before any work; give its description.
+    """Check the recipe's face net, and whether it can be the baseline `fine_tunes`; give its description.
 
-    Args:
-        recipe: every number.
-        fine_tunes: whether stage 0 is asked for as a baseline.
     Raises:
         UserError: If there is no such face net, weights or tap, or they do not go together.
     """
@@ -135,7 +132,6 @@ def fn2en(data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, 
     Args:
         data: the training part that the teacher was fine-tuned on, and pictures without a label.
         teacher: the face net, fine-tuned or pretrained, frozen.
-        context: recipe, seed, device.
         folder: for checkpoints and, unless the context names another, the teacher's cached views.
     """
     recipe, stage1, stage2 = context.recipe, context.recipe.stage1, context.recipe.stage2
@@ -189,8 +185,7 @@ def _augment(recipe: Recipe, data: TrainingSet) -> Augment:
 
 
 def _face_classifier(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
-    own = recipe.face_net
-    net = load_face_net(recipe)
+    own, net = recipe.face_net, load_face_net(recipe)
     return FaceClassifier(net, classes, head_norm=own.head_norm, head_dropout=own.head_dropout).to(device)
 
 
