@@ -60,8 +60,6 @@ def test_overrides_take_numbers_text_lists_and_tables() -> None:
     assert recipe.stage1.milestones == (3, 5)
     assert (recipe.crop.scale, recipe.calibrate) == (1.0, True)
     assert recipe.stage1.losses == (LossTerm("p-norm", 1.0), LossTerm("rkd", 0.5))
-    assert not recipe.stage1.standardises
-    assert recipes.preset("quick").stage1.standardises
 
 
 def test_a_validation_part_is_needed_for_early_stopping_and_calibration() -> None:

@@ -149,11 +149,6 @@ class DistilRecipe(StageRecipe):
     mixed_views: Fraction = 0.0
     unlabelled: bool = False
 
-    @property
-    def standardises(self) -> bool:
-        """Whether the student predicts standardised features: one term of the loss is "standardised-l2"."""
-        return any(term.loss == "standardised-l2" for term in self.losses)
-
 
 @dataclass(frozen=True, config=_STRICT)
 class ClassifyRecipe(StageRecipe):
@@ -243,6 +238,12 @@ def contradictions(recipe: Recipe) -> list[str]:
     """Find what single fields can't show: numbers that do not go together."""
     faults = []
     stage1, stage2 = recipe.stage1, recipe.stage2
+    learned_norms = {
+        "fine_tune": recipe.face_net.fine_tuned and recipe.face_net.head_norm,
+        "stage1": recipe.expnet.batch_norm,
+        "stage2": recipe.expnet.batch_norm and stage2.batch_norm == "trainable",
+        "scratch": True,
+    }
     if recipe.crop.crop_px < 32:
         faults.append(f"crop.crop_px is {recipe.crop.crop_px}, expected 32 or more: the net pools five times")
     for name in STAGES:
@@ -255,7 +256,7 @@ def contradictions(recipe: Recipe) -> list[str]:
                 f"{name}.milestones is {milestones} and {name}.schedule is {stage.schedule}, which uses none: "
                 f"set {name}.milestones=[] or {name}.schedule=step"
             )
-        if stage.batch_size == 1 and _has_batch_norm(recipe, name):
+        if stage.batch_size == 1 and learned_norms[name]:
             faults.append(f"{name}.batch_size is 1, expected 2 or more: its batch norms compare pictures")
         if stage.warmup_epochs >= stage.epochs > 1:
             faults.append(
@@ -273,7 +274,8 @@ def contradictions(recipe: Recipe) -> list[str]:
             "stage2.soft_labels is above 0, expected face_net.fine_tuned = true with it: a pretrained face net has no "
             "scores of these classes"
         )
-    if stage2.standardised_input and not stage1.standardises:
+    standardises = any(term.loss == "standardised-l2" for term in stage1.losses)
+    if stage2.standardised_input and not standardises:
         faults.append('stage2.standardised_input is true, expected a term "standardised-l2" in stage1.losses with it')
     if stage2.batch_norm == "frozen" and not recipe.expnet.batch_norm:
         faults.append('stage2.batch_norm is "frozen", expected expnet.batch_norm = true with it')
@@ -296,11 +298,3 @@ def contradictions(recipe: Recipe) -> list[str]:
             "is trained on can't be used to stop or to calibrate"
         )
     return faults
-
-
-def _has_batch_norm(recipe: Recipe, stage: str) -> bool:
-    """Whether a network that the stage trains has batch norms that learn from the batch."""
-    if stage == "fine_tune":
-        return recipe.face_net.fine_tuned and recipe.face_net.head_norm
-    frozen = stage == "stage2" and recipe.stage2.batch_norm == "frozen"
-    return stage == "scratch" or (recipe.expnet.batch_norm and not frozen)

@@ -311,3 +311,19 @@ def test_a_stopped_training_leaves_out_the_other_folds_and_seeds_of_its_row(
     assert stopped == {(1, "scratch"), (2, "fn2en")}  # FN2EN without its face net has no result either
     assert len(list(out.rglob("stopped.txt"))) == 2
     assert len(list(out.rglob("result.json"))) == 4 * 3  # scratch, fine-tune and fn2en of the base recipe
+
+
+def test_a_stopped_baseline_does_not_stop_fn2en_with_the_pretrained_face_net(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = classify.ClassifyStage.loss
+    monkeypatch.setattr(
+        classify.ClassifyStage, "loss", lambda self, e: loss(self, e) * (math.nan if self.name == "fine_tune" else 1)
+    )
+    recipe = tiny.tiny_recipe("face_net.fine_tuned=false")
+    out = ablate(
+        faces, ["stage2.lr=0.002"], recipe=recipe, out=tmp_path / "out", methods=("fine-tune", "fn2en"), folds=2,
+        first_folds=1, **CPU,
+    )  # fmt: skip
+    table = pd.read_csv(out / "table.csv").fillna({"stopped": ""})
+    assert table["accuracy"].notna().tolist() == (table["method"] == "fn2en").tolist()

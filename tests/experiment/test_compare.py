@@ -470,3 +470,67 @@ def test_an_interrupted_write_leaves_no_half_file(faces: Path, tmp_path: Path, m
     assert not list((tmp_path / "run").rglob("*.parquet"))
     run = train(faces, **arguments, resume=True)
     assert len(pd.read_parquet(run / "predictions.parquet"))
+
+
+def test_a_job_killed_before_its_result_is_finished_with_the_same_numbers(faces: Path, tmp_path: Path) -> None:
+    arguments = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", **CPU}
+    run = train(faces, **arguments)
+    before = pd.read_parquet(run / "predictions.parquet")
+    for result in run.rglob("result.json"):
+        result.unlink()
+    (run / "metrics.json").unlink()
+    train(faces, **arguments, resume=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(run / "predictions.parquet"), before)
+    assert not list(run.rglob("views-*"))
+
+
+def test_validation_pictures_that_are_copies_are_not_counted_and_can_not_be_all(tmp_path: Path) -> None:
+    faces = tiny.write_faces(tmp_path / "faces")
+    table = read_manifest(faces).table.assign(split=["train", "valid", "test", "train"] * 6)
+    images = {part: list(table.loc[table["split"] == part, "image"]) for part in ("valid", "test")}
+    table.to_csv(faces / "all.csv", index=False)
+    arguments = {"recipe": tiny.tiny_recipe("calibrate=true", "scratch.patience=1"), "method": "scratch", **CPU}
+    (faces / images["valid"][0]).write_bytes((faces / images["test"][0]).read_bytes())
+    run = train(faces / "all.csv", out=tmp_path / "run", **arguments)
+    assert any(sentence.startswith("5 pictures a fold are its validation") for sentence in record(run)["checks"])
+    for valid, test in zip(images["valid"], images["test"], strict=True):
+        (faces / valid).write_bytes((faces / test).read_bytes())
+    with pytest.raises(UserError, match="all pictures of a validation part are copies"):
+        train(faces / "all.csv", out=tmp_path / "none", **arguments)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "folds"),
+    [
+        ({"subject": ["S0", "S1", *[""] * 22]}, 8),  # 24 subjects or pictures, 8 pictures a class
+        ({"subject": "", "sequence": [f"q{n % 4}" for n in range(24)]}, 4),
+        ({}, 4),
+    ],
+)
+def test_train_holds_out_a_fold_of_subjects_sequences_or_pictures(
+    faces: Path, tmp_path: Path, columns: dict[str, Any], folds: int
+) -> None:
+    manifest = read_manifest(with_subjects(faces, tmp_path, **columns))
+    assert experiment._affordable_folds(manifest) == folds
+    assert len(splits.choose(manifest, "auto", folds).splits) == folds
+
+
+def test_no_fold_at_all_is_refused(faces: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="first_folds is 0, expected 1 or more"):
+        compare(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", folds=2, first_folds=0, **CPU)
+
+
+def test_an_error_of_memory_without_a_text_is_explained() -> None:
+    message = r"it does not fit \(MemoryError\); take less"
+    with pytest.raises(UserError, match=message), jobs.memory_errors("it does not fit", "take less"):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="another"), jobs.memory_errors("it does not fit", "take less"):
+        raise RuntimeError("another")
+
+
+def test_everything_is_trained_on_but_the_validation_part(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny.tiny_recipe("calibrate=true", "val_fraction=0.25", "stage2.patience=1")
+    run = train(with_subjects(faces, tmp_path), recipe=recipe, out=tmp_path / "run", holdout=False, **CPU)
+    metadata = load_model(run).metadata
+    assert (metadata["calibration"]["pictures"], metadata["trained_on"]["pictures"]) == (6, 18)

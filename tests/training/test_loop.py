@@ -183,6 +183,14 @@ def test_a_broken_epoch_does_not_overwrite_the_checkpoint(tmp_path: Path, monkey
     assert tensors["weights/weight"].item() == stage.weights[4]
 
 
+def test_a_checkpoint_beside_finished_weights_is_deleted(tmp_path: Path) -> None:
+    train(Line(PLAIN), tmp_path)
+    left = tmp_path / "line.checkpoint.safetensors"
+    left.touch()
+    train(Line(PLAIN), tmp_path)
+    assert not left.exists()
+
+
 def test_a_validation_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
     with pytest.raises(StageStopped, match=r"line: the validation loss of epoch 2 is inf; lower the learning"):
         train(Line(STOPPING, [1.0, float("inf")]), tmp_path)

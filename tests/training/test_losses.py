@@ -118,11 +118,6 @@ def test_p_norm_by_hand() -> None:
     student, teacher = torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([[0.0, 4.0], [0.0, 2.0]])
     # Differences 1, -2, 0, -3; B = 2.
     assert p_norm_loss(student, teacher) == (1 + 4 + 9) / 4
-    assert p_norm_loss(student, teacher, p=1) == (1 + 2 + 3) / 4
-    assert p_norm_loss(student, teacher, p=3) == pytest.approx((1 + 8 + 27) / 4)
-    for p in (0.5, -1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="expected a finite number of 1 or more"):
-            p_norm_loss(student, teacher, p=p)
 
 
 def test_the_papers_rate_takes_the_steps_of_a_mean_of_squares_at_1_2544e_3() -> None:
@@ -177,7 +172,6 @@ def test_rkd_agrees_with_its_definition() -> None:
     distance, angle = rkd_by_definition(student, teacher)
     assert min(distance, angle) > 1e-3
     assert rkd_loss(student, teacher).item() == pytest.approx(distance + 2 * angle, rel=1e-9)
-    assert rkd_loss(student, teacher, 25.0, 0.0).item() == pytest.approx(25 * distance, rel=1e-9)
 
 
 def test_rkd_by_hand() -> None:

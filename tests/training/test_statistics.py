@@ -69,7 +69,6 @@ def test_r2_by_hand_over_batches_and_from_the_start_after_a_reset() -> None:
     r2.update(predictions[:1], targets[:1])
     r2.update(predictions[1:], targets[1:])
     assert r2.compute() == pytest.approx(1 - 2 / 10)  # unexplained 0 + 1 + 1 + 0, total 1 + 4 + 1 + 4
-    r2.reset()
     r2.update(targets, targets)
     assert r2.compute() == 1.0
 
@@ -116,7 +115,6 @@ def test_r2_does_not_wait_for_the_device() -> None:
 def test_r2_without_variance_of_the_targets() -> None:
     targets, r2 = torch.ones(3, 2), RSquared(torch.ones(2))
     for predictions, expected in ((targets, 1.0), (targets + 1, 0.0)):
-        r2.reset()
         r2.update(predictions, targets)
         assert r2.compute() == expected
     r2.update(targets * float("nan"), targets + 1)

@@ -10,14 +10,9 @@ from contextlib import contextmanager
 from functools import partial
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_WIDTH = 140
 SECONDS_BETWEEN_LINES = 30.0
@@ -65,33 +60,24 @@ class Bar(Display):
 @contextmanager
 def progress(quiet: bool = False) -> Iterator[Display]:
     """Show progress and log messages of the package while a command runs; if quiet, warnings only."""
-    package, handler = logging.getLogger("facenet2expnet"), logging.StreamHandler(_Stderr())
+    package = logging.getLogger("facenet2expnet")
+    bars_shown = sys.stderr.isatty() and not quiet
+    handler: logging.Handler = logging.StreamHandler()
+    if bars_shown:  # messages appear above the bars
+        plain = NullHighlighter()
+        handler = RichHandler(console=err, highlighter=plain, show_time=False, show_level=False, show_path=False)
     handler.setLevel(logging.WARNING if quiet else logging.INFO)
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = package.level
     package.setLevel(logging.INFO)
     package.addHandler(handler)
     try:
-        if quiet:
-            yield Display()
-        elif sys.stderr.isatty():
+        if bars_shown:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True) as bars:
                 yield Bar(bars)
         else:
-            yield Lines()
+            yield Display() if quiet else Lines()
     finally:
         package.removeHandler(handler)
         package.setLevel(level)
-
-
-class _Stderr:
-    """Standard error through Rich, so that messages appear above the bars; looked up at every message."""
-
-    def write(self, text: str) -> None:
-        if text.strip():
-            console = err if sys.stderr.isatty() else Console(file=sys.stderr, highlight=False, soft_wrap=True)
-            console.print(text.rstrip("\n"), markup=False, soft_wrap=True)
-
-    def flush(self) -> None:
-        sys.stderr.flush()

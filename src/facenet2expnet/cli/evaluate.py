@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from facenet2expnet.cli.model import ModelFolder, TableFile
-from facenet2expnet.cli.run import Data, Device, OnDevice, Quiet
+from facenet2expnet.cli.run import Data, Device, Quiet
 
 
 def add(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def evaluate(
     model: ModelFolder,
     data: Data,
     out: TableFile = None,
-    device: OnDevice = Device.auto,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Evaluate a model on labelled faces.
@@ -36,7 +36,7 @@ def evaluate(
     if out:
         check_table_name(out)
     with console.progress(quiet) as display:
-        found = evaluate_model(model, data, device=device.value, progress=display.of("reading faces"))
+        found = evaluate_model(model, data, device=device, progress=display.of("reading faces"))
     for note in found.notes:
         print(note)
     console.out.print(tables.to_rich(tables.comparison_text(found.metrics)))
@@ -53,7 +53,7 @@ def calibrate(
         Path | None,
         typer.Option("--out", "-o", help="A new folder for the model. By default the model is changed in place."),
     ] = None,
-    device: OnDevice = Device.auto,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Calibrate a model's probabilities on labelled faces that it was not trained on; its predictions stay the same.
@@ -64,7 +64,7 @@ def calibrate(
     from facenet2expnet.experiment.calibration import calibrate as calibrate_model
 
     with console.progress(quiet) as display:
-        found = calibrate_model(model, data, out=out, device=device.value, progress=display.of("reading faces"))
+        found = calibrate_model(model, data, out=out, device=device, progress=display.of("reading faces"))
     for skipped in found.skipped:
         print(f"left out: {skipped.image}: {skipped.reason}")
     print(f"temperature {found.temperature:.3f}, fitted on {found.pictures:,} pictures")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facenet2expnet.cli.run import Device, OnDevice, Quiet
+from facenet2expnet.cli.run import Device, Quiet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ def predict(
     centre_crop: Annotated[
         bool, typer.Option("--centre-crop", help="Use the centre of images in which no face is found.")
     ] = False,
-    device: OnDevice = Device.auto,
+    device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Predict the expressions of faces in images; print a table, and write it to a file with --out.
@@ -49,7 +49,7 @@ def predict(
 
     if out:
         check_table_name(out)
-    recognizer = Recognizer.load(model, device.value)
+    recognizer = Recognizer.load(model, device)
     with console.progress(quiet) as display:
         found = recognizer.predict(images, centre_crop=centre_crop, progress=display.of("images"))
     for skipped in found.skipped:

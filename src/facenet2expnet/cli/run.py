@@ -3,62 +3,36 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from facenet2expnet.data.manifest import Manifest
-
 Data = Annotated[
-    Path,
-    typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces."),
+    Path, typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces.")
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="quick, normalised, best, paper, or a TOML file.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Change a setting of the recipe, such as stage1.epochs=10. Repeatable."),
+    typer.Option("--set", help="Change a setting of the recipe, as stage1.epochs=10. Repeatable."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. By default a new one in runs/.")]
 Protocol = Annotated[
-    str,
-    typer.Option(
-        help="auto, subject-groups, leave-one-subject-out, stratified, split, fold, official, or a split file."
-    ),
+    str, typer.Option(help="auto, subject-groups, leave-one-subject-out, stratified, split, fold, official or a file.")
 ]
 Folds = Annotated[int, typer.Option(min=2, help="Number of folds, where the protocol leaves it open.")]
 FirstFolds = Annotated[int | None, typer.Option(min=1, help="Run only the first N folds.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0 on.")]
 DropNear = Annotated[
-    bool,
-    typer.Option("--drop-near", help="Also take near-duplicates of test pictures out of the training part."),
+    bool, typer.Option("--drop-near", help="Also take near-duplicates of test pictures out of the training part.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
-
-
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
-
-
-class Method(StrEnum):
-    """The paper's two baselines and its method."""
-
-    scratch = "scratch"
-    fine_tune = "fine-tune"
-    fn2en = "fn2en"
-
-
-Methods = Annotated[list[Method] | None, typer.Option("--method", help="Only these methods. Repeatable.")]
-OnDevice = Annotated[Device, typer.Option("--device", help="Where to compute.")]
+Methods = Annotated[
+    list[str] | None, typer.Option("--method", help="Only this: scratch, fine-tune or fn2en. Repeatable.")
+]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda or mps.")]
 
 ON_THE_PAGE = ("units", "balanced accuracy, %", "log loss", "weights, M", "multiply-adds, M")
 """Columns of an ablation that a terminal has no room for."""
@@ -75,7 +49,7 @@ def quickstart(
     folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 2,
     first_folds: FirstFolds = None,
     settings: Settings = None,
-    device: OnDevice = Device.auto,
+    device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -90,12 +64,13 @@ def quickstart(
     from facenet2expnet.data.manifest import read_manifest
     from facenet2expnet.predict.model_folder import CARD
 
-    sample = replace(read_manifest(sample_folder() / "manifest.csv"), name="the bundled sample")
-    run = _compare_and_print(
-        sample, "quick", settings, out or _new_run("quickstart", resume), list(Method), folds=folds,
-        first_folds=first_folds, device=device.value, threads=threads, resume=resume, quiet=quiet,
+    out = out or _new_run("quickstart", resume)
+    sample: Any = replace(read_manifest(sample_folder() / "manifest.csv"), name="the bundled sample")
+    compare(
+        sample, settings=settings, out=out, folds=folds, first_folds=first_folds, device=device, threads=threads,
+        resume=resume, quiet=quiet,
     )  # fmt: skip
-    model = min(run.rglob(f"fn2en/model/{CARD}")).parent
+    model = min(out.rglob(f"fn2en/model/{CARD}")).parent
     print(f"model:  {model}")
     print(f"try it: fn2en predict {model} PICTURE")
 
@@ -105,14 +80,14 @@ def train(
     recipe: RecipeName = "quick",
     settings: Settings = None,
     out: Out = None,
-    method: Annotated[Method, typer.Option(help="What to train.")] = Method.fn2en,
+    method: Annotated[str, typer.Option(help="What to train: scratch, fine-tune or fn2en.")] = "fn2en",
     holdout: Annotated[
         bool, typer.Option(help="Keep a tenth (by subject), or the manifest's own test split, for testing.")
     ] = True,
     protocol: Protocol = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     drop_near: DropNear = False,
-    device: OnDevice = Device.auto,
+    device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -128,12 +103,10 @@ def train(
     with console.progress(quiet) as display:
         run = experiment.train(
             data, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("train", resume),
-            method=method.value, holdout=holdout, protocol=protocol, seed=seed, drop_near=drop_near,
-            device=device.value, threads=threads, resume=resume, progress=display,
+            method=method, holdout=holdout, protocol=protocol, seed=seed, drop_near=drop_near,
+            device=device, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
-    if holdout:
-        _print_comparison(run)
-    print(f"report: {run / 'report.html'}")
+    _print_comparison(run)
     print(f"model:  {run / 'model'}")
 
 
@@ -148,7 +121,7 @@ def compare(
     first_folds: FirstFolds = None,
     seeds: Seeds = 1,
     drop_near: DropNear = False,
-    device: OnDevice = Device.auto,
+    device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -157,11 +130,18 @@ def compare(
 
     Example: fn2en compare faces/ --folds 5 --set stage1.epochs=60
     """
-    _compare_and_print(
-        data, recipe, settings, out or _new_run("compare", resume), methods or list(Method), protocol=protocol,
-        folds=folds, first_folds=first_folds, seeds=range(seeds), drop_near=drop_near, device=device.value,
-        threads=threads, resume=resume, quiet=quiet,
-    )  # fmt: skip
+    from facenet2expnet import recipes
+    from facenet2expnet.cli import console
+    from facenet2expnet.experiment import compare as experiment
+    from facenet2expnet.experiment.job import METHODS
+
+    with console.progress(quiet) as display:
+        run = experiment.compare(
+            data, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("compare", resume),
+            methods=methods or METHODS, protocol=protocol, folds=folds, first_folds=first_folds, seeds=range(seeds),
+            drop_near=drop_near, device=device, threads=threads, resume=resume, progress=display,
+        )  # fmt: skip
+    _print_comparison(run)
 
 
 def ablate(
@@ -175,8 +155,7 @@ def ablate(
         ),
     ] = None,
     learning_curve: Annotated[
-        bool,
-        typer.Option("--learning-curve", help="Train all methods on 250, 500, 1,000 pictures and so on."),
+        bool, typer.Option("--learning-curve", help="Train all methods on 250, 500, 1,000 pictures and so on.")
     ] = False,
     recipe: RecipeName = "best",
     settings: Settings = None,
@@ -186,7 +165,7 @@ def ablate(
     folds: Folds = 10,
     first_folds: FirstFolds = None,
     seeds: Seeds = 1,
-    device: OnDevice = Device.auto,
+    device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -197,16 +176,17 @@ def ablate(
     """
     from facenet2expnet.cli import console
     from facenet2expnet.experiment import ablation
+    from facenet2expnet.experiment.job import METHODS
     from facenet2expnet.report import tables
     from facenet2expnet.report.ablation_page import read_ablation, table_text
 
     changes = [*(changes or []), *(["pictures=250.."] if learning_curve else [])]
-    methods = methods or (list(Method) if learning_curve else [Method.fn2en])
+    methods = methods or (list(METHODS) if learning_curve else ["fn2en"])
     with console.progress(quiet) as display:
         folder = ablation.ablate(
             data, changes, recipe=recipe, settings=settings or [], out=out or _new_run("ablation", resume),
-            methods=[method.value for method in methods], protocol=protocol, folds=folds, first_folds=first_folds,
-            seeds=range(seeds), device=device.value, threads=threads, resume=resume, progress=display,
+            methods=methods, protocol=protocol, folds=folds, first_folds=first_folds,
+            seeds=range(seeds), device=device, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
     table = table_text(read_ablation(folder))
     console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))
@@ -254,45 +234,20 @@ def recipe(
     print(recipes.to_toml(recipes.override(recipes.load(name), settings or [])), end="")
 
 
-def _compare_and_print(
-    data: Path | Manifest,
-    recipe: str,
-    settings: list[str] | None,
-    out: Path,
-    methods: list[Method],
-    *,
-    quiet: bool,
-    **options: Any,
-) -> Path:
-    """Run `compare` with a progress display, print its table and where the report is."""
-    from facenet2expnet import recipes
-    from facenet2expnet.cli import console
-    from facenet2expnet.experiment import compare as experiment
-
-    chosen = recipes.override(recipes.load(recipe), settings or [])
-    with console.progress(quiet) as display:
-        run = experiment.compare(
-            data, recipe=chosen, out=out, methods=[method.value for method in methods], progress=display, **options
-        )  # fmt: skip
-    _print_comparison(run)
-    print(f"report: {run / 'report.html'}")
-    return run
-
-
 def _print_comparison(run: Path) -> None:
     from facenet2expnet.cli import console
     from facenet2expnet.report import tables
     from facenet2expnet.report.run_folder import read_run
 
     folder = read_run(run)
-    if folder.metrics is None:
-        return
-    table = tables.comparison_text(folder.metrics, folder.metadata["manifest"]["name"], folder.sizes)
-    console.out.print(tables.to_rich(table))
-    if folder.metrics["paired_tests"]:
-        console.out.print(tables.to_rich(tables.paired_text(folder.metrics)))
-    for sentence in folder.metadata.get("checks", []):
-        console.out.print(sentence, markup=False)
+    if folder.metrics is not None:  # nothing was tested without a held-out part
+        table = tables.comparison_text(folder.metrics, folder.metadata["manifest"]["name"], folder.sizes)
+        console.out.print(tables.to_rich(table))
+        if folder.metrics["paired_tests"]:
+            console.out.print(tables.to_rich(tables.paired_text(folder.metrics)))
+        for sentence in folder.metadata.get("checks", []):
+            console.out.print(sentence, markup=False)
+    print(f"report: {run / 'report.html'}")
 
 
 def _new_run(kind: str, resume: bool) -> Path:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,13 @@ from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import Protocol
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import StageStopped, UserError
-from facenet2expnet.experiment.job import METHODS, Job, Progress, run_job
+from facenet2expnet.experiment import run
+from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, needed_methods, run_job
 from facenet2expnet.experiment.metrics import scores_of_method
-from facenet2expnet.experiment.run import (
-    check_methods_and_seeds,
-    describe,
-    earlier_record,
-    first_splits,
-    load_pictures,
-    model_metadata,
-    now,
-    prepare_inputs,
-    run_folder,
-    write_inputs,
-)
 from facenet2expnet.experiment.significance import compare_paired
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.experiment.variants import Variant, spell_doubles, training_key, vary
-from facenet2expnet.files import atomic_path, write_atomic, write_json
+from facenet2expnet.files import atomic_path, write_atomic
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
@@ -53,24 +43,31 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A variant with a method: a row of the table with its trainings over seeds and folds."""
+    """A variant with a method: a row of the table.
+
+    Attributes:
+        number: of the variant; 0 is the base recipe.
+        needed: the trainings over seeds and folds, and those of the fine-tuned face nets that they need.
+    """
 
     number: int
     variant: Variant
     method: str
-    jobs: list[Job]
+    needed: list[Job]
 
     @property
     def name(self) -> str:
-        """What it is called in predictions.parquet; number 0 is the base recipe."""
+        """What it is called in predictions.parquet."""
         return f"{self.number} {self.method}"
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The trainings of its own method."""
+        return [job for job in self.needed if job.method == self.method]
 
     def stopped(self) -> str:
         """Why one of its trainings, or of their face nets, was stopped; empty if none was."""
-        folders = [job.folder for job in self.jobs]
-        if self.method == "fn2en":
-            folders += [job.teacher_folder for job in self.jobs]
-        paths = [folder / STOPPED for folder in folders]
+        paths = [job.folder / STOPPED for job in self.needed]
         return next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
 
 
@@ -113,43 +110,37 @@ def ablate(
     Raises:
         UserError: If anything given can't be used; nothing is written then.
     """
-    check_methods_and_seeds(methods, seeds)
-    out = Path(out)
-    earlier = earlier_record(out / RECORD, "an ablation", resume=resume)
-    if threads := earlier["threads"] if earlier else threads:
-        torch.set_num_threads(threads)
+    from facenet2expnet.report.ablation_page import write_ablation
+
+    started, out = time.monotonic(), Path(out)
+    earlier = run.begin(out / RECORD, "an ablation", methods, seeds, threads, resume=resume)
     base = recipes.override(recipes.load(recipe) if isinstance(recipe, str) else recipe, settings)
     variants = vary(base, changes, settings)
     for variant in variants:
         stages.check(variant.recipe, fine_tunes="fine-tune" in methods)
     compute = choose_device(device)
-    dataset = load_pictures(data, base, progress)
-    chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
+    dataset = run.load_pictures(data, base, progress)
+    chosen = run.first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     smallest = min(len(split.train) for split in chosen.splits)
     variants = [spelled for variant in variants for spelled in spell_doubles(variant, smallest)]
-    inputs = prepare_inputs(dataset, chosen, base)
+    inputs = run.prepare_inputs(dataset, chosen, base)
     rows = _rows(variants, methods, seeds, dataset, chosen, out)
-    about = describe(inputs, base, compute, earlier)
+    about = run.describe(inputs, base, compute, earlier)
     about["identity"] = {name: about["identity"][name] for name in ("manifest", "folds")}
-    del about["manifest"]["pixels"]  # differs from crop to crop
-    axes: dict[str, list[str]] = {}
-    for variant in variants[1:]:
-        axes.setdefault(variant.axis, []).append(variant.value)
+    axes = {axis: [v.value for v in variants if v.axis == axis] for axis in [v.axis for v in variants[1:]]}
     about |= {"format": FORMAT, "recipe": recipes.to_dict(base), "axes": axes, "methods": list(methods)}
-    about |= {
-        "seeds": list(seeds),
-        "classes": list(dataset.manifest.classes),
-        "skipped": len(dataset.skipped),
-    }
-    about["pixels"] = _pixels(variants, data, dataset, progress)
-    before = (earlier or {}).get("pixels", {})
-    if any(before.get(key, pixels) != pixels for key, pixels in about["pixels"].items()):
+    about |= {"seeds": list(seeds), "classes": list(dataset.manifest.classes), "skipped": len(dataset.skipped)}
+    pixels, before = _pixels(variants, data, dataset, progress), (earlier or {}).get("pixels", {})
+    if any(before.get(crop, found) != found for crop, found in pixels.items()):
         raise UserError(f"{out}: was begun with other pictures under the same names; choose another --out")
-    about["pixels"] = before | about["pixels"]
-    with run_folder(out / RECORD, earlier, about):
-        write_inputs(out, inputs, base)
+    about["pixels"] = before | pixels
+    del about["manifest"]["pixels"]  # differs from crop to crop
+    with run.run_folder(out / RECORD, earlier, about, started) as update:
+        run.write_inputs(out, inputs, base)
         _train(rows, data, dataset, compute, about, out, progress)
-        _conclude(rows, about, out, compute)
+        _write_tables(rows, about, out, compute)
+        update(finished=run.now())
+        write_ablation(out)
     return out
 
 
@@ -161,27 +152,25 @@ def _rows(
     protocol: Protocol,
     out: Path,
 ) -> list[Row]:
-    """Plan the trainings of every variant and method."""
-    rows = []
+    """Plan the trainings of every variant and method; equal ones have one folder."""
+    rows, trainings = [], out / "trainings"
     for number, variant in enumerate(variants):
-        chosen = protocol
+        recipe, drawn = variant.recipe, protocol.splits
         if (count := variant.pictures) is not None:
-            smaller = [
-                replace(split, train=splits.subsample(dataset.manifest, split.train, count))
-                for split in protocol.splits
-            ]
-            chosen = replace(protocol, splits=smaller)
-        prepared = prepare_inputs(dataset, chosen, variant.recipe, report_near=False).splits
+            smaller = [splits.subsample(dataset.manifest, split.train, count) for split in drawn]
+            drawn = [replace(split, train=train) for split, train in zip(drawn, smaller, strict=True)]
+        prepared = run.prepare_inputs(dataset, replace(protocol, splits=drawn), recipe, report_near=False).splits
+        sizes = [len(split.train) for split in drawn]
         for method in (m for m in METHODS if m in methods):
-            jobs = []
-            for seed, split, drawn in (
-                (s, *pair) for s, pair in product(seeds, zip(prepared, chosen.splits, strict=True))
-            ):
-                place = Path(f"{len(drawn.train)}-pictures", f"seed-{seed}", split.name)
-                own = out / "trainings" / f"{method}-{training_key(method, variant.recipe)}" / place
-                teacher = out / "trainings" / f"fine-tune-{training_key('fine-tune', variant.recipe)}" / place
-                jobs.append(Job(method, split, seed, own, teacher, out / "trainings" / "views"))
-            rows.append(Row(number, variant, method, jobs))
+            needed = []
+            for seed, (split, size) in product(seeds, zip(prepared, sizes, strict=True)):
+                place = Path(f"{size}-pictures", f"seed-{seed}", split.name)
+                folders = {m: trainings / f"{m}-{training_key(m, recipe)}" / place for m in METHODS}
+                needed += [
+                    Job(m, split, seed, folders[m], folders["fine-tune"], trainings / "views")
+                    for m in needed_methods([method], recipe)
+                ]
+            rows.append(Row(number, variant, method, needed))
     return rows
 
 
@@ -199,44 +188,38 @@ def _train(
     A row without all its trainings has no number: once one has stopped, those that only stopped rows need are left out.
     """
     planned: dict[Path, tuple[Job, Recipe]] = {}
-    users: dict[Path, set[str]] = {}
     for row in rows:
-        for job in row.jobs:
-            needed = [job]
-            if job.method == "fn2en" and row.variant.recipe.face_net.fine_tuned:
-                needed = [replace(job, method="fine-tune", folder=job.teacher_folder), job]
-            for one in needed:
-                planned.setdefault(one.folder, (one, row.variant.recipe))
-                users.setdefault(one.folder, set()).add(row.name)
-    groups: dict[tuple[Any, ...], list[tuple[Job, Recipe]]] = {}
+        for job in row.needed:
+            planned.setdefault(job.folder, (job, row.variant.recipe))
     crops = list(dict.fromkeys(recipe.crop for _, recipe in planned.values()))
-    for job, recipe in planned.values():
-        group = (crops.index(recipe.crop), len(job.split.train), job.seed, job.split.name)
-        groups.setdefault(group, []).append((job, recipe))
+
+    def pictures(item: tuple[Job, Recipe]) -> tuple[Any, ...]:
+        job, recipe = item
+        return crops.index(recipe.crop), len(job.split.train), job.seed, job.split.name
+
+    ordered = sorted(planned.values(), key=lambda item: (pictures(item), METHODS.index(item[0].method)))
     stopped = {row.name for row in rows if row.stopped()}
     read, number = rows[0].variant.recipe.crop, 0
-    for group in sorted(groups):
-        for job, recipe in sorted(groups[group], key=lambda item: METHODS.index(item[0].method)):
+    for _, group in groupby(ordered, pictures):
+        for job, recipe in group:
             number += 1
-            if users[job.folder] <= stopped:
+            users = {row.name for row in rows if job.folder in {needed.folder for needed in row.needed}}
+            if users <= stopped:
                 continue
             if recipe.crop != read:
-                dataset, read = load_pictures(data, recipe, progress), recipe.crop
+                dataset, read = run.load_pictures(data, recipe, progress), recipe.crop
             try:
                 job = replace(job, number=number, total=len(planned))
-                run_job(job, dataset, recipe, device, model_metadata(about, recipe), progress)
+                run_job(job, dataset, recipe, device, run.model_metadata(about, recipe), progress)
             except StageStopped as error:  # a result too: the others go on
-                stopped |= users[job.folder]
+                stopped |= users
                 write_atomic(job.folder / STOPPED, str(error).encode())
                 log.warning("%s", error)
         shutil.rmtree(out / "trainings" / "views", ignore_errors=True)
 
 
 def _pixels(
-    variants: Sequence[Variant],
-    data: str | Path | Manifest,
-    dataset: Dataset,
-    progress: Progress | None,
+    variants: Sequence[Variant], data: str | Path | Manifest, dataset: Dataset, progress: Progress | None
 ) -> dict[str, str]:
     """Read the pictures at every crop that a variant needs, one crop in memory at a time; give a hash of each.
 
@@ -248,7 +231,7 @@ def _pixels(
         if (key := _crop_key(variant.recipe)) in found:
             continue
         try:
-            read = load_pictures(data, variant.recipe, progress)
+            read = run.load_pictures(data, variant.recipe, progress)
         except UserError as error:
             raise UserError(f"{variant.axis}={variant.value}: {error}; or leave this change out") from error
         if read.manifest.sha256() != dataset.manifest.sha256():
@@ -264,35 +247,22 @@ def _crop_key(recipe: Recipe) -> str:
     return sha256(repr(recipe.crop).encode()).hexdigest()[:10]
 
 
-def _conclude(rows: Sequence[Row], about: dict[str, Any], out: Path, device: torch.device) -> None:
-    """Write predictions, table and page."""
-    from facenet2expnet.report.ablation_page import write_ablation
-
+def _write_tables(rows: Sequence[Row], about: Mapping[str, Any], out: Path, device: torch.device) -> None:
+    """Write predictions.parquet and table.csv."""
     ended = [row for row in rows if not row.stopped()]
     if not ended:
         raise UserError(f"{out}: every variant was stopped; {rows[0].stopped()}")
-    predictions = []
-    for row in ended:
-        table = pd.concat([pd.read_parquet(job.folder / "predictions.parquet") for job in row.jobs])
-        predictions.append(table.assign(method=row.name))
-    every = pd.concat(predictions, ignore_index=True)
+    every = pd.concat([collect(row.jobs)[0].assign(method=row.name) for row in ended], ignore_index=True)
     with atomic_path(out / "predictions.parquet") as path:
         every.to_parquet(path, index=False)
     lines = []
     for row in rows:
         changed = {f"axis {axis}": row.variant.value if axis == row.variant.axis else "" for axis in about["axes"]}
-        line = {
-            "number": row.number,
-            **changed,
-            "method": row.method,
-            "pictures": len(row.jobs[0].split.train),
-        }
+        line = {"number": row.number} | changed | {"method": row.method, "pictures": len(row.jobs[0].split.train)}
         line |= _scores(row, every, about, device) if row in ended else {}
         lines.append(line | {"folder": str(row.jobs[0].folder.relative_to(out)), "stopped": row.stopped()})
     with atomic_path(out / "table.csv") as path:
         pd.DataFrame(lines).to_csv(path, index=False)
-    write_json(out / RECORD, {**about, "finished": now()})
-    write_ablation(out)
 
 
 def _scores(row: Row, every: pd.DataFrame, about: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -300,13 +270,13 @@ def _scores(row: Row, every: pd.DataFrame, about: Mapping[str, Any], device: tor
     scores = scores_of_method(every[every["method"] == row.name], about["classes"])
     over = "seeds" if len(about["seeds"]) > 1 else "folds"
     std = scores["std_over_seeds" if over == "seeds" else "std"].get("accuracy")
-    history = pd.concat([pd.read_csv(job.folder / "history.csv", dtype={"fold": str}) for job in row.jobs])
+    history = collect(row.jobs)[1]
     stage1 = history[history["stage"] == "stage1"]
     if stage1["val_loss"].notna().any():  # the stage ended with the weights of its best epoch
         stage1 = stage1.sort_values("val_loss", ascending=False)
     last = stage1.groupby(["seed", "fold"]).tail(1)
     model = load_model(row.jobs[0].folder / "model").module
-    size = asdict(measure(row.method, model, row.variant.recipe.crop.crop_px, device))
+    size = measure(row.method, model, row.variant.recipe.crop.crop_px, device)
     base, test = f"0 {row.method}", {}
     if row.number and base in set(every["method"]):
         test = asdict(compare_paired(every, row.name, base))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
@@ -17,13 +15,11 @@ from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.evaluate import load_labelled
 from facenet2expnet.experiment.metrics import CALIBRATION_SCORES, scores_of
+from facenet2expnet.experiment.significance import Floats, Ints
 from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import CARD, Model, find_model, save_model
 from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.scores import class_scores
-
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 
 COLDEST, HOTTEST = 0.05, 20.0
 """The range of temperatures; a network whose scores carry no information gets the hottest: all classes alike."""
@@ -80,11 +76,10 @@ def calibrate(
             f"{dataset.manifest.name}: the model's run was made from these pictures, and a temperature fitted on "
             "training pictures makes a model overconfident; give labelled pictures of other people"
         )
-    crop_px, device_used = recognizer.contract.crop_px, recognizer.device
-    scores = class_scores(recognizer.model, dataset.pixels, crop_px, device_used, rows=labelled)
-    scores = scores.astype(np.float64)
-    names = dataset.manifest.table["label"].iloc[labelled]
-    truth = np.array([recognizer.classes.index(name) for name in names])
+    crop_px = recognizer.contract.crop_px
+    found = class_scores(recognizer.model, dataset.pixels, crop_px, recognizer.device, rows=labelled)
+    scores = found.astype(np.float64)
+    truth = np.array([recognizer.classes.index(name) for name in dataset.manifest.table["label"].iloc[labelled]])
     temperature = fit_temperature(scores, truth)
     before, after = _log_loss_and_error(scores, truth), _log_loss_and_error(scores / temperature, truth)
     divide_scores(recognizer.model, temperature)

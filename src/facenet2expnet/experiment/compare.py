@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,9 @@ from facenet2expnet.data import splits
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.device import choose_device
+from facenet2expnet.experiment import run
 from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs, run_job
 from facenet2expnet.experiment.metrics import summarise
-from facenet2expnet.experiment.run import (
-    Inputs,
-    check_methods_and_seeds,
-    describe,
-    earlier_record,
-    first_splits,
-    load_pictures,
-    model_metadata,
-    now,
-    prepare_inputs,
-    run_folder,
-    write_inputs,
-)
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.files import atomic_path, write_json
 from facenet2expnet.predict.model_folder import load_model, save_model
@@ -83,19 +71,20 @@ def compare(
     Raises:
         UserError: If anything given can't be used; nothing is written then.
     """
-    started = time.monotonic()
-    check_methods_and_seeds(methods, seeds)
+    started, out = time.monotonic(), Path(out)
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    earlier, notes = _begin(Path(out), recipe, methods, threads, resume)
+    earlier = run.begin(out / RECORD, "a run", methods, seeds, threads, resume=resume)
+    face_net = stages.check(recipe, fine_tunes="fine-tune" in methods)
     compute = choose_device(device)
-    dataset = load_pictures(data, recipe, progress)
-    chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
-    inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
-    jobs = plan_jobs(inputs.splits, methods, seeds, recipe, Path(out))
-    about = describe(inputs, recipe, compute, earlier, kind="compare", methods=list(methods), seeds=list(seeds))
-    about |= {"format": FORMAT, "kind": "compare", "methods": list(methods), "seeds": list(seeds)}
-    _run(Path(out), inputs, jobs, recipe, compute, earlier, about | {"notes": notes}, started, progress)
-    return Path(out)
+    dataset = run.load_pictures(data, recipe, progress)
+    chosen = run.first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
+    inputs = run.prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
+    jobs = plan_jobs(inputs.splits, methods, seeds, recipe, out)
+    about = run.describe(inputs, recipe, compute, earlier, kind="compare", methods=list(methods), seeds=list(seeds))
+    about |= {"format": FORMAT, "notes": list(face_net.notes)}
+    with run.run_folder(out / RECORD, earlier, about, started) as update:
+        _train_and_test(jobs, inputs, recipe, compute, about, out, update, progress)
+    return out
 
 
 def train(
@@ -126,95 +115,67 @@ def train(
     Raises:
         UserError: If anything given can't be used; nothing is written then.
     """
-    started = time.monotonic()
-    check_methods_and_seeds([method], [seed])
+    started, out = time.monotonic(), Path(out)
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    earlier, notes = _begin(Path(out), recipe, [method], threads, resume)
+    earlier = run.begin(out / RECORD, "a run", [method], [seed], threads, resume=resume)
+    face_net = stages.check(recipe, fine_tunes=method == "fine-tune")
     compute = choose_device(device)
-    dataset = load_pictures(data, recipe, progress)
+    dataset = run.load_pictures(data, recipe, progress)
     if holdout:
         chosen = splits.choose(dataset.manifest, protocol, _affordable_folds(dataset.manifest))
         chosen = replace(chosen, splits=chosen.splits[:1])
     else:
-        chosen = _everything(dataset.manifest)
-    inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
-    jobs = plan_jobs(inputs.splits, [method], [seed], recipe, Path(out))
-    about = describe(inputs, recipe, compute, earlier, kind="train", methods=[method], seeds=[seed])
-    about |= {"format": FORMAT, "kind": "train", "methods": [method], "seeds": [seed]}
-    _run(Path(out), inputs, jobs, recipe, compute, earlier, about | {"notes": notes}, started, progress)
-    return Path(out)
+        rows = np.flatnonzero(dataset.manifest.labels >= 0)
+        note = "Nothing was held out, so there is no honest accuracy of this model."
+        chosen = Protocol("none", [Split("all", rows, rows[:0])], dataset.manifest.subjects is not None, note)
+    inputs = run.prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
+    jobs = plan_jobs(inputs.splits, [method], [seed], recipe, out)
+    about = run.describe(inputs, recipe, compute, earlier, kind="train", methods=[method], seeds=[seed])
+    about |= {"format": FORMAT, "notes": list(face_net.notes)}
+    with run.run_folder(out / RECORD, earlier, about, started) as update:
+        _train_and_test(jobs, inputs, recipe, compute, about, out, update, progress)
+    return out
 
 
-def _begin(
-    out: Path, recipe: Recipe, methods: Sequence[str], threads: int | None, resume: bool
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """Check what can be checked before the pictures are read.
-
-    Returns:
-        The record of an earlier run, and what was assumed when the face net's weights were read.
-    """
-    earlier = earlier_record(out / RECORD, "a run", resume=resume)
-    if threads := earlier["threads"] if earlier else threads:
-        torch.set_num_threads(threads)
-    info = stages.check(recipe, fine_tunes="fine-tune" in methods)
-    return earlier, list(info.notes)
-
-
-def _run(
-    out: Path,
-    inputs: Inputs,
+def _train_and_test(
     jobs: Sequence[Job],
+    inputs: run.Inputs,
     recipe: Recipe,
     device: torch.device,
-    earlier: Mapping[str, Any] | None,
     about: dict[str, Any],
-    started: float,
+    out: Path,
+    update: Callable[..., None],
     progress: Progress | None,
 ) -> None:
-    """Run all jobs in the run folder, then write metrics, sizes and the report."""
+    """Run all jobs, then write predictions, metrics, sizes and the report; `update` writes the record again."""
     from facenet2expnet.report.page import write_report
 
-    def record(**more: Any) -> None:
-        seconds = ((earlier or {}).get("seconds") or 0.0) + time.monotonic() - started
-        write_json(out / RECORD, {**about, "seconds": seconds, **more})
-
-    with run_folder(out / RECORD, earlier, about):
-        write_inputs(out, inputs, recipe)
-        for note in about["notes"]:
-            log.info("%s", note)
-        metadata = model_metadata(about, recipe)
-        for job in jobs:
-            run_job(job, inputs.dataset, recipe, device, metadata, progress)
-            record()
-        predictions, history = collect(jobs)
-        with atomic_path(out / "history.csv") as path:
-            history.to_csv(path, index=False)
-        if len(predictions):
-            with atomic_path(out / "predictions.parquet") as path:
-                predictions.to_parquet(path, index=False)
-            write_json(out / "metrics.json", summarise(predictions, inputs.dataset.manifest.classes))
-        first = {job.method: job.folder / "model" for job in reversed(jobs)}
-        models = {method: load_model(first[method]) for method in METHODS if method in first}
-        crop_px = inputs.dataset.contract.crop_px
-        sizes = [asdict(measure(name, model.module, crop_px, device)) for name, model in models.items()]
-        write_json(out / "sizes.json", sizes)
-        if about["kind"] == "train":
-            save_model(models[about["methods"][0]], out / "model")
-        record(finished=now())
-        write_report(out)
+    run.write_inputs(out, inputs, recipe)
+    for note in about["notes"]:
+        log.info("%s", note)
+    metadata = run.model_metadata(about, recipe)
+    for job in jobs:
+        run_job(job, inputs.dataset, recipe, device, metadata, progress)
+        update()
+    predictions, history = collect(jobs)
+    with atomic_path(out / "history.csv") as path:
+        history.to_csv(path, index=False)
+    if len(predictions):
+        with atomic_path(out / "predictions.parquet") as path:
+            predictions.to_parquet(path, index=False)
+        write_json(out / "metrics.json", summarise(predictions, inputs.dataset.manifest.classes))
+    first = {job.method: job.folder / "model" for job in reversed(jobs)}
+    models = {method: load_model(first[method]) for method in METHODS if method in first}
+    crop_px = inputs.dataset.contract.crop_px
+    write_json(out / "sizes.json", [measure(name, model.module, crop_px, device) for name, model in models.items()])
+    if about["kind"] == "train":
+        save_model(models[about["methods"][0]], out / "model")
+    update(finished=run.now())
+    write_report(out)
 
 
 def _affordable_folds(manifest: Manifest, most: int = 10) -> int:
-    """Give how many folds the rarest class and the number of subjects allow, `most` at the most."""
+    """Give how many folds the rarest class and the number of subjects or sequences allow, `most` at the most."""
     manifest = manifest.rows((manifest.labels >= 0) & ~manifest.train_only)  # those that can be tested
-    limits = [most, *(count for count in manifest.counts.values() if count)]
-    if manifest.subjects is not None:
-        limits.append(len(set(manifest.subjects)))
-    return max(2, min(limits))
-
-
-def _everything(manifest: Manifest) -> Protocol:
-    """Give one split that trains on all labelled pictures and tests nothing."""
-    rows = np.flatnonzero(manifest.labels >= 0)
-    note = "Nothing was held out, so there is no honest accuracy of this model."
-    return Protocol("none", [Split("all", rows, rows[:0])], manifest.subjects is not None, note, unused=0)
+    groups = len(np.unique(manifest.groups))
+    return max(2, min(most, groups, *(count for count in manifest.counts.values() if count)))

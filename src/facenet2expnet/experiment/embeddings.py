@@ -11,19 +11,10 @@ BATCH = 64
 
 
 @torch.inference_mode()
-def face_embeddings(pixels: np.ndarray, name: str = "dlib-resnet29", tap: str = "descriptor") -> np.ndarray:
-    """Return a face net's embedding of every stored face.
-
-    Args:
-        pixels: (N, S, S, 3) uint8 RGB.
-        name: a face net.
-        tap: its layer that tells subjects apart.
-    Returns:
-        (N, D) float32.
-    """
-    net = face.load(name)
-    batches = []
+def face_embeddings(pixels: np.ndarray) -> np.ndarray:
+    """Give dlib's descriptor of every stored face, (N, 128) float32, of pixels (N, S, S, 3) uint8 RGB."""
+    net, batches = face.load("dlib-resnet29"), []
     for start in range(0, len(pixels), BATCH):
         crops = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH]))
-        batches.append(net(crops.permute(0, 3, 1, 2).float(), [tap])[tap].numpy())
+        batches.append(net(crops.permute(0, 3, 1, 2).float(), ["descriptor"])["descriptor"].numpy())
     return np.concatenate(batches)

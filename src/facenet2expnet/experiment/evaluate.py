@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 from facenet2expnet.data.audit import audit
 from facenet2expnet.data.dataset import Dataset, load_dataset
@@ -62,21 +64,11 @@ def evaluate(
     """
     recognizer = Recognizer.load(model, device)
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)
-    table, classes = dataset.manifest.table.iloc[labelled], recognizer.classes
-    crop_px = recognizer.contract.crop_px
-    probabilities = class_probabilities(recognizer.model, dataset.pixels, crop_px, recognizer.device, rows=labelled)
-    columns: dict[str, Any] = {"image": table["image"].to_numpy()}
-    if dataset.manifest.subjects is not None:
-        columns["subject"] = table["subject"].to_numpy()
-    columns |= {
-        "fold": "all",
-        "method": recognizer.metadata.get("method", "model"),
-        "seed": recognizer.metadata.get("trained_on", {}).get("seed", 0),
-        "truth": table["label"].to_numpy(),
-        "predicted": np.array(classes, dtype=object)[probabilities.argmax(axis=1)],
-    }
-    columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)}
-    predictions = pd.DataFrame(columns)
+    predictions = predict_table(
+        recognizer.model, dataset, labelled, recognizer.classes, recognizer.device, fold="all",
+        method=recognizer.metadata.get("method", "model"),
+        seed=recognizer.metadata.get("trained_on", {}).get("seed", 0),
+    )  # fmt: skip
     notes = [f"left out: {skipped.image}: {skipped.reason}" for skipped in dataset.skipped[:LISTED]]
     if len(dataset.skipped) > LISTED:
         notes.append(f"... and {len(dataset.skipped) - LISTED} more were left out")
@@ -94,7 +86,19 @@ def evaluate(
             "The model's run was made from these pictures: those of its training part are among them, "
             "so the accuracy is too high for new people."
         )
-    return Evaluation(predictions, summarise(predictions, classes), notes, dataset.skipped)
+    return Evaluation(predictions, summarise(predictions, recognizer.classes), notes, dataset.skipped)
+
+
+def predict_table(
+    model: nn.Module, dataset: Dataset, rows: np.ndarray, classes: Sequence[str], device: torch.device, **what: Any
+) -> pd.DataFrame:
+    """Predict labelled rows of a dataset: image, subject if known, `what` it is, truth, predicted, p_<class>."""
+    probabilities = class_probabilities(model, dataset.pixels, dataset.contract.crop_px, device, rows=rows)
+    table = dataset.manifest.table.iloc[rows]
+    known = ["image"] if dataset.manifest.subjects is None else ["image", "subject"]
+    columns = {name: table[name].to_numpy() for name in known} | what | {"truth": table["label"].to_numpy()}
+    columns["predicted"] = np.array(classes, dtype=object)[probabilities.argmax(axis=1)]
+    return pd.DataFrame(columns | {f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)})
 
 
 def load_labelled(

@@ -20,12 +20,13 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from facenet2expnet.data.dataset import Dataset
 from facenet2expnet.data.splits import Split
-from facenet2expnet.errors import StageStopped
+from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.experiment.calibration import fit_temperature
-from facenet2expnet.files import atomic_path, read_json, write_json
+from facenet2expnet.experiment.evaluate import predict_table
+from facenet2expnet.files import atomic_path, write_json
 from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import Model, save_model
-from facenet2expnet.predict.scores import class_probabilities, class_scores
+from facenet2expnet.predict.scores import class_scores
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training.loop import EpochRecord, best_epoch
 from facenet2expnet.training.stages import TrainingContext, fine_tune, fn2en, from_scratch, pretrained_teacher
@@ -74,17 +75,19 @@ class Job:
 def plan_jobs(
     splits: Sequence[Split], methods: Sequence[str], seeds: Sequence[int], recipe: Recipe, folder: Path
 ) -> list[Job]:
-    """List the trainings of a run in their order: seed by seed, split by split, method by method.
-
-    FN2EN needs the fine-tuned face net, so "fine-tune" comes before it, unless the recipe takes the pretrained one.
-    """
-    wanted = set(methods) | ({"fine-tune"} if "fn2en" in methods and recipe.face_net.fine_tuned else set())
+    """List the trainings of a run in their order: seed by seed, split by split, method by method."""
     jobs = []
     for seed in seeds:
         for split in splits:
             place = (folder / f"seed-{seed}" if len(seeds) > 1 else folder) / split.name
-            jobs += [Job(m, split, seed, place / m, place / "fine-tune") for m in METHODS if m in wanted]
+            jobs += [Job(m, split, seed, place / m, place / "fine-tune") for m in needed_methods(methods, recipe)]
     return [dataclasses.replace(job, number=n, total=len(jobs)) for n, job in enumerate(jobs, start=1)]
+
+
+def needed_methods(methods: Sequence[str], recipe: Recipe) -> list[str]:
+    """Give the methods in their order; FN2EN brings "fine-tune", unless the recipe takes the pretrained face net."""
+    brings = "fn2en" in methods and recipe.face_net.fine_tuned
+    return [m for m in METHODS if m in methods or (m == "fine-tune" and brings)]
 
 
 def run_job(
@@ -98,25 +101,22 @@ def run_job(
     """Train, save the model, test it once, and write predictions and history. Finished jobs are skipped.
 
     Args:
-        job: what to do.
-        dataset: the pictures.
-        recipe: every number.
-        device: where to compute.
+        job, dataset, recipe, device: what to train, on what and where.
         metadata: saved with the model.
-        progress: called with the epochs done.
+        progress: called with the epochs done and in all.
     Raises:
         StageStopped: If the training can't go on, or does not fit in memory.
     """
     if (job.folder / RESULT).is_file():
         drop_views(job.folder)
-        log.info("%s: done before%s", job.title, _accuracy_text(read_json(job.folder / RESULT)["accuracy"]))
+        log.info("%s: done before", job.title)
         return
     log.info("%s: %d training pictures", job.title, len(job.split.train))
     records: list[EpochRecord] = []
-    with _memory_errors(job), _epoch_callback(job, recipe, records, progress) as on_epoch:
-        views = progress_of("teacher's features", progress)
-        context = TrainingContext(recipe, job.seed, device, on_epoch, views, job.views_folder)
-        model = _train(job, dataset, context)
+    views = partial(progress, "teacher's features") if progress else None
+    advice = f"{job.method}: the training does not fit in memory", "take a smaller network, input size or batch_size"
+    with memory_errors(*advice), _epoch_callback(job, recipe, records, progress) as on_epoch:
+        model = _train(job, dataset, TrainingContext(recipe, job.seed, device, on_epoch, views, job.views_folder))
     _log_early_stopping(records)
     temperature = None
     if recipe.calibrate:
@@ -124,7 +124,8 @@ def run_job(
         scores = class_scores(model, dataset.pixels, dataset.contract.crop_px, device, rows=rows)
         temperature = fit_temperature(scores, dataset.manifest.labels[rows])
         divide_scores(model, temperature)
-    predictions = _test(job, dataset, model, device)
+    what = {"fold": job.split.name, "method": job.method, "seed": job.seed}
+    predictions = predict_table(model, dataset, job.split.test, dataset.manifest.classes, device, **what)
     if temperature is not None:
         predictions["temperature"] = temperature
     correct = predictions["truth"] == predictions["predicted"]
@@ -132,21 +133,17 @@ def run_job(
     with atomic_path(job.folder / "predictions.parquet") as path:
         predictions.to_parquet(path, index=False)
     with atomic_path(job.folder / "history.csv") as path:
-        _history(job, records).to_csv(path, index=False)
+        history = pd.DataFrame([what | dataclasses.asdict(record) for record in records])
+        history.drop(columns="epochs").to_csv(path, index=False)
     trained_on = {"fold": job.split.name, "seed": job.seed, "pictures": len(job.split.train)}
-    saved = {**metadata, "method": job.method, "metrics": {"accuracy": accuracy}}
-    saved["trained_on"] = {**metadata["trained_on"], **trained_on}
+    saved = metadata | {"method": job.method, "metrics": {"accuracy": accuracy}}
+    saved["trained_on"] = metadata["trained_on"] | trained_on
     if temperature is not None:
         saved["calibration"] = {"temperature": temperature, "pictures": len(job.split.validation)}
     save_model(Model(model, dataset.manifest.classes, dataset.contract, saved), job.folder / "model")
     write_json(job.folder / RESULT, {"accuracy": accuracy, "pictures_tested": len(predictions)})
     drop_views(job.folder)
-    log.info("%s: done%s", job.title, _accuracy_text(accuracy))
-
-
-def progress_of(what: str, progress: Progress | None) -> Callable[[int, int], None] | None:
-    """Give the progress callback of one thing, (done, total)."""
-    return partial(progress, what) if progress else None
+    log.info("%s: done%s", job.title, "" if accuracy is None else f", accuracy {accuracy:.1%} on the test part")
 
 
 def collect(jobs: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -156,15 +153,6 @@ def collect(jobs: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
     filled = [table for table in tables if len(table)]
     predictions = pd.concat(filled, ignore_index=True) if filled else tables[0]
     return predictions, pd.concat(histories, ignore_index=True)
-
-
-def epochs_of(method: str, recipe: Recipe) -> int:
-    """Give the epochs of all stages that are the method's own."""
-    return {
-        "scratch": recipe.scratch.epochs,
-        "fine-tune": recipe.fine_tune.epochs,
-        "fn2en": recipe.stage1.epochs + recipe.stage2.epochs,
-    }[method]
 
 
 def _train(job: Job, dataset: Dataset, context: TrainingContext) -> nn.Module:
@@ -191,31 +179,14 @@ def _training_set(dataset: Dataset, rows: np.ndarray, validation: np.ndarray, de
     return TrainingSet(dataset.pixels, rows, labels[rows], classes, device, watched if len(validation) else None)
 
 
-def _test(job: Job, dataset: Dataset, model: nn.Module, device: torch.device) -> pd.DataFrame:
-    """Predict the test part: image, subject if known, fold, method, seed, truth, predicted, p_<class>."""
-    rows, manifest = job.split.test, dataset.manifest
-    probabilities = class_probabilities(model, dataset.pixels, dataset.contract.crop_px, device, rows=rows)
-    table = manifest.table.iloc[rows]
-    columns: dict[str, Any] = {"image": table["image"].to_numpy()}
-    if manifest.subjects is not None:
-        columns["subject"] = table["subject"].to_numpy()
-    columns |= {
-        "fold": job.split.name,
-        "method": job.method,
-        "seed": job.seed,
-        "truth": table["label"].to_numpy(),
-    }
-    columns["predicted"] = np.array(manifest.classes, dtype=object)[probabilities.argmax(axis=1)]
-    columns |= {f"p_{name}": probabilities[:, number] for number, name in enumerate(manifest.classes)}
-    return pd.DataFrame(columns)
-
-
 @contextmanager
 def _epoch_callback(
     job: Job, recipe: Recipe, records: list[EpochRecord], progress: Progress | None
 ) -> Iterator[Callable[[EpochRecord], None]]:
     """Give a function that keeps, draws and logs the record of every epoch."""
     shutil.rmtree(job.folder / "tensorboard", ignore_errors=True)  # a resumed training replays its epochs
+    epochs = {"scratch": recipe.scratch.epochs, "fine-tune": recipe.fine_tune.epochs}
+    total = epochs.get(job.method, recipe.stage1.epochs + recipe.stage2.epochs)
     names = {"loss": "loss", "lr": "rate", "accuracy": "accuracy", "r2": "R2", "val_loss": "validation loss"}
     with SummaryWriter(str(job.folder / "tensorboard")) as curves:
 
@@ -228,39 +199,22 @@ def _epoch_callback(
             text = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             log.debug("%s epoch %d/%d: %s, %.1f s", record.stage, record.epoch, record.epochs, text, record.seconds)
             if progress:
-                progress(job.title, len(records), epochs_of(job.method, recipe))
+                progress(job.title, len(records), total)
 
         yield on_epoch
 
 
 @contextmanager
-def _memory_errors(job: Job) -> Iterator[None]:
-    """Stop a training that does not fit in memory with advice; PyTorch has no class of its own for that on a CPU."""
+def memory_errors(what: str, advice: str, kind: type[UserError] = StageStopped) -> Iterator[None]:
+    """Turn errors of memory into one with advice; PyTorch has no class of its own for them on a CPU."""
+    words = ("allocate memory", "out of memory", "Storage size calculation overflowed", "Overflow when unpacking")
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise StageStopped(
-            f"{job.method}: the training does not fit in memory ({str(error).splitlines()[0]}); "
-            "take a smaller network, input size or batch_size"
-        ) from None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that something does not fit in memory."""
-    words = (
-        "allocate memory",
-        "out of memory",
-        "Storage size calculation overflowed",
-        "Overflow when unpacking",
-    )
-    return isinstance(error, MemoryError) or any(text in str(error) for text in words)
-
-
-def _history(job: Job, records: Sequence[EpochRecord]) -> pd.DataFrame:
-    keys = {"method": job.method, "fold": job.split.name, "seed": job.seed}
-    return pd.DataFrame([{**keys, **dataclasses.asdict(record)} for record in records]).drop(columns="epochs")
+    except (MemoryError, RuntimeError, OverflowError) as error:
+        text = str(error).partition("\n")[0]
+        if isinstance(error, MemoryError) or any(word in str(error) for word in words):
+            raise kind(f"{what} ({text or type(error).__name__}); {advice}") from None
+        raise
 
 
 def _log_early_stopping(records: Sequence[EpochRecord]) -> None:
@@ -271,7 +225,3 @@ def _log_early_stopping(records: Sequence[EpochRecord]) -> None:
             "%s ended after %d of %d epochs, with the weights of epoch %d (validation loss %.4g).",
             stage, len(own), own[-1].epochs, best, own[best - 1].val_loss,
         )  # fmt: skip
-
-
-def _accuracy_text(accuracy: float | None) -> str:
-    return "" if accuracy is None else f", accuracy {accuracy:.1%} on the test part"

@@ -14,10 +14,8 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from facenet2expnet.data.manifest import natural_key
-from facenet2expnet.experiment.significance import compare_all, subjects
+from facenet2expnet.experiment.significance import Floats, Ints, compare_all, subjects
 
-Ints = npt.NDArray[np.integer[Any]]
-Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 
 CALIBRATION_SCORES = ("negative_log_likelihood", "expected_calibration_error")
@@ -66,17 +64,11 @@ def reliability(confidence: Floats, correct: Bools, bins: int = 15) -> list[dict
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.clip(np.digitize(confidence, edges, right=True) - 1, 0, bins - 1)
     pictures = np.bincount(place, minlength=bins)
+    table: Any = pd.DataFrame({"low": edges[:-1], "high": edges[1:], "pictures": pictures})
     with np.errstate(invalid="ignore"):
-        means = [np.bincount(place, values, bins) / pictures for values in (confidence, correct)]
-    columns = (
-        edges[:-1].tolist(),
-        edges[1:].tolist(),
-        pictures.tolist(),
-        means[0].tolist(),
-        means[1].tolist(),
-    )
-    names = ("low", "high", "pictures", "confidence", "accuracy")
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        for name, values in {"confidence": confidence, "accuracy": correct}.items():
+            table[name] = np.bincount(place, values, bins) / pictures
+    return list(table.to_dict("records"))
 
 
 def expected_calibration_error(confidence: Floats, correct: Bools, bins: int = 15) -> float:
@@ -92,12 +84,9 @@ def accuracy_per_subject(predictions: pd.DataFrame) -> list[dict[str, Any]]:
     if (subject == "").any():
         return []
     correct = predictions["truth"].astype(str) == predictions["predicted"].astype(str)
-    groups = correct.groupby(subject)
-    sizes, means = groups.size(), groups.mean()
-    return [
-        {"subject": name, "pictures": int(sizes[name]), "accuracy": float(means[name])}
-        for name in sorted(sizes.index, key=natural_key)
-    ]
+    table: Any = correct.groupby(subject).agg(pictures="size", accuracy="mean")
+    table = table.loc[sorted(table.index, key=natural_key)].rename_axis("subject").reset_index()
+    return list(table.to_dict("records"))
 
 
 def scores_of(probabilities: Floats, predicted: Ints, truth: Ints) -> dict[str, float]:
@@ -114,22 +103,18 @@ def scores_of(probabilities: Floats, predicted: Ints, truth: Ints) -> dict[str, 
     _, recalls, f1_scores, _ = _per_class(truth, predicted, probabilities.shape[1])
     correct = truth == predicted
     confidence = probabilities[np.arange(len(truth)), predicted]
-    values = (
-        float(correct.mean()),
-        float(np.nanmean(recalls)),
-        float(np.nanmean(f1_scores)),
-        negative_log_likelihood(probabilities, truth),
-        expected_calibration_error(confidence, correct),
-    )
-    return dict(zip(SCORES, values, strict=True))
+    return {
+        "accuracy": float(correct.mean()),
+        "balanced_accuracy": float(np.nanmean(recalls)),
+        "macro_f1": float(np.nanmean(f1_scores)),
+        "negative_log_likelihood": negative_log_likelihood(probabilities, truth),
+        "expected_calibration_error": expected_calibration_error(confidence, correct),
+    }
 
 
 def _per_class(truth: Ints, predicted: Ints, classes: int) -> tuple[Floats, Floats, Floats, Ints]:
     """Precision, recall, F1 (NaN where they have no pictures) and number of pictures of each class, four times (K,)."""
-    found: tuple[Floats, Floats, Floats, Ints] = precision_recall_fscore_support(
-        truth, predicted, labels=range(classes), zero_division=np.nan
-    )
-    return found
+    return precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=np.nan)
 
 
 def _arrays(rows: pd.DataFrame, classes: Sequence[str]) -> tuple[Floats, Ints, Ints]:
@@ -226,8 +211,7 @@ def summarise(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
         "methods": {str(name): scores_of_method(part, classes) for name, part in methods},
         "paired_tests": [asdict(comparison) for comparison in compare_all(rows)],
     }
-    plain: dict[str, Any] = _plain(summary)
-    return plain
+    return _plain(summary)
 
 
 def _plain(value: Any) -> Any:

@@ -14,11 +14,7 @@ PARAMETERS = {"fn2en": 11_000_000, "fine-tune": 138_000_000}
 MS_PER_PICTURE = 3.0
 """Time of the expression net per picture on a Titan X, in milliseconds (section V)."""
 
-OUR_METHODS = {
-    "Train From Scratch (BN)": "scratch",
-    "VGG Fine-Tune (baseline)": "fine-tune",
-    "FN2EN": "fn2en",
-}
+OUR_METHODS = {"Train From Scratch (BN)": "scratch", "VGG Fine-Tune (baseline)": "fine-tune", "FN2EN": "fn2en"}
 
 
 @dataclass(frozen=True)
@@ -96,19 +92,13 @@ def published(dataset: str, classes: int) -> tuple[PublishedRow, ...]:
     return tuple(row for row in ROWS if row.dataset == name and row.classes == classes)
 
 
-def comparable(row: PublishedRow, extra_data: str = "") -> bool:
-    """Whether a row can be compared with a method that reads one image and trained on this extra data."""
-    return not row.sees_sequences and row.extra_data == extra_data
-
-
 def paper_accuracies(dataset: str, classes: int) -> dict[str, float]:
     """The paper's accuracies of our methods, in 0..1; empty where it has none.
 
     A dataset named "SFEW + FER2013" gets the row that trained on both.
     """
     extra = "FER2013" if _key(dataset).endswith("fer2013") else ""
-    rows = [row for row in published(dataset, classes) if comparable(row, extra)]
-    return {row.ours: row.accuracy for row in rows if row.ours}
+    return {row.ours: row.accuracy for row in published(dataset, classes) if row.ours and row.extra_data == extra}
 
 
 def _key(dataset: str) -> str:

@@ -9,9 +9,11 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +29,7 @@ from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.job import METHODS, Progress, is_out_of_memory, progress_of
+from facenet2expnet.experiment.job import METHODS, Progress, memory_errors
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.files import LOCK, atomic_path, folder_lock, read_json, write_json
 from facenet2expnet.recipe import Recipe
@@ -66,15 +68,9 @@ def load_pictures(data: str | Path | Manifest, recipe: Recipe, progress: Progres
     folder = None if isinstance(data, Manifest) else Path(data)
     if folder and (folder / "manifest.csv").is_file() and not is_store(folder):
         log.warning("%s: its folders are taken as the classes, not its manifest.csv; to use that, name the file", data)
-    try:
-        return load_dataset(data, recipe.crop, progress=progress_of("reading faces", progress))
-    except (MemoryError, RuntimeError, OverflowError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"crop.stored_px is {recipe.crop.stored_px}, and the pictures do not fit in memory at that size ({error}); "
-            "take a smaller input size, or prepare them first (fn2en data prepare)"
-        ) from None
+    what = f"crop.stored_px is {recipe.crop.stored_px}, and the pictures do not fit in memory at that size"
+    with memory_errors(what, "take a smaller input size, or prepare them first (fn2en data prepare)", UserError):
+        return load_dataset(data, recipe.crop, progress=partial(progress, "reading faces") if progress else None)
 
 
 def prepare_inputs(
@@ -83,8 +79,7 @@ def prepare_inputs(
     """Make the splits ready for training: validation part, unlabelled rows, and no copies of test pictures.
 
     Args:
-        dataset: the pictures.
-        protocol: with the splits to use.
+        dataset, protocol: the pictures, and the splits to use.
         recipe: says whether validation and unlabelled pictures are used.
         drop_near: take near-duplicates of test pictures out of the training side too.
         report_near: look for near-duplicates, which compares all pairs of pictures.
@@ -96,10 +91,6 @@ def prepare_inputs(
     _check_names([split.name for split in prepared])
     if recipe.needs_validation:
         prepared = [splits.with_validation(manifest, split, recipe.val_fraction) for split in prepared]
-        checks.append(
-            f"{_span([len(split.validation) for split in prepared])} pictures a fold are its validation part: no stage "
-            "trains on them, and they are of the data that is tested."
-        )
     elif any(len(split.validation) for split in prepared):
         if recipe.train_on_validation:
             prepared = [splits.merge_validation(split) for split in prepared]
@@ -109,52 +100,84 @@ def prepare_inputs(
         prepared = [splits.with_unlabelled(manifest, split) for split in prepared]
     prepared, copies = duplicates.remove_copies(prepared, dataset.pixels, near=drop_near)
     images = manifest.table["image"].to_numpy(dtype=object)
-    copies = copies.assign(
-        image=images[copies["row"].to_numpy(dtype=int)],
-        kept_image=images[copies["kept_row"].to_numpy(dtype=int)],
-    )
+    for name, rows in {"image": "row", "kept_image": "kept_row"}.items():
+        copies[name] = images[copies[rows].to_numpy(dtype=int)]
+    if recipe.needs_validation:
+        sizes = sorted(len(split.validation) for split in prepared)
+        if not sizes[0]:
+            raise UserError(
+                "all pictures of a validation part are copies of test pictures, and the recipe stops early or "
+                "calibrates by it; list them with fn2en data audit, and add other pictures"
+            )
+        span = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
+        checks.append(
+            f"{span} pictures a fold are its validation part: no stage trains on them, and they are of the data that "
+            "is tested."
+        )
     checks.append(_copies_sentence(copies))
     if report_near:
         checks.append(_near_sentence(prepared, dataset))
     return Inputs(dataset, protocol, prepared, copies, checks)
 
 
-def earlier_record(record: Path, what: str, *, resume: bool) -> dict[str, Any] | None:
-    """Give the record that the folder of results was begun with; None if it is new.
+def begin(
+    record: Path, what: str, methods: Sequence[str], seeds: Sequence[int], threads: int | None, *, resume: bool
+) -> dict[str, Any] | None:
+    """Check what can be checked before the pictures are read; set the number of threads.
 
     Args:
-        record: the file, in the folder of results.
+        record: the file that the folder of results begins with.
         what: "a run" or "an ablation", for messages.
-        resume: whether an earlier one is to go on.
+        methods, seeds: of the trainings.
+        threads: of the CPU, unless the record names them.
+        resume: whether an earlier run is to go on.
+    Returns:
+        The record that the folder was begun with; None if it is new.
     Raises:
-        UserError: If the folder holds one that is not to go on, or holds anything else.
+        UserError: If the folder holds a run that is not to go on, or anything else; for unknown methods or equal seeds.
     """
-    folder = record.parent
+    if not methods or not set(methods) <= set(METHODS):
+        named = ", ".join(sorted(set(methods) - set(METHODS))) or "no method"
+        raise UserError(f"methods: got {named}, expected some of {', '.join(METHODS)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
+    folder, earlier = record.parent, None
+    leftovers = (LOCK, f".{record.stem}.")  # of a run that was killed while it wrote its first file
     if record.is_file():
         if not resume:
             raise UserError(f"{folder}: holds {what} already; add --resume to continue it, or choose another --out")
         earlier = read_json(record)
         if not isinstance(earlier, dict) or not {"created", "identity", "threads"} <= set(earlier):
             raise UserError(f"{record}: is not {what} that can go on; choose another --out")
-        return earlier
-    leftovers = (LOCK, f".{record.stem}.")  # of a run that was killed while it wrote its first file
-    if folder.exists() and (not folder.is_dir() or any(not p.name.startswith(leftovers) for p in folder.iterdir())):
+        threads = earlier["threads"]
+    elif folder.exists() and (not folder.is_dir() or any(not p.name.startswith(leftovers) for p in folder.iterdir())):
         raise UserError(f"{folder}: exists and is not empty; choose another --out")
-    return None
+    if threads:
+        torch.set_num_threads(threads)
+    return earlier
 
 
 @contextlib.contextmanager
-def run_folder(record: Path, earlier: Mapping[str, Any] | None, about: dict[str, Any]) -> Iterator[None]:
+def run_folder(
+    record: Path, earlier: Mapping[str, Any] | None, about: dict[str, Any], started: float
+) -> Iterator[Callable[..., None]]:
     """Hold a folder of results: no other process trains into it, and all log messages go to its log.txt too.
 
     Args:
         record: the file that the folder begins with; `about` is written to it.
         earlier: the record that was found before; None for a new folder.
         about: what the run is.
+        started: when it began, on the monotonic clock.
+    Returns:
+        A function that writes the record again, with the seconds so far and the values that it is given.
     Raises:
         UserError: If another process works in the folder, or began it with something else.
     """
-    folder = record.parent
+    folder, earlier_seconds = record.parent, about["seconds"] or 0.0
+
+    def update(**more: Any) -> None:
+        write_json(record, about | {"seconds": earlier_seconds + time.monotonic() - started} | more)
+
     with folder_lock(folder, "another process works here; wait for it, stop it, or choose another --out"):
         if earlier is None and record.is_file():
             raise UserError(f"{folder}: another process began here; add --resume, or choose another --out")
@@ -164,10 +187,7 @@ def run_folder(record: Path, earlier: Mapping[str, Any] | None, about: dict[str,
                 "it was begun with, or choose another --out"
             )
         write_json(record, about)
-        package, file = (
-            logging.getLogger("facenet2expnet"),
-            logging.FileHandler(folder / "log.txt", encoding="utf-8"),
-        )
+        package, file = logging.getLogger("facenet2expnet"), logging.FileHandler(folder / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         level = package.level
         package.setLevel(logging.DEBUG)
@@ -176,7 +196,7 @@ def run_folder(record: Path, earlier: Mapping[str, Any] | None, about: dict[str,
             for name in ("device", "versions"):
                 if earlier and earlier.get(name) != about[name]:
                     log.warning("%s was begun with another %s: weights may differ in the last bits.", folder, name)
-            yield
+            yield update
         finally:
             package.removeHandler(file)
             package.setLevel(level)
@@ -205,46 +225,41 @@ def write_inputs(folder: Path, inputs: Inputs, recipe: Recipe) -> None:
 
 
 def describe(
-    inputs: Inputs, recipe: Recipe, device: torch.device, earlier: Mapping[str, Any] | None, **identity: Any
+    inputs: Inputs, recipe: Recipe, device: torch.device, earlier: Mapping[str, Any] | None, **what: Any
 ) -> dict[str, Any]:
     """Give the record of a run: what it is, where it runs, and an identity without which it can't be resumed.
 
-    The identity covers pixels, labels, crop contract, recipe and splits, and what is given as `identity`.
+    The identity covers pixels, labels, crop contract, recipe and splits, and what is given as `what`.
     """
-    manifest, earlier = inputs.dataset.manifest, earlier or {}
-    rows = sha256()
+    dataset, manifest, earlier = inputs.dataset, inputs.dataset.manifest, earlier or {}
+    folds = sha256()
     for split in inputs.splits:
         for part in (split.train, split.validation, split.test, split.unlabelled):
-            rows.update(f"{split.name} {len(part)} ".encode() + part.tobytes())
-    pixels = inputs.dataset.pixels_sha256()
-    identity |= {
-        "recipe": recipes.to_dict(recipe),
-        "manifest": manifest.sha256(),
-        "pixels": pixels,
-        "contract": inputs.dataset.contract.to_dict(),
-        "folds": rows.hexdigest(),
-    }
-    subjects = manifest.subjects
-    return {
+            folds.update(f"{split.name} {len(part)} ".encode() + part.tobytes())
+    hashes = {"manifest": manifest.sha256(), "pixels": dataset.pixels_sha256(), "folds": folds.hexdigest()}
+    contract, subjects = dataset.contract.to_dict(), manifest.subjects
+    identity = what | hashes | {"recipe": recipes.to_dict(recipe), "contract": contract}
+    processor = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return what | {
         "command": earlier.get("command") or command_line(),
         "created": earlier.get("created") or now(),
         "finished": None,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "device": device_name(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
         "precision": recipe.precision,
         "threads": torch.get_num_threads(),
         "manifest": {
             "name": manifest.name,
-            "sha256": manifest.sha256(),
-            "pixels": pixels,
+            "sha256": hashes["manifest"],
+            "pixels": hashes["pixels"],
             "pictures": int((manifest.labels >= 0).sum()),
             "unlabelled": int((manifest.labels < 0).sum()),
             "classes": list(manifest.classes),
             "counts": manifest.counts,
             "subjects": None if subjects is None else len(set(subjects) - {""}),
-            "skipped": len(inputs.dataset.skipped),
+            "skipped": len(dataset.skipped),
         },
-        "contract": inputs.dataset.contract.to_dict(),
+        "contract": contract,
         "protocol": {"name": inputs.protocol.name, "note": inputs.protocol.note, "folds": len(inputs.splits)},
         "unused": inputs.protocol.unused,
         "copies": len(inputs.copies),
@@ -257,43 +272,19 @@ def describe(
 def model_metadata(about: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Give what is saved with every model of a run."""
     data = about["manifest"]
-    return {
-        "recipe": recipes.to_dict(recipe),
-        "trained_on": {
-            "manifest": data["name"],
-            **{key: data[key] for key in ("sha256", "pixels") if key in data},
-        },
-        "protocol": about["protocol"]["name"],
-        "command": about["command"],
-        "created": now(),
-        "versions": about["versions"],
-        "device": about["device"],
-    }
-
-
-def check_methods_and_seeds(methods: Sequence[str], seeds: Sequence[int]) -> None:
-    """Raise UserError unless there are known methods and different seeds."""
-    unknown = set(methods) - set(METHODS)
-    if unknown or not methods:
-        named = ", ".join(sorted(unknown)) or "no method"
-        raise UserError(f"methods: got {named}, expected some of {', '.join(METHODS)}")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
+    pictures = {"manifest": data["name"]} | {key: data[key] for key in ("sha256", "pixels") if key in data}
+    same = {key: about[key] for key in ("command", "versions", "device")} | {"protocol": about["protocol"]["name"]}
+    return {"recipe": recipes.to_dict(recipe), "trained_on": pictures, "created": now()} | same
 
 
 def first_splits(protocol: Protocol, count: int | None) -> Protocol:
     """Give the protocol with its first splits only, and a note if some are left out; None keeps all."""
+    if count is not None and count < 1:
+        raise UserError(f"first_folds is {count}, expected 1 or more")
     if count is None or count >= len(protocol.splits):
         return protocol
     note = f"Only the first {count} of {len(protocol.splits)} folds were run."
     return replace(protocol, splits=protocol.splits[:count], note=f"{protocol.note} {note}".strip())
-
-
-def device_name(device: torch.device) -> str:
-    """Give the GPU's name, or the kind of processor and its cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def command_line() -> str:
@@ -343,17 +334,5 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     names = [name for name in now if before.get(name) != now[name]]
     if names != ["recipe"]:
         return "another " + ", ".join(names)
-    changed = []
-    for section, values in now["recipe"].items():
-        other = before["recipe"].get(section)
-        if isinstance(values, dict) and isinstance(other, dict):
-            changed += [f"{section}.{k}={other.get(k)}" for k, value in values.items() if other.get(k) != value]
-        elif values != other:
-            changed.append(f"{section}={other}")
-    return "another recipe: " + ", ".join(changed)
-
-
-def _span(numbers: Sequence[int]) -> str:
-    """Write 3 to 5, or 4 if all are the same."""
-    low, high = min(numbers), max(numbers)
-    return f"{low}" if low == high else f"{low} to {high}"
+    old, new = (pd.json_normalize(identity["recipe"]).iloc[0] for identity in (before, now))
+    return "another recipe: " + ", ".join(f"{name}={old.get(name)}" for name in new.index if old.get(name) != new[name])

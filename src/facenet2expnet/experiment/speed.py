@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,43 +14,28 @@ REPEATS = 9
 BATCH = 32
 
 
-@dataclass(frozen=True)
-class Size:
-    """Size and speed of one network.
-
-    Attributes:
-        method: the network's name in the tables.
-        parameters: number of learned weights.
-        megabytes: of the weights in 32 bits, in units of 10^6 bytes.
-        ms_per_picture: median time of a batch of 32, divided by 32.
-        ms_single: median time of a single picture.
-        multiply_adds: of convolutions and matrix products, for one picture.
-    """
-
-    method: str
-    parameters: int
-    megabytes: float
-    ms_per_picture: float
-    ms_single: float
-    multiply_adds: int
-
-
 @torch.inference_mode()
-def measure(method: str, model: nn.Module, crop_px: int, device: torch.device) -> Size:
-    """Count the weights, and time the forward pass on random crops after two warm-up passes."""
+def measure(method: str, model: nn.Module, crop_px: int, device: torch.device) -> dict[str, Any]:
+    """Count the weights, and time the forward pass on random crops after two warm-up passes.
+
+    Returns:
+        A row of sizes.json: method; parameters; megabytes (10^6 bytes, of weights in 32 bits); ms_per_picture (median
+        time of a batch of 32, divided by 32); ms_single (median time of one picture); multiply_adds (of convolutions
+        and matrix products, for one picture).
+    """
     parameters = sum(parameter.numel() for parameter in model.parameters())
     model = model.to(device).eval()
     batch = torch.randint(0, 256, (BATCH, 3, crop_px, crop_px), device=device).float()
     with FlopCounterMode(display=False) as counted:
         model(batch[:1])
-    return Size(
-        method,
-        parameters,
-        megabytes=parameters * 4 / 1e6,
-        ms_per_picture=_milliseconds(model, batch) / BATCH,
-        ms_single=_milliseconds(model, batch[:1]),
-        multiply_adds=int(counted.get_total_flops()) // 2,
-    )
+    return {
+        "method": method,
+        "parameters": parameters,
+        "megabytes": parameters * 4 / 1e6,
+        "ms_per_picture": _milliseconds(model, batch) / BATCH,
+        "ms_single": _milliseconds(model, batch[:1]),
+        "multiply_adds": int(counted.get_total_flops()) // 2,
+    }
 
 
 def _milliseconds(model: nn.Module, crops: torch.Tensor) -> float:

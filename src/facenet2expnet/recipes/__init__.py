@@ -124,9 +124,9 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 def _faults(error: ValidationError | TypeError, where: str) -> str:
     if isinstance(error, TypeError):
         return f"{where}: {error}"
-    sections = {name: type(value) for name, value in vars(Recipe()).items() if dataclasses.is_dataclass(value)}
-    classes: list[Any] = [*sections.values(), Recipe, LossTerm]
-    known = sorted({f.name for cls in classes for f in dataclasses.fields(cls)})
+    values = to_dict(Recipe())
+    tables = [values, *(table for table in values.values() if isinstance(table, dict)), vars(LossTerm("rkd"))]
+    known = sorted({key for table in tables for key in table})
     lines = []
     for fault in error.errors():
         name = ".".join(str(part) for part in fault["loc"])

@@ -12,22 +12,19 @@ def pack(
     module: nn.Module, optimiser: Optimizer, averaged: nn.Module | None, best: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], Any]:
     """Give weights, averaged weights, best weights and optimiser state as flat tensors, the rest as plain values."""
-    parts = {"weights": module.state_dict(), "best": best}
-    if averaged is not None:
-        parts["averaged"] = averaged.state_dict()
-    tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
     state = optimiser.state_dict()
-    for index, slots in state["state"].items():
-        tensors |= {f"optimiser/{index}/{slot}": value for slot, value in slots.items() if value is not None}
-    return tensors, state["param_groups"]
+    parts = {f"optimiser/{index}": slots for index, slots in state["state"].items()}
+    parts |= {
+        "weights": module.state_dict(),
+        "averaged": averaged.state_dict() if averaged is not None else {},
+        "best": best,
+    }
+    tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
+    return {name: value for name, value in tensors.items() if value is not None}, state["param_groups"]
 
 
 def unpack(
-    tensors: dict[str, Tensor],
-    groups: Any,
-    module: nn.Module,
-    optimiser: Optimizer,
-    averaged: nn.Module | None,
+    tensors: dict[str, Tensor], groups: Any, module: nn.Module, optimiser: Optimizer, averaged: nn.Module | None
 ) -> dict[str, Tensor]:
     """Restore what `pack` gave; return the best weights."""
     module.load_state_dict(_part(tensors, "weights/"))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -67,14 +66,12 @@ class ClassifyStage:
         self.new = list(new)
         self.examples = data.labelled
         counts = torch.bincount(data.targets[data.targets >= 0], minlength=data.classes).clamp(min=1).float()
-        self.class_weights = None
-        if recipe.balance != "none":
-            self.class_weights = len(data.labelled) / (data.classes * counts)
+        self.class_weights = len(data.labelled) / (data.classes * counts)
         self._correct = self._seen = torch.zeros((), dtype=torch.long, device=data.device)
 
     def epoch_order(self) -> Tensor:
         """Draw the epoch's examples: each once, or with balance "sampler" by inverse class frequency."""
-        if self.recipe.balance == "sampler" and self.class_weights is not None:
+        if self.recipe.balance == "sampler":
             targets = self.data.targets[self.examples.to(self.data.device)]
             chances = torch.where(targets >= 0, self.class_weights[targets], 1.0).cpu()  # 1 without a label
             return self.examples[torch.multinomial(chances, len(self.examples), replacement=True)]
@@ -99,10 +96,8 @@ class ClassifyStage:
 
         Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412, figure 1.
         """
-        crops, labels = (
-            self.augment(self.data.stored(examples)),
-            self.data.targets[examples.to(self.data.device)],
-        )
+        crops = self.augment(self.data.stored(examples))
+        labels = self.data.targets[examples.to(self.data.device)]
         if not self.recipe.mixup:
             return Batch(crops, labels)
         weight = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
@@ -127,7 +122,7 @@ class ClassifyStage:
                 scores, labels, ignore_index=-1, reduction="none", label_smoothing=self.recipe.label_smoothing
             )
             weights = share * known
-            if self.recipe.balance == "weights" and self.class_weights is not None:
+            if self.recipe.balance == "weights":
                 weights = weights * self.class_weights[labels.clamp(min=0)]
             total = total + (weights * losses).sum()
             weight = weight + weights.sum()
@@ -205,41 +200,25 @@ class Stage2(ClassifyStage):
 
     def batch(self, examples: Tensor) -> Batch:
         """Give the crops with what the teacher gives for them: a cached view each, or the teacher run on new crops."""
-        recipe, views = self.recipe, self.teaching.views
+        recipe, views, device = self.recipe, self.teaching.views, self.data.device
         if not recipe.soft_labels and not recipe.distil_weight:
             return super().batch(examples)
+        scores: Tensor | None
+        features: Tensor | None
         if views is None:
             batch = super().batch(examples)
             scores, features = self.teaching.ask(batch.crops)
-            teacher_scores = scores if recipe.soft_labels else None
-            teacher_features = features if recipe.distil_weight else None
-            return Batch(
-                batch.crops,
-                batch.labels,
-                batch.partner_labels,
-                batch.weight,
-                teacher_scores,
-                teacher_features,
-            )
-        index = views.draw(examples)
-        crops, teacher_features = self.teaching.cached(index, with_features=bool(recipe.distil_weight))
-        targets = self.data.targets
-        return Batch(
-            crops,
-            targets[examples.to(self.data.device)],
-            targets[self._on_device(views.partners[index])],
-            self._on_device(views.weights[index]),
-            self._on_device(views.scores[index]) if recipe.soft_labels else None,
-            teacher_features,
-        )
-
-    def _on_device(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.data.device)
+        else:
+            index, targets = views.draw(examples), self.data.targets
+            crops, partners, weights, scores = views.read(index, device, "crops", "partners", "weights", "scores")
+            batch = Batch(crops.float(), targets[examples.to(device)], targets[partners], weights)
+            features = views.read(index, device, "features")[0].float() if recipe.distil_weight else None
+        scores, features = scores if recipe.soft_labels else None, features if recipe.distil_weight else None
+        return replace(batch, teacher_scores=scores, teacher_features=features)
 
     def epoch_metrics(self) -> dict[str, float]:
         """Give accuracy and, with a feature loss, R2 since the last call."""
         metrics = super().epoch_metrics()
         if self.r2 is not None:
             metrics["r2"] = self.r2.compute()
-            self.r2.reset()
         return metrics

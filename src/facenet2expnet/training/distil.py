@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,15 +37,6 @@ class Teaching:
         """Run the teacher: class scores (B, K) and features (B, C, H, W) of crops in 0..255."""
         scores, (features,) = self.teacher.with_taps(crops, [self.tap])
         return scores, features.float()
-
-    def cached(self, index: tuple[np.ndarray, np.ndarray], *, with_features: bool) -> tuple[Tensor, Tensor | None]:
-        """Read cached views: crops (B, 3, c, c) in 0..255 and, if asked, the teacher's features of them."""
-        assert self.views is not None
-        device = next(self.teacher.parameters()).device
-        crops = torch.from_numpy(self.views.crops[index]).to(device).float()
-        if not with_features:
-            return crops, None
-        return crops, torch.from_numpy(self.views.features[index]).to(device).float()
 
 
 class DistilStage:
@@ -87,12 +77,12 @@ class DistilStage:
 
     def loss(self, examples: Tensor) -> Tensor:
         """Compute ||g(I) - G(I)||, equation (4), as `stage1.losses` says: both nets see the same crops."""
-        if self.teaching.views is None:
+        if (views := self.teaching.views) is None:
             crops = self.augment(self.data.stored(examples))
             features = self.teaching.ask(crops)[1]
         else:
-            index = self.teaching.views.draw(examples)
-            crops, features = self.teaching.cached(index, with_features=True)  # type: ignore[assignment]
+            index = views.draw(examples)
+            crops, features = (values.float() for values in views.read(index, self.data.device, "crops", "features"))
         distilled = self.student.distilled(crops)
         target = self.feature_loss.target(features)
         self.r2.update(distilled, target)
@@ -100,9 +90,7 @@ class DistilStage:
 
     def epoch_metrics(self) -> dict[str, float]:
         """Give R2 since the last call; 0 is the mean face."""
-        r2 = self.r2.compute()
-        self.r2.reset()
-        return {"r2": r2}
+        return {"r2": self.r2.compute()}
 
     def validation_loss(self) -> float:
         """Compute the loss on centre crops; the face net's features of them are computed once."""

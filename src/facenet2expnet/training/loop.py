@@ -49,32 +49,25 @@ EpochCallback = Callable[[EpochRecord], None]
 
 
 class Stage(Protocol):
-    """What `fit` needs to know of a stage."""
+    """What `fit` needs to know of a stage.
+
+    `module` is what learns, in `parameter_groups` of {"params": [...], "lr_factor": float}; `recipe` says how.
+    `epoch_order` draws the numbers of an epoch's examples, in the order of training, from the global random state.
+    `loss` is the scalar loss of the examples of these numbers. `epoch_metrics` gives "accuracy" or "r2" since the last
+    call. `validation_loss` is that of the validation part, without augmentation; it is called with patience only.
+    """
 
     name: str
 
     @property
-    def module(self) -> nn.Module:
-        """What learns; its weights are those of the checkpoints."""
-
+    def module(self) -> nn.Module: ...
     @property
-    def recipe(self) -> StageRecipe:
-        """How the stage is optimised."""
-
-    def epoch_order(self) -> Tensor:
-        """Draw the numbers of one epoch's examples, in the order of training, from the global random state."""
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Give what learns: {"params": [...], "lr_factor": float} a group."""
-
-    def loss(self, examples: Tensor) -> Tensor:
-        """Compute the scalar loss of the examples of these numbers."""
-
-    def epoch_metrics(self) -> dict[str, float]:
-        """Give "accuracy" or "r2" since the last call."""
-
-    def validation_loss(self) -> float:
-        """Compute the loss on the validation part, without augmentation; called with patience only."""
+    def recipe(self) -> StageRecipe: ...
+    def epoch_order(self) -> Tensor: ...
+    def parameter_groups(self) -> list[dict[str, Any]]: ...
+    def loss(self, examples: Tensor) -> Tensor: ...
+    def epoch_metrics(self) -> dict[str, float]: ...
+    def validation_loss(self) -> float: ...
 
 
 def fit(
@@ -107,6 +100,7 @@ def fit(
     if finished.is_file():
         weights, metadata = read_tensors(finished)
         module.load_state_dict(weights)
+        unfinished.unlink(missing_ok=True)
         return _replay(metadata["records"], on_epoch)
 
     optimiser = _optimiser(stage)
@@ -129,15 +123,15 @@ def fit(
         rest_frozen_norms(module)
         loss = _train_epoch(stage, epoch, optimiser, base_lrs, averaged, device, precision)
         metrics = stage.epoch_metrics()
-        val_loss = None
+        val_loss, weights = None, best
         if recipe.patience:
             val_loss, weights = _validate(stage, averaged, device, precision)
             _check_finite([val_loss], stage, epoch, "the validation loss")
-            if not best or val_loss < min(_validation_losses(records)):
-                best = weights
         lr, seconds = base_lrs[0] * lr_factor(recipe, epoch), time.monotonic() - started
         accuracy, r2 = metrics.get("accuracy"), metrics.get("r2")
         records.append(EpochRecord(stage.name, epoch + 1, recipe.epochs, loss, accuracy, r2, lr, seconds, val_loss))
+        if best_epoch(records) == epoch + 1:
+            best = weights
         if on_epoch:
             on_epoch(records[-1])
         if time.monotonic() - last_write > SECONDS_BETWEEN_CHECKPOINTS:
@@ -209,12 +203,8 @@ def lr_factor(recipe: StageRecipe, epoch: float) -> float:
 
 def best_epoch(records: Sequence[EpochRecord]) -> int:
     """Give the first epoch, counted from 1, with the lowest validation loss; 0 without one."""
-    losses = _validation_losses(records)
+    losses = [record.val_loss for record in records if record.val_loss is not None]
     return losses.index(min(losses)) + 1 if losses else 0
-
-
-def _validation_losses(records: Sequence[EpochRecord]) -> list[float]:
-    return [record.val_loss for record in records if record.val_loss is not None]
 
 
 @torch.no_grad()
@@ -242,13 +232,13 @@ def _averaged(module: nn.Module, recipe: StageRecipe) -> AveragedModel:
     Source: TensorFlow's ExponentialMovingAverage with num_updates.
     """
 
-    def average(slow: Tensor, fast: Tensor, steps: Tensor) -> Tensor:
-        if not slow.is_floating_point():
-            return fast
+    def average(slow: Sequence[Tensor], fast: Sequence[Tensor], steps: Tensor) -> None:
         decay = ((1 + steps) / (10 + steps)).clamp(max=recipe.ema_decay)
-        return slow.lerp(fast, (1 - decay).to(slow.dtype))
+        for mean, value in zip(slow, fast, strict=True):
+            mean.copy_(mean.lerp(value, (1 - decay).to(mean.dtype)) if mean.is_floating_point() else value)
 
-    return AveragedModel(module, avg_fn=average, use_buffers=True)  # type: ignore[arg-type]
+    # multi_avg_fn copies the number of steps to the device once, avg_fn once a tensor: each copy waits for the device
+    return AveragedModel(module, multi_avg_fn=average, use_buffers=True)  # type: ignore[arg-type]
 
 
 def _optimiser(stage: Stage) -> Optimizer:

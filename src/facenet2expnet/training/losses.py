@@ -1,4 +1,8 @@
-"""The losses between a student's output and a teacher's: equation (4) of the paper, and what it is compared with."""
+"""The losses between a student's output and a teacher's: equation (4) of the paper, and what it is compared with.
+
+Student g(I) and teacher G(I) have one shape, (B, C, H, W) or (B, U), else a loss raises ValueError. The teacher gets no
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -12,80 +16,55 @@ from facenet2expnet.recipe import LossTerm
 from facenet2expnet.training.statistics import FeatureStatistics
 
 
-def p_norm_loss(student: Tensor, teacher: Tensor, p: float = 2.0) -> Tensor:
-    """Compute sum |s - t|^p / (2B): the paper's equation (4), ||g(I) - G(I)||_p^p, with Caffe's reduction.
+def p_norm_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compute sum (s - t)^2 / (2B): the paper's equation (4), ||g(I) - G(I)||_p^p with p = 2, as Caffe reduces it.
 
-    The sum runs over pictures, channels and positions. For p = 2 it is Caffe's EuclideanLoss; its gradient is D/2
-    times that of a mean-squared error, D the units of one picture: the paper's rate of 1e-7 at D = 25,088 takes the
-    same step as 1.2544e-3 under a mean.
+    The sum runs over pictures, channels and positions. Its gradient is D/2 times that of a mean-squared error, D the
+    units of one picture: the paper's rate of 1e-7 at D = 25,088 takes the same step as 1.2544e-3 under a mean.
 
-    Args:
-        student: g(I), (B, C, H, W) or (B, U).
-        teacher: G(I), the same shape.
-        p: 1 or more.
-    Raises:
-        ValueError: If the shapes differ or p is below 1 (its gradient at agreement would be infinite).
     Source: FN2EN, equation (4); the reduction is our reading of "Caffe", see caffe/layers/euclidean_loss_layer.
     """
-    if not 1 <= p < float("inf"):
-        raise ValueError(f"p is {p}, expected a finite number of 1 or more")
     student, teacher = _checked(student, teacher)
-    difference = student - teacher
-    powers = difference.square() if p == 2 else difference.abs() if p == 1 else difference.abs().pow(p)
-    return powers.sum() / (2 * student.shape[0])
+    return (student - teacher).square().sum() / (2 * student.shape[0])
 
 
 def fitnets_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Compute mean (s - t)^2: FitNets' hint loss with the reduction that later work uses.
 
-    Args:
-        student: the guided layer after its regressor (our bridge), (B, C, H, W) or (B, U).
-        teacher: the hint layer, the same shape.
-    Raises:
-        ValueError: If the shapes differ.
+    The student is the guided layer after its regressor (our bridge), the teacher the hint layer.
+
     Source: Romero et al., "FitNets", ICLR 2015, arXiv 1412.6550, eq. (3), which halves the sum.
     """
     return functional.mse_loss(*_checked(student, teacher))
 
 
 def standardised_l2_loss(student: Tensor, standardised_teacher: Tensor) -> Tensor:
-    """Compute mean (z - (t - mean) / std)^2, where the student predicts standardised features.
+    """Compute mean (z - (t - mean) / std)^2, where the student predicts standardised features, as `target` gives them.
 
     A constant prediction of 0 (the mean face) gives 1 on the training part, so that the learning rate does not depend
     on the teacher's scale.
 
-    Args:
-        student: z, (B, C, H, W) or (B, U).
-        standardised_teacher: (t - mean) / std, the same shape; `FeatureLoss.target` gives it.
-    Raises:
-        ValueError: If the shapes differ.
     Source: ours; the reason is in FeatureStatistics.
     """
     return functional.mse_loss(*_checked(student, standardised_teacher))
 
 
-def rkd_loss(student: Tensor, teacher: Tensor, distance_weight: float = 1.0, angle_weight: float = 2.0) -> Tensor:
+def rkd_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Compute relational distillation: the distances and angles between the pictures of a batch.
 
     mean over pairs of huber(d(s_i, s_j) / m(s), d(t_i, t_j) / m(t)), d Euclidean and m its mean over the pairs with a
-    distance above 0, plus the mean over triplets of huber(cos angle(s_i, s_j, s_k), cos angle(t_i, t_j, t_k)), the
-    angle at j. Memory grows with B^3, not with the number of units. Equal pictures have distance 0 and cosine 0.
+    distance above 0, plus 2 times the mean over triplets of huber(cos angle(s_i, s_j, s_k), cos angle(t_i, t_j, t_k)),
+    the angle at j. Memory grows with B^3, not with the number of units. Equal pictures have distance 0 and cosine 0.
 
-    Args:
-        student: (B, C, H, W) or (B, U); every picture is one vector.
-        teacher: the same shape.
-        distance_weight, angle_weight: 1 and 2 are the paper's for metric learning; for classification beside
-            cross-entropy it takes 25 and 50, the same ratio.
-    Raises:
-        ValueError: If the shapes differ.
-    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, eqs. (5) to (11);
-        reductions as in the authors' code (lenscloth/RKD, metric/loss.py).
+    Source: Park et al., "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, eqs. (5) to (11), with the
+        weights 1 and 2 of its metric learning (25 and 50 beside cross-entropy, the same ratio); reductions as in the
+        authors' code (lenscloth/RKD, metric/loss.py).
     """
     student, teacher = _checked(student, teacher)
     with torch.autocast(student.device.type, enabled=False):  # products of 32 bits under mixed precision
         distance = functional.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
         angle = functional.smooth_l1_loss(_angle_cosines(student), _angle_cosines(teacher))
-    return distance_weight * distance + angle_weight * angle
+    return distance + 2 * angle
 
 
 def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
@@ -98,7 +77,7 @@ def soft_label_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) 
         teacher: class scores of the fine-tuned face net, (B, K), the same classes in the same order.
         temperature: T > 0; 1 leaves the probabilities as they are, more makes them softer.
     Raises:
-        ValueError: If the shapes differ, or the temperature is not above 0.
+        ValueError: If the temperature is not above 0.
     Source: Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.
     """
     if not 0 < temperature < float("inf"):
@@ -180,8 +159,8 @@ def _gram_and_distances(outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _relative_distances(outputs: Tensor) -> Tensor:
-    """Give the distances divided by their mean, (B, B)."""
-    _, distances = _gram_and_distances(outputs)
+    """Give the distances divided by the mean of those above 0, (B, B)."""
+    distances = _gram_and_distances(outputs)[1]
     pairs = (distances > 0).sum()
     return distances / (distances.sum() / pairs.clamp(min=1)).where(pairs > 0, 1.0)
 

@@ -62,21 +62,13 @@ class TrainingContext:
     def fit(self, stage: Stage, folder: Path) -> list[EpochRecord]:
         """Train a stage; see `loop.fit`."""
         return fit(
-            stage,
-            folder,
-            seed=self.seed,
-            device=self.device,
-            precision=self.recipe.precision,
-            on_epoch=self.on_epoch,
+            stage, folder, seed=self.seed, device=self.device, precision=self.recipe.precision, on_epoch=self.on_epoch
         )
 
 
 def check(recipe: Recipe, *, fine_tunes: bool = False) -> FaceNetInfo:
-    """Check the recipe's face net before any work; give its description.
+    """Check the recipe's face net, and whether it can be the baseline `fine_tunes`; give its description.
 
-    Args:
-        recipe: every number.
-        fine_tunes: whether stage 0 is asked for as a baseline.
     Raises:
         UserError: If there is no such face net, weights or tap, or they do not go together.
     """
@@ -100,7 +92,7 @@ def load_face_net(recipe: Recipe) -> FaceNet:
 
 def pretrained_teacher(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
     """Give the pretrained face net as a teacher, frozen; its class scores are all 0."""
-    teacher = _face_classifier(load_face_net(recipe), recipe, classes).to(device)
+    teacher = _face_classifier(recipe, classes, device)
     for parameter in teacher.head.parameters():
         torch.nn.init.zeros_(parameter)  # the same hash for the same face net, whatever was drawn before
     return teacher.eval().requires_grad_(False)
@@ -114,7 +106,7 @@ def fine_tune(data: TrainingSet, context: TrainingContext, folder: Path) -> Face
     """
     recipe = context.recipe
     torch.manual_seed(context.seed)
-    classifier = _face_classifier(load_face_net(recipe), recipe, data.classes).to(data.device)
+    classifier = _face_classifier(recipe, data.classes, data.device)
     if recipe.fine_tune.batch_norm == "frozen":
         freeze_norms(classifier.face_net)
     new = classifier.head.parameters()
@@ -141,7 +133,6 @@ def fn2en(data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, 
     Args:
         data: the training part that the teacher was fine-tuned on, and pictures without a label.
         teacher: the face net, fine-tuned or pretrained, frozen.
-        context: recipe, seed, device.
         folder: for checkpoints and, unless the context names another, the teacher's cached views.
     """
     recipe, stage1, stage2 = context.recipe, context.recipe.stage1, context.recipe.stage2
@@ -194,16 +185,18 @@ def _augment(recipe: Recipe, data: TrainingSet) -> Augment:
     return Augment(recipe.augment, recipe.crop.crop_px).to(data.device)
 
 
-def _face_classifier(net: FaceNet, recipe: Recipe, classes: int) -> FaceClassifier:
-    return FaceClassifier(net, classes, head_norm=recipe.face_net.head_norm, head_dropout=recipe.face_net.head_dropout)
+def _face_classifier(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
+    own, net = recipe.face_net, load_face_net(recipe)
+    return FaceClassifier(net, classes, head_norm=own.head_norm, head_dropout=own.head_dropout).to(device)
 
 
 def _expression_classifier(
     recipe: Recipe, data: TrainingSet, net: FaceNet, *, batch_norm: bool
 ) -> ExpressionClassifier:
+    own, bridge_chw = recipe.expnet, as_chw(net.info.taps[_tap(recipe, net)])
     expnet = ExpNet(
-        data.classes, input_px=recipe.crop.crop_px, bridge_chw=as_chw(net.info.taps[_tap(recipe, net)]),
-        width=recipe.expnet.width, hidden=recipe.expnet.hidden, dropout=recipe.expnet.dropout, batch_norm=batch_norm,
+        data.classes, input_px=recipe.crop.crop_px, bridge_chw=bridge_chw, width=own.width, hidden=own.hidden,
+        dropout=own.dropout, batch_norm=batch_norm,
     )  # fmt: skip
     return ExpressionClassifier(expnet, recipe.crop.mean, recipe.crop.scale).to(data.device)
 

@@ -60,14 +60,11 @@ def measure_features(batches: Iterable[Tensor]) -> FeatureStatistics:
         rows = batch.detach().to("cpu", torch.float64).flatten(1)
         batch_mean = rows.mean(0)
         batch_deviations = (rows - batch_mean).square().sum(0)
-        if count == 0:
-            mean, deviations = batch_mean, batch_deviations
-        else:
-            total = count + len(rows)
-            delta = batch_mean - mean
-            mean = mean + delta * (len(rows) / total)
-            deviations = deviations + batch_deviations + delta.square() * (count * len(rows) / total)
-        count += len(rows)
+        total = count + len(rows)
+        delta = batch_mean - mean
+        mean = mean + delta * (len(rows) / total)
+        deviations = deviations + batch_deviations + delta.square() * (count * len(rows) / total)
+        count = total
     if count == 0:
         raise StageStopped("there are no pictures to distil, expected one at least")
     std = (deviations / count).sqrt()
@@ -106,10 +103,6 @@ class RSquared:
 
     def __init__(self, mean: Tensor) -> None:
         self.mean = mean
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the batches so far."""
         self._sums: Tensor | None = None
 
     @torch.no_grad()
@@ -126,13 +119,14 @@ class RSquared:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def compute(self) -> float:
-        """Give R2 of all batches so far.
+        """Give R2 of all batches since the last call.
 
         If no target differs from the mean, R2 has no meaning: it is then 1.0 for exact predictions and 0.0 for all
         others, as in scikit-learn's r2_score.
         """
         assert self._sums is not None, "update first"
         unexplained, total = self._sums.tolist()
+        self._sums = None
         if total == 0:
             return 1.0 if unexplained == 0 else 0.0
         return float(1.0 - unexplained / total)

@@ -28,9 +28,6 @@ from facenet2expnet.training.statistics import check_finite
 BATCH = 64
 LARGEST_HALF = 65_504.0
 
-Shapes = dict[str, tuple[tuple[int, ...], type[Any]]]
-"""File name -> shape and type of its array."""
-
 log = logging.getLogger(__name__)
 
 
@@ -119,6 +116,10 @@ class CachedViews:
         views = torch.randint(self.crops.shape[1], (len(examples),))
         return examples.cpu().numpy(), views.numpy()
 
+    def read(self, index: tuple[np.ndarray, np.ndarray], device: torch.device, *fields: str) -> list[Tensor]:
+        """Give these fields of drawn views, as they are kept, on a device."""
+        return [torch.from_numpy(getattr(self, field)[index]).to(device) for field in fields]
+
     def batches(self) -> Iterator[Tensor]:
         """Give all features, the views of some pictures at a time, (B, C, H, W) 32 bits."""
         pictures = max(1, 256 // self.features.shape[1])
@@ -165,7 +166,7 @@ def cache_views(
     teacher.eval()
     crop_px = augment.crop_px
     features = teacher.with_taps(centre_crop(data.stored(torch.arange(1)), crop_px).float(), [tap])[1][0]
-    shapes: Shapes = {
+    shapes: dict[str, tuple[tuple[int, ...], type[Any]]] = {
         "crops": ((len(data), count, 3, crop_px, crop_px), np.uint8),
         "features": ((len(data), count, *features.shape[1:]), np.float16),
         "scores": ((len(data), count, data.classes), np.float32),
@@ -186,6 +187,8 @@ def cache_views(
             pass
         log.warning("%s is damaged; the teacher's views are computed again.", views)
         shutil.rmtree(views)
+    for stale in folder.glob("views-*.partial"):  # of a process that was killed
+        shutil.rmtree(stale, ignore_errors=True)
     partial = folder / f"{views.name}.{uuid.uuid4().hex[:8]}.partial"
     try:
         files = _create_files(partial, shapes)
@@ -250,7 +253,7 @@ def _fill(
             progress(stop, len(data))
 
 
-def _create_files(folder: Path, shapes: Shapes) -> dict[str, np.memmap]:
+def _create_files(folder: Path, shapes: dict[str, tuple[tuple[int, ...], type[Any]]]) -> dict[str, np.memmap]:
     """Create the files at full size: writing to a mapped hole on a full disk would kill the process."""
     needed = sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize for shape, kind in shapes.values())
     folder.mkdir(parents=True)
