@@ -153,7 +153,6 @@ def test_commands_parse(page: Path, text: str, complete: bool) -> None:
     [
         ("fn2en trian faces/", "no command 'trian'"),
         ("fn2en train faces/ --recip quick", "recip"),
-        ("fn2en train faces/ --method best", "best"),
         ("fn2en train", "data"),
         ("fn2en recipe quick --set stage1.epoch=10 > mine.toml", "names no number of the recipe"),
         ("fn2en ablate faces/ --vary stage1.epoch=10", "names no number of the recipe"),

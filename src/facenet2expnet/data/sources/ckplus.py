@@ -42,7 +42,7 @@ def read(path: Path, classes: int | str | Sequence[str] = 8, frames: int = 3) ->
         )
     table = layout.numbered(table[table["folder"] == table["folder"].iloc[0]], frames)
     labels = _labels(emotions)
-    table["label"] = table["sequence"].str.lower().map(labels).fillna("")
+    table["label"] = [labels.get(name, "") for name in table["sequence"].str.lower()]
     sequences = table.drop_duplicates("sequence")
     odd = sequences[~sequences["label"].isin(("", *EXPRESSIONS))]
     damaged = list(odd["sequence"] + " (" + odd["label"] + ")")
