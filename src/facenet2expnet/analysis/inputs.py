@@ -12,6 +12,7 @@ from torch import nn
 from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.manifest import Manifest, natural_key, read_manifest
 from facenet2expnet.data.splits import read_splits, subsample
+from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.nets import face
@@ -73,7 +74,7 @@ def load_inputs(
     part: str = "all",
     images: int = 0,
     seed: int = 0,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> AnalysisInput:
     """Load networks and labelled images; images without a label are left out.
 
@@ -85,11 +86,11 @@ def load_inputs(
         part: of the run's fold: test or train; or all.
         images: at most this many, drawn at random with the classes in proportion; 0 for all.
         seed: of all random draws.
-        device: of the networks.
+        device: of the networks: auto, cpu, cuda or mps.
     Raises:
         UserError: If something named does not exist, networks do not fit together, or no image has a label.
     """
-    run = (data / "run.json").is_file()
+    run, compute = (data / "run.json").is_file(), choose_device(device)
     if not run and not nets:
         raise UserError(f"{data} is not a run folder, so there is no network to look at; name one with --net")
     loaded = _named_nets(nets) if nets else _nets_of_run(data, fold)
@@ -112,7 +113,7 @@ def load_inputs(
     manifest = replace(manifest, classes=classes)
     recipe, pre_trained = models[0].metadata.get("recipe", {}).get("face_net", {}), loaded.get(PRE_TRAINED)
     return AnalysisInput(
-        {name: (net.module if isinstance(net, Model) else net).to(device) for name, net in loaded.items()},
+        {name: (net.module if isinstance(net, Model) else net).to(compute) for name, net in loaded.items()},
         pixels,
         manifest.labels,
         manifest.classes,

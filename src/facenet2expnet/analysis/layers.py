@@ -113,7 +113,9 @@ def check_finite(values: Tensor, what: str) -> None:
 
 def crops_of(pixels: np.ndarray, crop_px: int, model: nn.Module) -> Tensor:
     """Images (B, S, S, 3), 0..255 -> centre crops (B, 3, crop_px, crop_px) float, on the model's device."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(next(model.parameters()).device)
+    images = torch.from_numpy(np.ascontiguousarray(pixels))
+    images = images.float() if images.is_floating_point() else images  # some devices have no 64-bit numbers
+    images = images.to(next(model.parameters()).device)
     return centre_crop(images.permute(0, 3, 1, 2), crop_px)
 
 

@@ -63,8 +63,8 @@ class TopActivations:
         Images tied at the last place share it: with m places left for n images of one response, each counts m / n. So
         the order of the images does not matter, and a constant unit has the shares of the whole set.
         """
-        above, kept = self._count(self.values > self.threshold, self.images).double(), self.values.shape[1]
-        tied = self._tied().double()
+        above, kept = self._count(self.values > self.threshold, self.images).cpu().double(), self.values.shape[1]
+        tied = self._tied().cpu().double()
         places = kept - above.sum(dim=1, keepdim=True)
         return (above + tied * places / tied.sum(dim=1, keepdim=True)) / kept
 

@@ -36,7 +36,7 @@ PartOf = Annotated[Part, Option("--part", help="The part of the run's images.")]
 Fold = Annotated[str, Option("--fold", help="Fold of the run. By default its first.")]
 Images = Annotated[int, Option("--pictures", min=0, help="At most this many, drawn at random; 0 for all.")]
 Seed = Annotated[int, Option(help="Seed of all random draws.")]
-Device = Annotated[str, Option("--device", help="Where to compute: cpu or cuda.")]
+Device = Annotated[str, Option("--device", help="Where to compute: auto, cpu, cuda or mps.")]
 Out = Annotated[Path | None, Option("--out", "-o", help="The folder to write to. By default DATA/analyses.")]
 Layers = Annotated[list[str] | None, Option("--layer", help="A layer. Repeatable. By default the last four.")]
 Layer = Annotated[str, Option("--layer", help="The layer of the neurons. By default the top hidden layer.")]
@@ -56,7 +56,7 @@ def _command(part: Part, *of_run: str) -> Callable[[Analyse], None]:
     def register(analyse: Analyse) -> None:
         def run(
             data: Data, nets: Nets = None, part: PartOf = part, fold: Fold = "", images: Images = 0, seed: Seed = 0,
-            device: Device = "cpu", out: Out = None, **own: Any,
+            device: Device = "auto", out: Out = None, **own: Any,
         ) -> None:  # fmt: skip
             from facenet2expnet.analysis.inputs import load_inputs
 
@@ -150,7 +150,7 @@ def confusion(data: Data, out: Out = None) -> None:
 
 
 @app.command("all")
-def everything(data: Data, fold: Fold = "", seed: Seed = 0, device: Device = "cpu", out: Out = None) -> None:
+def everything(data: Data, fold: Fold = "", seed: Seed = 0, device: Device = "auto", out: Out = None) -> None:
     """Compute all analyses of a run, with their defaults.
 
     Example: fn2en analyse all runs/mine
@@ -160,7 +160,7 @@ def everything(data: Data, fold: Fold = "", seed: Seed = 0, device: Device = "cp
     _save(run_all(data, fold, seed, device), data, out)
 
 
-def run_all(run: Path, fold: str = "", seed: int = 0, device: str = "cpu") -> Iterator[Any]:
+def run_all(run: Path, fold: str = "", seed: int = 0, device: str = "auto") -> Iterator[Any]:
     """Compute the analyses of a run that its networks allow, in the paper's order."""
     from facenet2expnet.analysis.inputs import load_inputs
 

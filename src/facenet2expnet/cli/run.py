@@ -245,7 +245,8 @@ def _print_comparison(run: Path) -> None:
         console.out.print(tables.to_rich(table))
         if folder.metrics["paired_tests"]:
             console.out.print(tables.to_rich(tables.paired_text(folder.metrics)))
-        for sentence in folder.metadata.get("checks", []):
+        about_tests = [test[key] for key in ("covers", "reason") for test in folder.metrics["paired_tests"]]
+        for sentence in dict.fromkeys([*about_tests, *folder.metadata.get("checks", [])]):
             console.out.print(sentence, markup=False)
     print(f"report: {run / 'report.html'}")
 
