@@ -19,6 +19,9 @@ Count = Annotated[int, Field(ge=1)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 NormMode = Literal["trainable", "frozen"]
 
+NO_START = "none"
+"""As expnet.start: the expression net begins from noise."""
+
 STAGES = ("fine_tune", "stage1", "stage2", "scratch")
 """The sections of a recipe that are trained."""
 
@@ -74,12 +77,15 @@ class ExpNetRecipe:
         hidden: units of its fully connected layer.
         dropout: before and after that layer.
         batch_norm: after every convolution. The baseline from scratch always has it.
+        start: a folder that `fn2en pretrain` wrote, whose convolutions and bridge stage 1 begins with; "none" begins
+            from noise, as the paper does.
     """
 
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     hidden: Count = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     batch_norm: bool = False
+    start: str = NO_START
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -264,10 +270,11 @@ def contradictions(recipe: Recipe) -> list[str]:
             )
     if not stage1.losses:
         faults.append("stage1.losses is empty, expected one term or more")
-    if not stage1.epochs and not stage2.distil_weight and not stage2.soft_labels:
+    started = recipe.expnet.start != NO_START
+    if not (stage1.epochs or stage2.distil_weight or stage2.soft_labels or started):
         faults.append(
-            "stage1.epochs is 0, expected stage2.distil_weight or stage2.soft_labels above 0 with it: otherwise "
-            "nothing is learned from the face net"
+            "stage1.epochs is 0, expected stage2.distil_weight or stage2.soft_labels above 0, or an expnet.start, with "
+            "it: otherwise nothing is learned from the face net"
         )
     if stage2.soft_labels and not recipe.face_net.fine_tuned:
         faults.append(

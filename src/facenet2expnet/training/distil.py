@@ -92,14 +92,18 @@ class DistilStage:
         """Give R2 since the last call; 0 is the mean face."""
         return {"r2": self.r2.compute()}
 
-    def validation_loss(self) -> float:
-        """Compute the loss on centre crops; the face net's features of them are computed once."""
-        validation, total = self.data.validation, 0.0
-        assert validation is not None
+    def held_out(self) -> list[tuple[Tensor, Tensor]]:
+        """Give the validation part's centre crops with the face net's features, which are computed once."""
+        assert self.data.validation is not None
         if not self._validation:
-            crops = validation.centre_crops(self.augment.crop_px)
+            crops = self.data.validation.centre_crops(self.augment.crop_px)
             self._validation = [(batch, self.teaching.ask(batch)[1]) for batch in crops]
-        for batch, features in self._validation:
+        return self._validation
+
+    def validation_loss(self) -> float:
+        """Compute the loss on centre crops of the validation part."""
+        total, count = 0.0, 0
+        for batch, features in self.held_out():
             loss = self.feature_loss(self.student.distilled(batch), self.feature_loss.target(features))
-            total += float(loss) * len(batch)
-        return total / len(validation)
+            total, count = total + float(loss) * len(batch), count + len(batch)
+        return total / count

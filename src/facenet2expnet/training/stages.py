@@ -24,12 +24,14 @@ from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face import FaceNet, FaceNetInfo
 from facenet2expnet.nets.face.base import freeze_norms
-from facenet2expnet.recipe import LossTerm, Recipe, StageRecipe
+from facenet2expnet.recipe import NO_START, LossTerm, Recipe, StageRecipe
 from facenet2expnet.training.augment import Augment
 from facenet2expnet.training.classify import ClassifyStage, Stage2
 from facenet2expnet.training.distil import DistilStage, Teaching
 from facenet2expnet.training.loop import EpochCallback, EpochRecord, Stage, best_epoch, fit
 from facenet2expnet.training.losses import FeatureLoss
+from facenet2expnet.training.pretrain import PretrainStage, robust_loss
+from facenet2expnet.training.start import load_start
 from facenet2expnet.training.statistics import measure_features
 from facenet2expnet.training.teacher import TrainingSet, cache_views, tapped_features
 
@@ -81,7 +83,10 @@ def check(recipe: Recipe, *, fine_tunes: bool = False) -> FaceNetInfo:
         )
     if fine_tunes and frozen:
         raise UserError(f"method 'fine-tune': {net.info.name} has nothing to train; leave this method out")
-    _tap(recipe, net)
+    tap = _tap(recipe, net)
+    if recipe.expnet.start != NO_START:
+        expnet = _expression_net(recipe, net, classes=2, batch_norm=recipe.expnet.batch_norm)
+        load_start(Path(recipe.expnet.start), expnet, face_net=recipe.face_net.name, tap=tap)
     return net.info
 
 
@@ -145,6 +150,8 @@ def fn2en(data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, 
         )  # fmt: skip
     torch.manual_seed(context.seed)
     model = _expression_classifier(recipe, data, teacher.face_net, batch_norm=recipe.expnet.batch_norm)
+    if recipe.expnet.start != NO_START:
+        load_start(Path(recipe.expnet.start), model.net, face_net=recipe.face_net.name, tap=tap)
     if stage1.epochs or stage2.distil_weight:
         features = views.batches() if views else tapped_features(teacher, data, tap, augment.crop_px)
         feature_loss = FeatureLoss(stage1.losses, measure_features(features).to(data.device))
@@ -156,11 +163,35 @@ def fn2en(data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, 
         model.net.bridge.set_affine(feature_loss.statistics.mean, feature_loss.statistics.std)
     if stage2.batch_norm == "frozen":
         freeze_norms(model.net.convolutions)
-    new = model.net.head.parameters() if stage1.epochs else model.parameters()
+    from_noise = not stage1.epochs and recipe.expnet.start == NO_START
+    new = model.parameters() if from_noise else model.net.head.parameters()
     records = context.fit(Stage2(stage2, model, data, augment, new, teaching), folder)
     if not stage1.epochs and stage2.distil_weight:
         _warn_if_nothing_learned(records, stage2, stage1.losses)
     return model.eval()
+
+
+def pretrain(
+    data: TrainingSet, context: TrainingContext, folder: Path
+) -> tuple[ExpressionClassifier, list[EpochRecord]]:
+    """Distil the pretrained face net into an expression net on faces without labels, as `recipe.stage1` is optimised.
+
+    Args:
+        data: the faces; its validation part is held out for R2.
+        context: recipe, seed, device.
+        folder: for the checkpoint.
+    Returns:
+        The expression net, whose head is not trained, and the records of all epochs.
+    """
+    recipe, augment = context.recipe, _augment(context.recipe, data)
+    teacher = pretrained_teacher(recipe, data.classes, data.device)
+    tap = _tap(recipe, teacher.face_net)
+    torch.manual_seed(context.seed)
+    model = _expression_classifier(recipe, data, teacher.face_net, batch_norm=recipe.expnet.batch_norm)
+    statistics = measure_features(tapped_features(teacher, data, tap, augment.crop_px)).to(data.device)
+    teaching = Teaching(teacher, tap, None, robust_loss(statistics))
+    records = context.fit(PretrainStage(recipe.stage1, model, data, augment, teaching), folder)
+    return model.eval(), records
 
 
 def _warn_if_nothing_learned(records: list[EpochRecord], recipe: StageRecipe, losses: Sequence[LossTerm]) -> None:
@@ -193,12 +224,16 @@ def _face_classifier(recipe: Recipe, classes: int, device: torch.device) -> Face
 def _expression_classifier(
     recipe: Recipe, data: TrainingSet, net: FaceNet, *, batch_norm: bool
 ) -> ExpressionClassifier:
+    expnet = _expression_net(recipe, net, classes=data.classes, batch_norm=batch_norm)
+    return ExpressionClassifier(expnet, recipe.crop.mean, recipe.crop.scale).to(data.device)
+
+
+def _expression_net(recipe: Recipe, net: FaceNet, *, classes: int, batch_norm: bool) -> ExpNet:
     own, bridge_chw = recipe.expnet, as_chw(net.info.taps[_tap(recipe, net)])
-    expnet = ExpNet(
-        data.classes, input_px=recipe.crop.crop_px, bridge_chw=bridge_chw, width=own.width, hidden=own.hidden,
+    return ExpNet(
+        classes, input_px=recipe.crop.crop_px, bridge_chw=bridge_chw, width=own.width, hidden=own.hidden,
         dropout=own.dropout, batch_norm=batch_norm,
     )  # fmt: skip
-    return ExpressionClassifier(expnet, recipe.crop.mean, recipe.crop.scale).to(data.device)
 
 
 def _tap(recipe: Recipe, net: FaceNet) -> str:

@@ -1,0 +1,132 @@
+"""`pretrain` makes a start: an expression net that knows faces before it sees labels."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from facenet2expnet import recipes
+from facenet2expnet.data.dataset import Dataset, load_dataset
+from facenet2expnet.data.manifest import Manifest, find_pictures
+from facenet2expnet.data.splits import Protocol, Split
+from facenet2expnet.device import choose_device
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.job import Progress
+from facenet2expnet.experiment.run import Inputs, begin, describe, run_folder
+from facenet2expnet.faces.store import is_store
+from facenet2expnet.recipe import NO_START, Recipe
+from facenet2expnet.training import stages
+from facenet2expnet.training.loop import EpochRecord
+from facenet2expnet.training.start import save_start
+from facenet2expnet.training.teacher import TrainingSet
+
+RECORD = "pretrain.json"
+HELD_OUT, MOST_HELD_OUT = 0.05, 2000
+"""Share of the faces that R2 is measured on, and their largest number."""
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(
+    data: str | Path | Manifest,
+    *,
+    recipe: Recipe | str = "best",
+    out: str | Path,
+    licence: str = "",
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Distil the untouched face net into an expression net on faces without labels; write a start.
+
+        pretrain("faces/", recipe="best", out="starts/mine")     # then: recipe with expnet.start = "starts/mine"
+
+    Every step sees fresh views, each mixed with another face. A part of the faces is held out; R2 of it is logged after
+    every epoch.
+
+    Args:
+        data: a folder of pictures at any depth, a CSV or Parquet manifest, a face store, or a manifest; labels are not
+            used.
+        recipe: its crop, augmentation, face net, expression net, and stage 1's epochs and optimiser are used.
+        out: the folder of the start; new, or with `resume` one that the same call began.
+        licence: what is known of the pictures' licence; saved with the start.
+        seed, device, threads, resume, progress: see `compare`.
+    Returns:
+        The folder, with start.safetensors and start.json.
+    Raises:
+        UserError: If anything given can't be used; nothing is written then.
+    """
+    started, out = time.monotonic(), Path(out)
+    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    if not recipe.stage1.epochs or recipe.expnet.start != NO_START:
+        raise UserError('pretraining needs stage1.epochs above 0 and expnet.start = "none"')
+    earlier = begin(out / RECORD, "a pretraining", ["fn2en"], [seed], threads, resume=resume)
+    info, compute = stages.check(recipe), choose_device(device)
+    dataset = _load_faces(data, recipe, progress)
+    train, held_out = _hold_out(dataset.manifest, seed)
+    split = Split("all", train, train[:0], held_out)
+    inputs = Inputs(dataset, Protocol("none", [split], False, "", 0), [split], pd.DataFrame(), [])
+    about = describe(inputs, recipe, compute, earlier, kind="pretrain", seed=seed)
+    with run_folder(out / RECORD, earlier, about, started) as update:
+        log.info("%d faces to learn from, %d held out", len(train), len(held_out))
+        unknown = np.full(len(dataset.manifest), -1)
+        validation = TrainingSet(dataset.pixels, held_out, unknown[held_out], 2, compute)
+        faces = TrainingSet(dataset.pixels, train, unknown[train], 2, compute, validation)
+
+        def on_epoch(record: EpochRecord) -> None:
+            log.info(
+                "epoch %d of %d: loss %.4f, R2 %.3f on held-out faces, %.0f s",
+                record.epoch, record.epochs, record.loss, record.r2, record.seconds,
+            )  # fmt: skip
+            if progress:
+                progress("pretraining", record.epoch, record.epochs)
+
+        model, records = stages.pretrain(faces, stages.TrainingContext(recipe, seed, compute, on_epoch), out)
+        update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        metadata = {
+            "face_net": info.name,
+            "tap": recipe.face_net.tap or info.default_tap,
+            "data": about["manifest"] | {"trained_on": len(train), "held_out": len(held_out)},
+            "licence": licence or "not stated",
+            "r2_held_out": records[-1].r2,
+            "recipe": recipes.to_dict(recipe),
+            "seed": seed,
+            **{key: about[key] for key in ("command", "created", "versions", "device")},
+        }
+        save_start(model.net, out, metadata)
+    return out
+
+
+def _load_faces(data: str | Path | Manifest, recipe: Recipe, progress: Progress | None) -> Dataset:
+    """Read the faces of a manifest, a store, or all pictures below a folder."""
+    if not isinstance(data, Manifest) and Path(data).is_dir() and not is_store(Path(data)):
+        folder = Path(data)
+        images = [path.relative_to(folder).as_posix() for path in find_pictures(folder)]
+        if not images:
+            raise UserError(f"{folder}: no picture in this folder or below it")
+        data = Manifest(pd.DataFrame({"image": images, "label": ""}), folder, name=folder.resolve().name)
+    report = partial(progress, "reading faces") if progress else None
+    return load_dataset(data, recipe.crop, min_classes=0, progress=report)
+
+
+def _hold_out(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give rows to learn from and rows held out; whole subjects or sequences where they are known.
+
+    Raises:
+        UserError: If there are fewer than two of them.
+    """
+    groups = np.random.default_rng(seed).permutation(np.unique(manifest.groups))
+    if len(groups) < 2:
+        raise UserError(f"{manifest.name}: pretraining needs two faces or more of different subjects")
+    wanted = min(MOST_HELD_OUT, HELD_OUT * len(manifest))
+    sizes = np.cumsum(np.bincount(manifest.groups)[groups])
+    count = min(max(1, int(np.searchsorted(sizes, wanted)) + 1), len(groups) - 1)
+    held = np.isin(manifest.groups, groups[:count])
+    return np.flatnonzero(~held), np.flatnonzero(held)
