@@ -210,7 +210,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: No
     """A folder with the files that the README's examples name; every preset trains in a second.
 
     `faces/`, `others/` and `new-faces/` are folders of class folders, `faces.csv` is a manifest with subjects;
-    `me.jpg`, `you.jpg` and `holiday/` are pictures without labels. All show rendered faces of the bundled sample.
+    `me.jpg`, `you.jpg`, `holiday/` and `album/` are pictures without labels. All show rendered faces of the bundled sample.
     """
     monkeypatch.chdir(tmp_path)
     sample, table = bundled.sample_folder(), bundled.read_sample()
@@ -223,8 +223,10 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: No
     few["image"] = [str(sample / image) for image in few["image"]]
     few.to_csv(tmp_path / "faces.csv", index=False)
     (tmp_path / "holiday").mkdir()
-    for picture in ("me.jpg", "you.jpg", "holiday/beach.jpg"):
-        Image.open(sample / table["image"][0]).convert("RGB").save(tmp_path / picture)
+    (tmp_path / "album").mkdir()
+    pictures = ["me.jpg", "you.jpg", "holiday/beach.jpg", *(f"album/{number}.jpg" for number in range(12))]
+    for picture, image in zip(pictures, table["image"], strict=False):
+        Image.open(sample / image).convert("RGB").save(tmp_path / picture)
     small = tiny.tiny_recipe()
     known = recipes.presets()
 

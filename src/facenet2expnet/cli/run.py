@@ -1,4 +1,4 @@
-"""fn2en quickstart, train, compare, ablate, report, recipe."""
+"""fn2en quickstart, train, compare, ablate, pretrain, report, recipe."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ON_THE_PAGE = ("units", "balanced accuracy, %", "log loss", "weights, M", "multi
 
 def add(app: typer.Typer) -> None:
     """Mount the commands."""
-    for command in (quickstart, train, compare, ablate, report, recipe):
+    for command in (quickstart, train, compare, ablate, pretrain, report, recipe):
         app.command()(command)
 
 
@@ -191,6 +191,38 @@ def ablate(
     table = table_text(read_ablation(folder))
     console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))
     print(f"report: {folder / 'report.html'}")
+
+
+def pretrain(
+    faces: Annotated[
+        Path,
+        typer.Argument(help="A folder of face pictures, a manifest, or a folder of prepared faces."),
+    ],
+    recipe: RecipeName = "best",
+    settings: Settings = None,
+    out: Out = None,
+    licence: Annotated[str, typer.Option(help="Licence of the pictures; saved with the start.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    resume: Resume = False,
+    quiet: Quiet = False,
+) -> None:
+    """Teach an expression net the face net's features, once, on many faces without labels: a start for small sets.
+
+    Example: fn2en pretrain faces/ --set stage1.epochs=30 --out starts/mine
+    """
+    from facenet2expnet import recipes
+    from facenet2expnet.cli import console
+    from facenet2expnet.experiment.pretrain import pretrain as make_start
+
+    with console.progress(quiet) as display:
+        start = make_start(
+            faces, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("start", resume),
+            licence=licence, seed=seed, device=device, threads=threads, resume=resume, progress=display,
+        )  # fmt: skip
+    print(f"start:  {start}")
+    print(f"use it: fn2en train DATA --set expnet.start={start}")
 
 
 def report(

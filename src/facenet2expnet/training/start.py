@@ -1,7 +1,7 @@
 """A start: the convolutions and the bridge of an expression net that already know faces.
 
-It is a folder with start.safetensors and start.json. `fn2en pretrain` makes it once, from faces without labels, so that a
-small labelled set does not begin from noise.
+It is a folder with start.safetensors and start.json. `fn2en pretrain` makes it once, from faces without labels; a small
+labelled set then does not begin from noise.
 """
 
 from __future__ import annotations
