@@ -121,7 +121,7 @@ def print_tables(runs: list[Path]) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Give a table of text as Markdown."""
+    """Return a table of text as Markdown."""
     rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

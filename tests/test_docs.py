@@ -33,7 +33,7 @@ LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)|(?:src|href)=\"([^\"]+)\"")
 FENCE = re.compile(r"\s*```\s*(\w*)")
 PROGRAM = re.compile(r"\s*(?:\$ )?(?:\S+=\S+ )*(?:\S*/)?(fn2en .+|python (?:benchmarks|tools)/.+)")
 SHELL_ENDS = {"|", ">", ">>", "2>", "&&", "||", ";", "&"}
-NOT_RUN = ("git clone ", "cd ", "pip install ")
+NOT_RUN = ("git clone ", "cd ", "pip install ", "source .venv/bin/activate ")
 """Beginnings of the README's shell lines that a test can't run; `make` targets are looked up."""
 NOT_RUN_IN_TEXT = ("fn2en ablate faces/ --learning-curve",)
 """Commands in the README's text that are only parsed: a learning curve begins with 250 pictures."""
@@ -154,8 +154,8 @@ def test_commands_parse(page: Path, text: str, complete: bool) -> None:
         ("fn2en trian faces/", "no command 'trian'"),
         ("fn2en train faces/ --recip quick", "recip"),
         ("fn2en train", "data"),
-        ("fn2en recipe quick --set stage1.epoch=10 > mine.toml", "names no number of the recipe"),
-        ("fn2en ablate faces/ --vary stage1.epoch=10", "names no number of the recipe"),
+        ("fn2en recipe quick --set stage1.epoch=10 > mine.toml", "names no setting of the recipe"),
+        ("fn2en ablate faces/ --vary stage1.epoch=10", "names no setting of the recipe"),
         ("python benchmarks/fer2013_small.py FER2013 --ot runs/mine", "no option --ot"),
     ],
 )
@@ -210,7 +210,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: No
     """A folder with the files that the README's examples name; every preset trains in a second.
 
     `faces/`, `others/` and `new-faces/` are folders of class folders, `faces.csv` is a manifest with subjects;
-    `me.jpg`, `you.jpg`, `holiday/` and `album/` are pictures without labels. All show rendered faces of the bundled sample.
+    `me.jpg`, `you.jpg`, `holiday/` and `album/` are pictures without labels. All show rendered faces.
     """
     monkeypatch.chdir(tmp_path)
     sample, table = bundled.sample_folder(), bundled.read_sample()

@@ -96,7 +96,10 @@ def test_all_faults_are_named_at_once() -> None:
 
 
 def test_overrides_that_name_nothing_are_all_named() -> None:
-    with pytest.raises(UserError, match=r"'stage1\.epoch=3' names no number.*'foo' names no.*'crop=1' names no"):
+    with pytest.raises(
+        UserError,
+        match=r"'stage1\.epoch=3' names no setting .*mean stage1\.epochs\?.*'foo' names no.*'crop=1' names no",
+    ):
         recipes.override(recipes.preset("quick"), ["stage1.epoch=3", "foo", "crop=1"])
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from facenet2expnet.errors import UserError
     from facenet2expnet.experiment.compare import compare, train
     from facenet2expnet.experiment.evaluate import evaluate
+    from facenet2expnet.experiment.pretrain import pretrain
     from facenet2expnet.predict.recognizer import Predictions, Recognizer
     from facenet2expnet.recipe import Recipe
     from facenet2expnet.recipes import preset
@@ -36,6 +37,7 @@ _HOME = {
     "compare": "experiment.compare",
     "evaluate": "experiment.evaluate",
     "preset": "recipes",
+    "pretrain": "experiment.pretrain",
     "read_manifest": "data.manifest",
     "train": "experiment.compare",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "compare",
     "evaluate",
     "preset",
+    "pretrain",
     "read_manifest",
     "train",
 ]

@@ -12,7 +12,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Give the device of a name; "auto" is the first GPU that PyTorch sees, otherwise the CPU.
+    """Return the device of a name; "auto" is the first GPU that PyTorch sees, otherwise the CPU.
 
     Raises:
         UserError: If there is no such device here.
@@ -28,7 +28,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Give the context of a forward pass: "32-true" changes nothing, "bf16-mixed" computes in bfloat16."""
+    """Return the context of a forward pass: "32-true" changes nothing, "bf16-mixed" computes in bfloat16."""
     if precision == "32-true":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)

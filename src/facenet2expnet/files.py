@@ -1,4 +1,4 @@
-"""Files that are whole or absent, JSON records, and a folder that one process at a time may write to."""
+"""Files written atomically, JSON records, and a folder that one process at a time may write to."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from facenet2expnet.errors import UserError
 
 @contextlib.contextmanager
 def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Give a temporary name beside a path; what is written there is renamed to the path at the end.
+    """Return a temporary name beside a path; what is written there is renamed to the path at the end.
 
         with atomic_path(folder / "table.parquet") as temporary:
             table.to_parquet(temporary)
@@ -52,13 +53,13 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
-    """Write bytes to a file that is whole or absent; see `atomic_path`."""
+    """Write bytes to a file atomically; see `atomic_path`."""
     with atomic_path(path, sync=sync) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is whole or absent."""
+    """Write a JSON file atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
 
 
@@ -83,6 +84,13 @@ def package_file(package: str, inside: str, advice: str) -> Path:
             return path
     state = f"lacks the file {inside}" if spec else "is not installed"
     raise UserError(f"the Python package '{package}' {state}; {advice}")
+
+
+def delete_temporary_files(folder: Path) -> None:
+    """Delete what `atomic_path` left in a folder and below it when its process was killed; hold the folder's lock."""
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}(\.\w+)?", path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

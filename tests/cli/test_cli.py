@@ -169,7 +169,7 @@ def test_other_bad_input(
 ) -> None:
     faces = tiny.write_faces(tmp_path / "faces")
     for arguments, message in (
-        (["compare", faces, "--set", "stage1.epoch=1"], "names no number of the recipe"),
+        (["compare", faces, "--set", "stage1.epoch=1"], "names no setting of the recipe"),
         (["train", faces, "--resume"], "--resume needs --out"),
         (["predict", tmp_path / "none", faces], "there is no such model folder"),
         (["predict", tmp_path / "none", faces, "--out", "table.xls"], ".csv, .json or .parquet"),

@@ -14,8 +14,9 @@ from torch import nn
 
 import tiny
 from facenet2expnet.crop import CropContract
+from facenet2expnet.data import dataset as module
 from facenet2expnet.data.dataset import Dataset, load_dataset
-from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.manifest import Manifest, read_manifest
 from facenet2expnet.data.pictures import read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.prepare import crop_picture
@@ -127,3 +128,17 @@ def test_too_few_classes(tmp_path: Path) -> None:
     )
     assert len(dataset.pixels) == 1
     assert progress == [(1, 1)]
+
+
+def test_many_faces_are_kept_in_a_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above a limit the faces of a folder, and of a store of another size, do not take memory."""
+    folder = tiny.write_faces(tmp_path / "faces")
+    contract = CropContract(stored_px=40, crop_px=36)
+    expected = load_dataset(folder, contract)
+    store = prepare(read_manifest(folder), CropContract(stored_px=64, crop_px=56), tmp_path / "store")
+    resized = load_dataset(store.folder, contract)
+    monkeypatch.setattr(module, "MAX_IN_MEMORY", 1000)
+    for path, loaded in ((folder, expected), (store.folder, resized)):
+        mapped = load_dataset(path, contract)
+        assert isinstance(mapped.pixels.base if not isinstance(mapped.pixels, np.memmap) else mapped.pixels, np.memmap)
+        assert np.array_equal(mapped.pixels, loaded.pixels)

@@ -19,7 +19,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.ablation import ablate
 from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.run import load_pictures
-from facenet2expnet.experiment.variants import spell_doubles, training_key, vary
+from facenet2expnet.experiment.variants import expand_doubling, training_key, vary
 from facenet2expnet.files import folder_lock
 from facenet2expnet.training import classify, distil
 
@@ -85,7 +85,7 @@ def test_another_recipe_is_an_axis_and_takes_the_settings_too() -> None:
 
 def test_a_learning_curve_doubles_up_to_the_whole_training_part() -> None:
     _, variant = vary(tiny.tiny_recipe(), ["pictures=3.."])
-    assert [(v.value, v.pictures) for v in spell_doubles(variant, 13)] == [("3", 3), ("6", 6), ("12", 12)]
+    assert [(v.value, v.pictures) for v in expand_doubling(variant, 13)] == [("3", 3), ("6", 6), ("12", 12)]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_learning_curve_doubles_up_to_the_whole_training_part() -> None:
         ([], "nothing is varied"),
         (["stage2.lr"], "changes nothing"),
         (["pictures=many"], "expected a number of training pictures"),
-        (["breadth=1"], "names no number of the recipe"),
+        (["breadth=1"], "names no setting of the recipe"),
         (["expnet.width=wide"], "width"),
         (["recipe=worst"], "no recipe is called 'worst'"),
     ],
@@ -199,7 +199,7 @@ def test_resuming_with_another_change_trains_only_what_is_new(faces: Path, tmp_p
     assert {p: p.stat().st_mtime_ns for p in before} == before
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert table["axis face_net.tap"].fillna("").tolist() == ["", "early"]
-    with pytest.raises(UserError, match="begun with another folds"):
+    with pytest.raises(UserError, match="started with other folds"):
         ablate(faces, [RKD], **(common | {"folds": 3}), resume=True)
 
 
@@ -214,7 +214,7 @@ def test_other_pictures_under_the_same_names_are_not_resumed(tmp_path: Path) -> 
     }
     ablate(faces, ["scratch.lr=0.01"], **common)
     Image.fromarray(np.full((40, 40, 3), 7, np.uint8)).save(faces / "anger" / "00.png")
-    with pytest.raises(UserError, match="other pictures under the same names"):
+    with pytest.raises(UserError, match="other pictures or weights of these names"):
         ablate(faces, ["scratch.lr=0.02"], resume=True, **common)
 
 
@@ -327,3 +327,14 @@ def test_a_stopped_baseline_does_not_stop_fn2en_with_the_pretrained_face_net(
     )  # fmt: skip
     table = pd.read_csv(out / "table.csv").fillna({"stopped": ""})
     assert table["accuracy"].notna().tolist() == (table["method"] == "fn2en").tolist()
+
+
+def test_near_duplicates_are_taken_out_of_every_variant_on_request(tmp_path: Path) -> None:
+    faces = tiny.write_faces(tmp_path / "faces", each=6)
+    for name in tiny.CLASSES:  # a slightly brighter copy of a picture of each class
+        brighter = np.asarray(Image.open(faces / name / "00.png")).clip(0, 250) + 2
+        Image.fromarray(brighter.astype(np.uint8)).save(faces / name / "07.png")
+    common = {"recipe": tiny.tiny_recipe(), "methods": ("scratch",), "folds": 2, **CPU}
+    for drop_near in (False, True):
+        out = ablate(faces, ["scratch.lr=0.01"], out=tmp_path / str(drop_near), drop_near=drop_near, **common)
+        assert (len(pd.read_csv(out / "copies.csv")) > 0) == drop_near

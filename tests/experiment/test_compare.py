@@ -150,7 +150,7 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(faces: Path, tmp_path: 
     other = arguments | {"recipe": tiny.tiny_recipe("scratch.epochs=3")}
     with pytest.raises(UserError, match=r"another recipe: scratch\.epochs=2"):
         compare(faces, **other, resume=True)
-    with pytest.raises(UserError, match="begun with another folds"):
+    with pytest.raises(UserError, match="started with other folds"):
         compare(faces, **(arguments | {"folds": 3}), resume=True)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
@@ -171,7 +171,7 @@ def test_other_pictures_under_the_same_names_are_not_resumed(tmp_path: Path) -> 
     }
     compare(faces, **arguments)
     Image.fromarray(np.full((40, 40, 3), 7, np.uint8)).save(faces / "anger" / "00.png")
-    with pytest.raises(UserError, match="begun with another pixels"):
+    with pytest.raises(UserError, match="started with other pixels"):
         compare(faces, **arguments, resume=True)
 
 
@@ -181,7 +181,7 @@ def test_another_crop_contract_is_not_resumed(faces: Path, tmp_path: Path) -> No
     arguments = {"recipe": recipe, "out": tmp_path / "run", "methods": ["scratch"], "folds": 2, **CPU}
     compare(data, **arguments)
     prepared = replace(data, contract=replace(recipe.crop, margin=0.5))
-    with pytest.raises(UserError, match=r"begun with another .*contract"):
+    with pytest.raises(UserError, match=r"started with other contract"):
         compare(prepared, **arguments, resume=True)
 
 
@@ -228,7 +228,7 @@ def test_folds_of_a_file_need_names_of_their_own_and_stay_the_same(faces: Path, 
     assert not out.exists()
     compare_on({"name": "a", **halves[0]})
     compare_on({"name": "a", **halves[0]}, resume=True)
-    with pytest.raises(UserError, match="begun with another folds"):
+    with pytest.raises(UserError, match="started with other folds"):
         compare_on({"name": "a", **halves[1]}, resume=True)
 
 
@@ -362,7 +362,7 @@ def test_the_temperature_changes_probabilities_and_no_answer(faces: Path, tmp_pa
     data = with_subjects(faces, tmp_path)
     recipe = tiny.tiny_recipe("calibrate=true", "val_fraction=0.5", "scratch.epochs=6")
     run = compare(data, recipe=recipe, out=tmp_path / "run", folds=2, **CPU)
-    assert any("6 pictures a fold are its validation part" in sentence for sentence in record(run)["checks"])
+    assert any(sentence.endswith("no stage trains on: 6.") for sentence in record(run)["checks"])
     predictions = pd.read_parquet(run / "predictions.parquet")
     dataset = load_dataset(data, recipe.crop)
     folds = splits.read_splits(run / "folds.json", dataset.manifest)
@@ -492,7 +492,7 @@ def test_validation_pictures_that_are_copies_are_not_counted_and_can_not_be_all(
     arguments = {"recipe": tiny.tiny_recipe("calibrate=true", "scratch.patience=1"), "method": "scratch", **CPU}
     (faces / images["valid"][0]).write_bytes((faces / images["test"][0]).read_bytes())
     run = train(faces / "all.csv", out=tmp_path / "run", **arguments)
-    assert any(sentence.startswith("5 pictures a fold are its validation") for sentence in record(run)["checks"])
+    assert any(sentence.endswith("no stage trains on: 5.") for sentence in record(run)["checks"])
     for valid, test in zip(images["valid"], images["test"], strict=True):
         (faces / valid).write_bytes((faces / test).read_bytes())
     with pytest.raises(UserError, match="all pictures of a validation part are copies"):
@@ -534,3 +534,39 @@ def test_everything_is_trained_on_but_the_validation_part(faces: Path, tmp_path:
     run = train(with_subjects(faces, tmp_path), recipe=recipe, out=tmp_path / "run", holdout=False, **CPU)
     metadata = load_model(run).metadata
     assert (metadata["calibration"]["pictures"], metadata["trained_on"]["pictures"]) == (6, 18)
+
+
+def test_other_face_net_weights_under_the_same_name_are_not_resumed(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", "method": "scratch", **CPU}
+    train(faces, **arguments)
+    init = tiny.TinyFaceNet.__init__
+
+    def other(self: tiny.TinyFaceNet) -> None:
+        init(self)
+        self.early.weight.data += 1
+
+    monkeypatch.setattr(tiny.TinyFaceNet, "__init__", other)
+    with pytest.raises(UserError, match="started with other face_net"):
+        train(faces, **arguments, resume=True)
+
+
+def test_nothing_is_claimed_of_a_test_part_that_is_not_there(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny.tiny_recipe("calibrate=true")
+    run = train(faces, recipe=recipe, out=tmp_path / "run", method="scratch", holdout=False, **CPU)
+    checks = " ".join(record(run)["checks"])
+    assert "Nothing was held out" in checks
+    assert "test picture" not in checks
+    assert "tested" not in checks
+
+
+def test_temporary_files_of_a_killed_run_are_deleted(faces: Path, tmp_path: Path) -> None:
+    arguments = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", "method": "scratch", **CPU}
+    run = train(faces, **arguments)
+    left = [run / ".run.0123abcd.json", run / "fold-1" / ".scratch.checkpoint.0123abcd.safetensors"]
+    left[1].parent.mkdir(exist_ok=True)
+    for path in left:
+        path.write_bytes(b"half")
+    train(faces, **arguments, resume=True)
+    assert not any(path.exists() for path in left)

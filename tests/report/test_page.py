@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from facenet2expnet.report.page import surest_mistakes, thumbnail, write_report
+from facenet2expnet.report.page import confident_mistakes, thumbnail, write_report
 
 MakeRun = Callable[..., Path]
 VOID = {"meta", "br", "img", "hr", "link", "input"}
@@ -223,12 +223,12 @@ def predictions() -> pd.DataFrame:
 
 
 def test_mistakes_are_sorted_by_probability_and_each_picture_is_there_once() -> None:
-    found = surest_mistakes(predictions(), "m", 5)
+    found = confident_mistakes(predictions(), "m", 5)
     assert found["image"].tolist() == ["sure.png", "unsure.png"]
     assert found["probability"].tolist() == [0.95, 0.6]
     assert found["truth_probability"].tolist() == pytest.approx([0.05, 0.4])
-    assert len(surest_mistakes(predictions(), "m", 1)) == 1
-    assert surest_mistakes(predictions().iloc[:1], "m", 5).empty
+    assert len(confident_mistakes(predictions(), "m", 1)) == 1
+    assert confident_mistakes(predictions().iloc[:1], "m", 5).empty
 
 
 def test_a_thumbnail_is_a_small_jpeg_or_the_reason_why_there_is_none(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Display:
         """Show that `done` of `total` of something are done."""
 
     def of(self, what: str) -> Callable[[int, int], None]:
-        """Give a progress callback for one thing."""
+        """Return a progress callback for one thing."""
         return partial(self, what)
 
 

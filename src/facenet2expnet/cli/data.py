@@ -51,7 +51,7 @@ def how_to(name: Name) -> None:
 def prepare(
     name: Name,
     path: Annotated[Path, typer.Argument(help="The dataset as distributed.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder. By default faces/NAME.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder. By default prepared/NAME.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="An option, as classes=6. Repeatable.")] = None,
     detector: Annotated[str, typer.Option(help="viola-jones (the paper's), mtcnn or dlib68.")] = "already-cropped",
     template: Annotated[str, typer.Option(help="Alignment: none, eyes-mouth or eyes.")] = "none",
@@ -69,7 +69,7 @@ def prepare(
     from facenet2expnet.faces import store
 
     contract = CropContract(detector=detector, template=template, stored_px=size, crop_px=size * 7 // 8)
-    out = out or Path("faces") / name
+    out = out or Path("prepared") / name
     manifest = sources.read_into(name, path, out.with_name(out.name + ".pictures"), **_options(option))
     with console.progress(quiet) as display:
         faces = store.prepare(manifest, contract, out, centre_crop=centre_crop, progress=display.of("faces"))

@@ -28,15 +28,15 @@ def evaluate(
 
     Example: fn2en evaluate runs/mine faces/ --out predictions.csv
     """
+    import facenet2expnet
     from facenet2expnet.cli import console
     from facenet2expnet.cli.model import check_table_name, write_table
-    from facenet2expnet.experiment.evaluate import evaluate as evaluate_model
     from facenet2expnet.report import tables
 
     if out:
         check_table_name(out)
     with console.progress(quiet) as display:
-        found = evaluate_model(model, data, device=device, progress=display.of("reading faces"))
+        found = facenet2expnet.evaluate(model, data, device=device, progress=display.of("reading faces"))
     for note in found.notes:
         print(note)
     console.out.print(tables.to_rich(tables.comparison_text(found.metrics)))
@@ -61,10 +61,10 @@ def calibrate(
     Example: fn2en calibrate runs/mine new-faces/ --out calibrated
     """
     from facenet2expnet.cli import console
-    from facenet2expnet.experiment.calibration import calibrate as calibrate_model
+    from facenet2expnet.experiment import calibration
 
     with console.progress(quiet) as display:
-        found = calibrate_model(model, data, out=out, device=device, progress=display.of("reading faces"))
+        found = calibration.calibrate(model, data, out=out, device=device, progress=display.of("reading faces"))
     for skipped in found.skipped:
         print(f"left out: {skipped.image}: {skipped.reason}")
     print(f"temperature {found.temperature:.3f}, fitted on {found.pictures:,} pictures")

@@ -96,12 +96,12 @@ def train(
 
     Example: fn2en train faces/ --recipe normalised --out runs/mine
     """
+    import facenet2expnet
     from facenet2expnet import recipes
     from facenet2expnet.cli import console
-    from facenet2expnet.experiment import compare as experiment
 
     with console.progress(quiet) as display:
-        run = experiment.train(
+        run = facenet2expnet.train(
             data, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("train", resume),
             method=method, holdout=holdout, protocol=protocol, seed=seed, drop_near=drop_near,
             device=device, threads=threads, resume=resume, progress=display,
@@ -130,13 +130,13 @@ def compare(
 
     Example: fn2en compare faces/ --folds 5 --set stage1.epochs=60
     """
+    import facenet2expnet
     from facenet2expnet import recipes
     from facenet2expnet.cli import console
-    from facenet2expnet.experiment import compare as experiment
     from facenet2expnet.experiment.job import METHODS
 
     with console.progress(quiet) as display:
-        run = experiment.compare(
+        run = facenet2expnet.compare(
             data, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("compare", resume),
             methods=methods or METHODS, protocol=protocol, folds=folds, first_folds=first_folds, seeds=range(seeds),
             drop_near=drop_near, device=device, threads=threads, resume=resume, progress=display,
@@ -165,6 +165,7 @@ def ablate(
     folds: Folds = 10,
     first_folds: FirstFolds = None,
     seeds: Seeds = 1,
+    drop_near: DropNear = False,
     device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
@@ -186,7 +187,7 @@ def ablate(
         folder = ablation.ablate(
             data, changes, recipe=recipe, settings=settings or [], out=out or _new_run("ablation", resume),
             methods=methods, protocol=protocol, folds=folds, first_folds=first_folds,
-            seeds=range(seeds), device=device, threads=threads, resume=resume, progress=display,
+            seeds=range(seeds), drop_near=drop_near, device=device, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
     table = table_text(read_ablation(folder))
     console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))
@@ -212,12 +213,12 @@ def pretrain(
 
     Example: fn2en pretrain faces/ --set stage1.epochs=30 --out starts/mine
     """
+    import facenet2expnet
     from facenet2expnet import recipes
     from facenet2expnet.cli import console
-    from facenet2expnet.experiment.pretrain import pretrain as make_start
 
     with console.progress(quiet) as display:
-        start = make_start(
+        start = facenet2expnet.pretrain(
             faces, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("start", resume),
             licence=licence, seed=seed, device=device, threads=threads, resume=resume, progress=display,
         )  # fmt: skip

@@ -132,7 +132,8 @@ def audit(
             splits = [with_unlabelled(manifest, s) for s in column_splits(manifest, column_protocol(manifest))]
         except UserError:  # no column gives splits
             splits = []
-    checked = ["labels", *(["subjects and sequences"] if splits else [])]
+    known = manifest.subjects is not None or manifest.sequences is not None
+    checked = ["labels", *(["subjects and sequences"] if splits and known else [])]
     table = manifest.table[["image", "label"]].assign(row=np.arange(len(manifest)))
     labels = [table[table["label"] == ""].assign(fault="no label")]
     found: dict[str, Any] = dict.fromkeys(TABLES) | {"group_leakage": group_leaks(manifest, splits)}

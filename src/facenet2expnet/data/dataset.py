@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +17,9 @@ from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.prepare import Progress, check_any, crop_files
 from facenet2expnet.faces.store import FACE_COLUMN, MANIFEST, FaceStore, is_store
+
+MAX_IN_MEMORY = 1_000_000_000
+"""Bytes of faces that are held in memory at most; 64,000 faces of 72 pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +56,8 @@ def load_dataset(
 ) -> Dataset:
     """Load the faces of a folder of class folders, a CSV or Parquet manifest, or a face store.
 
-    A face store whose faces have the contract's `stored_px` is memory-mapped. All other faces are held in memory,
-    N * stored_px^2 * 3 bytes.
+    A face store whose faces have the contract's `stored_px` is memory-mapped. All other faces, N * stored_px^2 * 3
+    bytes, are held in memory, or above `MAX_IN_MEMORY` in a temporary file, so that memory does not grow with the set.
 
     Args:
         data: the path, or a manifest.
@@ -78,9 +84,10 @@ def load_dataset(
     if store is not None:
         pixels: np.ndarray = store.pixels
         if pixels.shape[1] != contract.stored_px:
-            face_type = np.dtype((np.uint8, (contract.stored_px, contract.stored_px, 3)))
-            faces = (resize_square(face, contract.stored_px) for face in pixels)
-            pixels = np.fromiter(faces, face_type, len(pixels))
+            resized = _face_array(len(pixels), contract.stored_px)
+            for row, face in enumerate(pixels):
+                resized[row] = resize_square(face, contract.stored_px)
+            pixels = resized
         dataset = Dataset(manifest, pixels, contract, store.skipped)
     else:
         dataset = _crop(manifest, contract, workers, progress)
@@ -94,7 +101,7 @@ def load_dataset(
 def _crop(manifest: Manifest, contract: CropContract, workers: int | None, progress: Progress | None) -> Dataset:
     """Crop the faces of the manifest's pictures; what a face store centre-cropped is centre-cropped again."""
     centre_crop = "centre-crop" in set(manifest.table.get(FACE_COLUMN, ()))
-    pixels = np.empty((len(manifest), contract.stored_px, contract.stored_px, 3), np.uint8)
+    pixels = _face_array(len(manifest), contract.stored_px)
     rows: list[int] = []
     skipped: list[Skipped] = []
     results = crop_files(manifest.paths, contract, centre_crop=centre_crop, workers=workers)
@@ -108,3 +115,23 @@ def _crop(manifest: Manifest, contract: CropContract, workers: int | None, progr
             progress(row + 1, len(manifest))
     check_any(len(rows), skipped)
     return Dataset(manifest.rows(np.array(rows, np.int64)), pixels[: len(rows)], contract, skipped)
+
+
+def _face_array(count: int, side_px: int) -> np.ndarray:
+    """Return an array for faces, in memory or in a temporary file that disappears with the process.
+
+    Raises:
+        MemoryError: If there is no room.
+    """
+    shape = (count, side_px, side_px, 3)
+    size = math.prod(shape)
+    if size <= MAX_IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the array needs it open
+    try:
+        if hasattr(os, "posix_fallocate"):  # writing to a mapped hole on a full disk would kill the process
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, np.uint8, "r+" if size <= os.fstat(file.fileno()).st_size else "w+", shape=shape)
+    except (OSError, OverflowError) as error:
+        folder = tempfile.gettempdir()
+        raise MemoryError(f"{size / 1e6:,.0f} MB do not fit on the disk of {folder} ({error})") from None

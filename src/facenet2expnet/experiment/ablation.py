@@ -28,7 +28,7 @@ from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, neede
 from facenet2expnet.experiment.metrics import scores_of_method
 from facenet2expnet.experiment.significance import compare_paired
 from facenet2expnet.experiment.speed import measure
-from facenet2expnet.experiment.variants import Variant, spell_doubles, training_key, vary
+from facenet2expnet.experiment.variants import Variant, expand_doubling, training_key, vary
 from facenet2expnet.files import atomic_path, write_atomic
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.recipe import Recipe
@@ -83,6 +83,7 @@ def ablate(
     folds: int = 10,
     first_folds: int | None = None,
     seeds: Sequence[int] = (0,),
+    drop_near: bool = False,
     device: str = "auto",
     threads: int | None = None,
     resume: bool = False,
@@ -101,10 +102,10 @@ def ablate(
             another preset or TOML file.
         recipe: what the variants differ from; a recipe, a preset's name or a TOML file.
         settings: dotted numbers to change in it, and in every recipe of recipe=NAME.
-        out: the folder of the ablation; new, or with `resume` one that was begun with the same data and folds. It may
+        out: the folder of the ablation; new, or with `resume` one that was started with the same data and folds. It may
             be resumed with other changes: nothing is trained twice, and table and page show those of the last call.
         methods: of METHODS.
-        protocol, folds, first_folds, seeds, device, threads, resume, progress: see `compare`.
+        protocol, folds, first_folds, seeds, drop_near, device, threads, resume, progress: see `compare`.
     Returns:
         The folder, with table.csv, predictions.parquet, figures and report.html.
     Raises:
@@ -122,21 +123,25 @@ def ablate(
     dataset = run.load_pictures(data, base, progress)
     chosen = run.first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     smallest = min(len(split.train) for split in chosen.splits)
-    variants = [spelled for variant in variants for spelled in spell_doubles(variant, smallest)]
-    inputs = run.prepare_inputs(dataset, chosen, base)
-    rows = _rows(variants, methods, seeds, dataset, chosen, out)
-    about = run.describe(inputs, base, compute, earlier)
-    about["identity"] = {name: about["identity"][name] for name in ("manifest", "folds")}
+    variants = [one for variant in variants for one in expand_doubling(variant, smallest)]
+    inputs = run.prepare_inputs(dataset, chosen, base, drop_near=drop_near)
+    rows = _rows(variants, methods, seeds, dataset, chosen, out, drop_near)
+    about = run.describe(inputs, base, compute, earlier, drop_near=drop_near)
+    about["identity"] = {name: about["identity"][name] for name in ("manifest", "folds", "drop_near")}
     axes = {axis: [v.value for v in variants if v.axis == axis] for axis in [v.axis for v in variants[1:]]}
     about |= {"format": FORMAT, "recipe": recipes.to_dict(base), "axes": axes, "methods": list(methods)}
     about |= {"seeds": list(seeds), "classes": list(dataset.manifest.classes), "skipped": len(dataset.skipped)}
-    pixels, before = _pixels(variants, data, dataset, progress), (earlier or {}).get("pixels", {})
-    if any(before.get(crop, found) != found for crop, found in pixels.items()):
-        raise UserError(f"{out}: was begun with other pictures under the same names; choose another --out")
-    about["pixels"] = before | pixels
+    hashes, before = _hashes(variants, data, dataset, progress), (earlier or {}).get("hashes", {})
+    if any(before.get(key, found) != found for key, found in hashes.items()):
+        raise UserError(f"{out}: was started with other pictures or weights of these names; choose another --out")
+    about["hashes"] = before | hashes
     del about["manifest"]["pixels"]  # differs from crop to crop
     with run.run_folder(out / RECORD, earlier, about, started) as update:
         run.write_inputs(out, inputs, base)
+        for variant in variants[1:]:
+            own, of_base = ([training_key(m, r) for m in methods] for r in (variant.recipe, base))
+            if own == of_base and variant.pictures is None:
+                log.warning("%s=%s changes nothing that is trained.", variant.axis, variant.value)
         _train(rows, data, dataset, compute, about, out, progress)
         _write_tables(rows, about, out, compute)
         update(finished=run.now())
@@ -151,6 +156,7 @@ def _rows(
     dataset: Dataset,
     protocol: Protocol,
     out: Path,
+    drop_near: bool,
 ) -> list[Row]:
     """Plan the trainings of every variant and method; equal ones have one folder."""
     rows, trainings = [], out / "trainings"
@@ -159,7 +165,8 @@ def _rows(
         if (count := variant.pictures) is not None:
             smaller = [splits.subsample(dataset.manifest, split.train, count) for split in drawn]
             drawn = [replace(split, train=train) for split, train in zip(drawn, smaller, strict=True)]
-        prepared = run.prepare_inputs(dataset, replace(protocol, splits=drawn), recipe, report_near=False).splits
+        drawn_protocol = replace(protocol, splits=drawn)
+        prepared = run.prepare_inputs(dataset, drawn_protocol, recipe, drop_near=drop_near, report_near=False).splits
         sizes = [len(split.train) for split in drawn]
         for method in (m for m in METHODS if m in methods):
             needed = []
@@ -218,16 +225,21 @@ def _train(
         shutil.rmtree(out / "trainings" / "views", ignore_errors=True)
 
 
-def _pixels(
+def _hashes(
     variants: Sequence[Variant], data: str | Path | Manifest, dataset: Dataset, progress: Progress | None
 ) -> dict[str, str]:
-    """Read the pictures at every crop that a variant needs, one crop in memory at a time; give a hash of each.
+    """Return a hash of the pictures at every crop that a variant needs, and of every face net's weights.
+
+    One crop is in memory at a time.
 
     Raises:
         UserError: If a variant's pictures can't be read, or are others than the base recipe's.
     """
     found = {_crop_key(variants[0].recipe): dataset.pixels_sha256()}
     for variant in variants:
+        own = variant.recipe.face_net
+        if (name := f"{own.name} {own.weights}") not in found:
+            found[name] = stages.face_net_sha256(variant.recipe)
         if (key := _crop_key(variant.recipe)) in found:
             continue
         try:
@@ -266,7 +278,7 @@ def _write_tables(rows: Sequence[Row], about: Mapping[str, Any], out: Path, devi
 
 
 def _scores(row: Row, every: pd.DataFrame, about: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Give the numbers of a row of table.csv."""
+    """Return the numbers of a row of table.csv."""
     scores = scores_of_method(every[every["method"] == row.name], about["classes"])
     over = "seeds" if len(about["seeds"]) > 1 else "folds"
     std = scores["std_over_seeds" if over == "seeds" else "std"].get("accuracy")

@@ -175,7 +175,7 @@ def _train_and_test(
 
 
 def _affordable_folds(manifest: Manifest, most: int = 10) -> int:
-    """Give how many folds the rarest class and the number of subjects or sequences allow, `most` at the most."""
+    """Return how many folds the rarest class and the number of subjects or sequences allow, `most` at the most."""
     manifest = manifest.rows((manifest.labels >= 0) & ~manifest.train_only)  # those that can be tested
     groups = len(np.unique(manifest.groups))
     return max(2, min(most, groups, *(count for count in manifest.counts.values() if count)))

@@ -12,7 +12,7 @@ BATCH = 64
 
 @torch.inference_mode()
 def face_embeddings(pixels: np.ndarray) -> np.ndarray:
-    """Give dlib's descriptor of every stored face, (N, 128) float32, of pixels (N, S, S, 3) uint8 RGB."""
+    """Return dlib's descriptor of every stored face, (N, 128) float32, of pixels (N, S, S, 3) uint8 RGB."""
     net, batches = face.load("dlib-resnet29"), []
     for start in range(0, len(pixels), BATCH):
         crops = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH]))

@@ -85,7 +85,7 @@ def plan_jobs(
 
 
 def needed_methods(methods: Sequence[str], recipe: Recipe) -> list[str]:
-    """Give the methods in their order; FN2EN brings "fine-tune", unless the recipe takes the pretrained face net."""
+    """Return the methods in their order; FN2EN brings "fine-tune", unless the recipe takes the pretrained face net."""
     brings = "fn2en" in methods and recipe.face_net.fine_tuned
     return [m for m in METHODS if m in methods or (m == "fine-tune" and brings)]
 
@@ -147,7 +147,7 @@ def run_job(
 
 
 def collect(jobs: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Give the predictions and the history of finished jobs, one table each."""
+    """Return the predictions and the history of finished jobs, one table each."""
     tables = [pd.read_parquet(job.folder / "predictions.parquet") for job in jobs]
     histories = [pd.read_csv(job.folder / "history.csv", dtype={"fold": str}) for job in jobs]
     filled = [table for table in tables if len(table)]
@@ -183,7 +183,7 @@ def _training_set(dataset: Dataset, rows: np.ndarray, validation: np.ndarray, de
 def _epoch_callback(
     job: Job, recipe: Recipe, records: list[EpochRecord], progress: Progress | None
 ) -> Iterator[Callable[[EpochRecord], None]]:
-    """Give a function that keeps, draws and logs the record of every epoch."""
+    """Return a function that keeps, draws and logs the record of every epoch."""
     shutil.rmtree(job.folder / "tensorboard", ignore_errors=True)  # a resumed training replays its epochs
     epochs = {"scratch": recipe.scratch.epochs, "fine-tune": recipe.fine_tune.epochs}
     total = epochs.get(job.method, recipe.stage1.epochs + recipe.stage2.epochs)

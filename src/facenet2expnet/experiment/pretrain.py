@@ -117,7 +117,7 @@ def _load_faces(data: str | Path | Manifest, recipe: Recipe, progress: Progress 
 
 
 def _hold_out(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give rows to learn from and rows held out; whole subjects or sequences where they are known.
+    """Return rows to learn from and rows held out; whole subjects or sequences where they are known.
 
     Raises:
         UserError: If there are fewer than two of them.

@@ -1,4 +1,4 @@
-"""The run folder: a record of what a run was begun with, a lock, a log, and the inputs that its jobs share."""
+"""The run folder: a record of what a run was started with, a lock, a log, and the inputs that its jobs share."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.job import METHODS, Progress, memory_errors
 from facenet2expnet.faces.store import is_store
-from facenet2expnet.files import LOCK, atomic_path, folder_lock, read_json, write_json
+from facenet2expnet.files import LOCK, atomic_path, delete_temporary_files, folder_lock, read_json, write_json
 from facenet2expnet.recipe import Recipe
+from facenet2expnet.training import stages
 
 PACKAGES = ("facenet2expnet", "torch", "kornia", "numpy", "opencv-python-headless", "scikit-learn", "pandas")
 
@@ -110,13 +111,11 @@ def prepare_inputs(
                 "calibrates by it; list them with fn2en data audit, and add other pictures"
             )
         span = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
-        checks.append(
-            f"{span} pictures a fold are its validation part: no stage trains on them, and they are of the data that "
-            "is tested."
-        )
-    checks.append(_copies_sentence(copies))
-    if report_near:
-        checks.append(_near_sentence(prepared, dataset))
+        checks.append(f"Pictures in a fold's validation part, which no stage trains on: {span}.")
+    if any(len(split.test) for split in prepared):  # otherwise there is nothing to copy
+        checks.append(_copies_sentence(copies))
+        if report_near:
+            checks.append(_near_sentence(prepared, dataset))
     return Inputs(dataset, protocol, prepared, copies, checks)
 
 
@@ -132,7 +131,7 @@ def begin(
         threads: of the CPU, unless the record names them.
         resume: whether an earlier run is to go on.
     Returns:
-        The record that the folder was begun with; None if it is new.
+        The record that the folder was started with; None if it is new.
     Raises:
         UserError: If the folder holds a run that is not to go on, or anything else; for unknown methods or equal seeds.
     """
@@ -183,9 +182,10 @@ def run_folder(
             raise UserError(f"{folder}: another process began here; add --resume, or choose another --out")
         if earlier and earlier["identity"] != about["identity"]:
             raise UserError(
-                f"{folder}: was begun with {_difference(earlier['identity'], about['identity'])}; resume it with what "
-                "it was begun with, or choose another --out"
+                f"{folder}: was started with {_difference(earlier['identity'], about['identity'])}; use the original "
+                "settings, or choose another --out"
             )
+        delete_temporary_files(folder)
         write_json(record, about)
         package, file = logging.getLogger("facenet2expnet"), logging.FileHandler(folder / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -193,9 +193,10 @@ def run_folder(
         package.setLevel(logging.DEBUG)
         package.addHandler(file)
         try:
+            log.info("results: %s", folder)
             for name in ("device", "versions"):
                 if earlier and earlier.get(name) != about[name]:
-                    log.warning("%s was begun with another %s: weights may differ in the last bits.", folder, name)
+                    log.warning("%s was started with another %s: weights may differ in the last bits.", folder, name)
             yield update
         finally:
             package.removeHandler(file)
@@ -227,7 +228,7 @@ def write_inputs(folder: Path, inputs: Inputs, recipe: Recipe) -> None:
 def describe(
     inputs: Inputs, recipe: Recipe, device: torch.device, earlier: Mapping[str, Any] | None, **what: Any
 ) -> dict[str, Any]:
-    """Give the record of a run: what it is, where it runs, and an identity without which it can't be resumed.
+    """Return the record of a run: what it is, where it runs, and an identity without which it can't be resumed.
 
     The identity covers pixels, labels, crop contract, recipe and splits, and what is given as `what`.
     """
@@ -238,6 +239,7 @@ def describe(
             folds.update(f"{split.name} {len(part)} ".encode() + part.tobytes())
     hashes = {"manifest": manifest.sha256(), "pixels": dataset.pixels_sha256(), "folds": folds.hexdigest()}
     contract, subjects = dataset.contract.to_dict(), manifest.subjects
+    hashes["face_net"] = stages.face_net_sha256(recipe)
     identity = what | hashes | {"recipe": recipes.to_dict(recipe), "contract": contract}
     processor = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     return what | {
@@ -270,7 +272,7 @@ def describe(
 
 
 def model_metadata(about: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Give what is saved with every model of a run."""
+    """Return what is saved with every model of a run."""
     data = about["manifest"]
     pictures = {"manifest": data["name"]} | {key: data[key] for key in ("sha256", "pixels") if key in data}
     same = {key: about[key] for key in ("command", "versions", "device")} | {"protocol": about["protocol"]["name"]}
@@ -278,7 +280,7 @@ def model_metadata(about: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
 
 
 def first_splits(protocol: Protocol, count: int | None) -> Protocol:
-    """Give the protocol with its first splits only, and a note if some are left out; None keeps all."""
+    """Return the protocol with its first splits only, and a note if some are left out; None keeps all."""
     if count is not None and count < 1:
         raise UserError(f"first_folds is {count}, expected 1 or more")
     if count is None or count >= len(protocol.splits):
@@ -288,13 +290,13 @@ def first_splits(protocol: Protocol, count: int | None) -> Protocol:
 
 
 def command_line() -> str:
-    """Give the running command, ready to be typed again."""
+    """Return the running command, ready to be typed again."""
     by_name = Path(sys.argv[0]).name == "fn2en"
     return shlex.join(["fn2en", *sys.argv[1:]] if by_name else ["python", *sys.argv])
 
 
 def now() -> str:
-    """Give the time in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -333,6 +335,6 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Name what differs between two identities."""
     names = [name for name in now if before.get(name) != now[name]]
     if names != ["recipe"]:
-        return "another " + ", ".join(names)
+        return "other " + ", ".join(names)
     old, new = (pd.json_normalize(identity["recipe"]).iloc[0] for identity in (before, now))
     return "another recipe: " + ", ".join(f"{name}={old.get(name)}" for name in new.index if old.get(name) != new[name])

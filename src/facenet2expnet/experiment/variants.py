@@ -41,7 +41,7 @@ class Variant:
 
 
 def vary(base: Recipe, changes: Sequence[str], settings: Sequence[str] = ()) -> list[Variant]:
-    """Give the base recipe and its variants, each once.
+    """Return the base recipe and its variants, each once.
 
     Args:
         base: the recipe.
@@ -70,7 +70,7 @@ def vary(base: Recipe, changes: Sequence[str], settings: Sequence[str] = ()) -> 
 
 
 def training_key(method: str, recipe: Recipe) -> str:
-    """Give a hash of all that a method's training depends on in a recipe; numbers at their default don't count."""
+    """Return a hash of all that a method's training depends on in a recipe; numbers at their default don't count."""
     values, default = recipes.to_dict(recipe), recipes.to_dict(Recipe())
     for section in _UNUSED[method]:
         values.pop(section)
@@ -87,7 +87,7 @@ def training_key(method: str, recipe: Recipe) -> str:
     return sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def spell_doubles(variant: Variant, most: int) -> list[Variant]:
+def expand_doubling(variant: Variant, most: int) -> list[Variant]:
     """Spell "250.." out: the number and its doubles up to `most`."""
     if not variant.value.endswith(DOUBLING) or not variant.pictures or variant.pictures > most:
         return [variant]

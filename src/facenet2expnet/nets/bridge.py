@@ -33,7 +33,7 @@ class Bridge(nn.Module):
         self.scale.copy_(scale.expand(self.out_chw))
 
     def before_affine(self, maps: Tensor) -> Tensor:
-        """Give (B, *out_chw) of maps (B, *in_chw), as stage 1 trains it."""
+        """Return (B, *out_chw) of maps (B, *in_chw), as stage 1 trains it."""
         return self.resize(self.conv(maps))
 
     def affine(self, distilled: Tensor) -> Tensor:
@@ -41,12 +41,12 @@ class Bridge(nn.Module):
         return self.shift + self.scale * distilled
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Give (B, *out_chw) of maps (B, *in_chw)."""
+        """Return (B, *out_chw) of maps (B, *in_chw)."""
         return self.affine(self.before_affine(maps))
 
 
 def as_chw(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Give a layer's shape as (C, H, W); a vector (U,) is a map of one position, (U, 1, 1)."""
+    """Return a layer's shape as (C, H, W); a vector (U,) is a map of one position, (U, 1, 1)."""
     channels, height, width = shape if len(shape) == 3 else (*shape, 1, 1)
     return channels, height, width
 

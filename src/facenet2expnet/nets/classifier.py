@@ -24,20 +24,20 @@ class ExpressionClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean_rgb).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, crops: Tensor) -> Tensor:
-        """Give what the expression net sees of pixels (B, 3, H, W) in 0..255."""
+        """Return what the expression net sees of pixels (B, 3, H, W) in 0..255."""
         return (crops - self.mean) / self.scale
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Give class scores before softmax (B, K) of crops (B, 3, H, W) in 0..255."""
+        """Return class scores before softmax (B, K) of crops (B, 3, H, W) in 0..255."""
         scores: Tensor = self.net(self.normalise(crops))
         return scores
 
     def distilled(self, crops: Tensor) -> Tensor:
-        """Give what stage 1 trains: the bridge's output before its affine, (B, *bridge_chw), of crops in 0..255."""
+        """Return what stage 1 trains: the bridge's output before its affine, (B, *bridge_chw), of crops in 0..255."""
         return self.net.bridge.before_affine(self.net.convolutions(self.normalise(crops)))
 
     def with_distilled(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Give class scores (B, K) and, from the same pass, what `distilled` gives."""
+        """Return class scores (B, K) and, from the same pass, what `distilled` gives."""
         distilled = self.distilled(crops)
         scores: Tensor = self.net.head(self.net.bridge.affine(distilled))
         return scores, distilled
@@ -65,11 +65,11 @@ class FaceClassifier(nn.Module):
         self.head = nn.Sequential(OrderedDict(norm=norm, dropout=nn.Dropout(head_dropout), scores=scores))
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Give class scores before softmax (B, K) of crops (B, 3, H, W) in 0..255."""
+        """Return class scores before softmax (B, K) of crops (B, 3, H, W) in 0..255."""
         return self.with_taps(crops, [])[0]
 
     def with_taps(self, crops: Tensor, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-        """Give class scores and, from the same pass, the outputs of layers, all as maps (B, C, H, W).
+        """Return class scores and, from the same pass, the outputs of layers, all as maps (B, C, H, W).
 
         A layer that gives vectors (B, U) gives maps of one position, (B, U, 1, 1), as a bridge does.
         """

@@ -82,6 +82,6 @@ class ExpNet(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Give O = h(g(I)), class scores before softmax (B, K), of normalised images (B, 3, H, W)."""
+        """Return O = h(g(I)), class scores before softmax (B, K), of normalised images (B, 3, H, W)."""
         scores: Tensor = self.head(self.bridge(self.convolutions(images)))
         return scores

@@ -1,4 +1,4 @@
-"""Tensors and JSON metadata in one safetensors file that is whole or absent."""
+"""Tensors and JSON metadata in one safetensors file, written atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facenet2expnet.files import atomic_path
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and JSON metadata to one file, whole or not at all.
+    """Write tensors and JSON metadata to one file, atomically.
 
     Raises:
         UserError: If the disk is full or the folder can't be written.
@@ -25,7 +25,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
     contiguous = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(contiguous, temporary, metadata={"facts": json.dumps(metadata)})
+            save_file(contiguous, temporary, metadata={"metadata": json.dumps(metadata)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
@@ -39,7 +39,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {}).get("facts", "{}"))
+            return tensors, json.loads((file.metadata() or {}).get("metadata", "{}"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except (OSError, SafetensorError, ValueError) as error:

@@ -38,7 +38,7 @@ class Model:
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write `model.safetensors` and `model.json`; each file is whole or absent.
+    """Write `model.safetensors` and `model.json`; each file is written atomically.
 
     Raises:
         UserError: If the folder can't be written.
@@ -111,6 +111,8 @@ def find_model(path: Path) -> Path:
         if (folder / CARD).is_file():
             return folder
     found = sorted(card.parent for card in path.rglob(CARD))
+    if not found and (path / "run.json").is_file():
+        raise UserError(f"{path}: this run has no model yet; continue it with --resume")
     if not found:
         raise UserError(f"{path}: no {CARD} in it, expected a model folder or a run folder")
     if len(found) > 1:

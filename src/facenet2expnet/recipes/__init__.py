@@ -27,12 +27,12 @@ _ADAPTER = TypeAdapter(Recipe)
 
 
 def presets() -> tuple[str, ...]:
-    """Give the names of the recipes in the package."""
+    """Return the names of the recipes in the package."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
 def preset(name: str) -> Recipe:
-    """Give a recipe of the package by its name.
+    """Return a recipe of the package by its name.
 
     Raises:
         UserError: If there is none of that name.
@@ -43,7 +43,7 @@ def preset(name: str) -> Recipe:
 
 
 def load(name_or_path: str | Path) -> Recipe:
-    """Give a preset by its name, or the recipe in a TOML file."""
+    """Return a preset by its name, or the recipe in a TOML file."""
     path = Path(name_or_path)
     if path.suffix == ".toml" or path.is_file():
         return read(path)
@@ -66,7 +66,7 @@ def read(path: Path) -> Recipe:
 
 
 def from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
-    """Give the recipe of a nested dictionary, as strictly as `read`."""
+    """Return the recipe of a nested dictionary, as strictly as `read`."""
     try:
         recipe = _ADAPTER.validate_json(json.dumps(values))
     except (ValidationError, TypeError) as error:
@@ -77,12 +77,12 @@ def from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Give the recipe as nested dictionaries of plain values."""
+    """Return the recipe as nested dictionaries of plain values."""
     return dataclasses.asdict(recipe)
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Give the recipe as TOML, every default spelled out."""
+    """Return the recipe as TOML, every default spelled out."""
     values = to_dict(recipe)
     values["stage1"]["losses"] = list(values["stage1"]["losses"])  # tomli_w writes a list of tables
     return tomli_w.dumps(values)
@@ -110,7 +110,10 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         for parent in parents:
             table = table.get(parent) if isinstance(table, dict) else None
         if not equals or not isinstance(table, dict) or key not in table or isinstance(table[key], dict):
-            faults.append(f"'{setting}' names no number of the recipe (expected e.g. stage1.epochs=10)")
+            names = [f"{section}.{key}" for section, own in to_dict(recipe).items() for key in _keys(own)]
+            close = difflib.get_close_matches(name.strip(), names, n=1)
+            hint = f"did you mean {close[0]}?" if close else "expected e.g. stage1.epochs=10"
+            faults.append(f"'{setting}' names no setting of the recipe; {hint}")
             continue
         try:
             table[key] = tomllib.loads(f"value = {text}")["value"]
@@ -119,6 +122,10 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     if faults:
         raise UserError("--set: " + "; ".join(faults))
     return from_dict(values, where="--set")
+
+
+def _keys(section: Any) -> list[str]:
+    return list(section) if isinstance(section, dict) else []
 
 
 def _faults(error: ValidationError | TypeError, where: str) -> str:

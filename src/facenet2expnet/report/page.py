@@ -135,12 +135,14 @@ def _confusion(name: str, counts: list[list[int]], classes: list[str]) -> dict[s
 
 
 def _mistakes(run: RunFolder, method: str) -> list[Any]:
-    """The surest mistakes of a method with their thumbnails."""
-    rows: list[Any] = [] if run.predictions is None else surest_mistakes(run.predictions, method, 12).to_dict("records")
+    """The most confident mistakes of a method with their thumbnails."""
+    rows: list[Any] = (
+        [] if run.predictions is None else confident_mistakes(run.predictions, method, 12).to_dict("records")
+    )
     return [row | dict(zip(("uri", "reason"), thumbnail(run.root / row["image"]), strict=True)) for row in rows]
 
 
-def surest_mistakes(predictions: pd.DataFrame, method: str, count: int) -> pd.DataFrame:
+def confident_mistakes(predictions: pd.DataFrame, method: str, count: int) -> pd.DataFrame:
     """The wrong predictions of a method, the highest probability first, each picture once.
 
     Returns:

@@ -1,1 +1,1 @@
-"""How the networks learn: objectives, augmentation, the one loop and its stages."""
+"""How the networks learn: losses, augmentation, the one loop and its stages."""

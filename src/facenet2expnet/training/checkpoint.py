@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 def pack(
     module: nn.Module, optimiser: Optimizer, averaged: nn.Module | None, best: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], Any]:
-    """Give weights, averaged weights, best weights and optimiser state as flat tensors, the rest as plain values."""
+    """Return weights, averaged weights, best weights and optimiser state as flat tensors, the rest as plain values."""
     state = optimiser.state_dict()
     parts = {f"optimiser/{index}": slots for index, slots in state["state"].items()}
     parts |= {

@@ -106,7 +106,7 @@ class ClassifyStage:
         return Batch(crops[partners].lerp(crops, weight), labels, labels[partners], weight)
 
     def cross_entropy(self, scores: Tensor, batch: Batch) -> Tensor:
-        """Give the mean over the batch's labels, each weighted by its share of the mix and by its class's weight.
+        """Return the mean over the batch's labels, each weighted by its share of the mix and by its class's weight.
 
         A picture one of whose labels is unknown does not count. The class weight is the picture's and not, as in
         PyTorch, that of every class that label smoothing gives a part: a rare class would draw all scores to itself.
@@ -134,7 +134,7 @@ class ClassifyStage:
         self._seen = self._seen + (labels >= 0).sum()
 
     def epoch_metrics(self) -> dict[str, float]:
-        """Give the accuracy on the training crops since the last call."""
+        """Return the accuracy on the training crops since the last call."""
         accuracy = int(self._correct) / max(1, int(self._seen))
         self._correct = self._seen = torch.zeros_like(self._correct)
         return {"accuracy": accuracy}
@@ -199,7 +199,7 @@ class Stage2(ClassifyStage):
         return loss
 
     def batch(self, examples: Tensor) -> Batch:
-        """Give the crops with what the teacher gives for them: a cached view each, or the teacher run on new crops."""
+        """Return crops with what the teacher gives for them: a cached view each, or the teacher run on new crops."""
         recipe, views, device = self.recipe, self.teaching.views, self.data.device
         if not recipe.soft_labels and not recipe.distil_weight:
             return super().batch(examples)
@@ -217,7 +217,7 @@ class Stage2(ClassifyStage):
         return replace(batch, teacher_scores=scores, teacher_features=features)
 
     def epoch_metrics(self) -> dict[str, float]:
-        """Give accuracy and, with a feature loss, R2 since the last call."""
+        """Return accuracy and, with a feature loss, R2 since the last call."""
         metrics = super().epoch_metrics()
         if self.r2 is not None:
             metrics["r2"] = self.r2.compute()

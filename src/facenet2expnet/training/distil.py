@@ -89,11 +89,11 @@ class DistilStage:
         return self.feature_loss(distilled, target)
 
     def epoch_metrics(self) -> dict[str, float]:
-        """Give R2 since the last call; 0 is the mean face."""
+        """Return R2 since the last call; 0 is the mean face."""
         return {"r2": self.r2.compute()}
 
     def held_out(self) -> list[tuple[Tensor, Tensor]]:
-        """Give the validation part's centre crops with the face net's features, which are computed once."""
+        """Return the validation part's centre crops with the face net's features, which are computed once."""
         assert self.data.validation is not None
         if not self._validation:
             crops = self.data.validation.centre_crops(self.augment.crop_px)

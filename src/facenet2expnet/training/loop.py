@@ -5,6 +5,7 @@ A stage says what its loss is, which parameters learn and on what schedule; it h
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from facenet2expnet.nets.face.base import rest_frozen_norms
 from facenet2expnet.nets.storage import read_tensors, write_tensors
 from facenet2expnet.recipe import StageRecipe
 from facenet2expnet.training import checkpoint
+
+log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
 STEPS_BETWEEN_CHECKS = 20
@@ -112,6 +115,7 @@ def fit(
         tensors, metadata = read_tensors(unfinished)
         best = checkpoint.unpack(tensors, metadata["groups"], module, optimiser, averaged)
         records = _replay(metadata["records"], on_epoch)
+        log.info("%s continues after epoch %d of %d", stage.name, len(records), recipe.epochs)
     last_write = time.monotonic()
 
     for epoch in range(len(records), recipe.epochs):
@@ -185,7 +189,7 @@ def _train_epoch(
 
 
 def lr_factor(recipe: StageRecipe, epoch: float) -> float:
-    """Give the factor on every learning rate at a moment of the training.
+    """Return the factor on every learning rate at a moment of the training.
 
     Args:
         recipe: with schedule, milestones, decay and warm-up.
@@ -202,7 +206,7 @@ def lr_factor(recipe: StageRecipe, epoch: float) -> float:
 
 
 def best_epoch(records: Sequence[EpochRecord]) -> int:
-    """Give the first epoch, counted from 1, with the lowest validation loss; 0 without one."""
+    """Return the first epoch, counted from 1, with the lowest validation loss; 0 without one."""
     losses = [record.val_loss for record in records if record.val_loss is not None]
     return losses.index(min(losses)) + 1 if losses else 0
 
@@ -211,7 +215,7 @@ def best_epoch(records: Sequence[EpochRecord]) -> int:
 def _validate(
     stage: Stage, averaged: AveragedModel | None, device: torch.device, precision: str
 ) -> tuple[float, dict[str, Tensor]]:
-    """Give the validation loss of the weights that the stage would end with now, and a copy of them."""
+    """Return the validation loss of the weights that the stage would end with now, and a copy of them."""
     module = stage.module.eval()
     current = {name: value.clone() for name, value in module.state_dict().items()}
     ending = current

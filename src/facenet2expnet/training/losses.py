@@ -115,11 +115,11 @@ class FeatureLoss:
         self.statistics = statistics
 
     def target(self, teacher: Tensor) -> Tensor:
-        """Give what the student's output is compared with, the same shape as the teacher's (B, C, H, W)."""
+        """Return what the student's output is compared with, the same shape as the teacher's (B, C, H, W)."""
         return self.statistics.standardise(teacher) if self.standardises else teacher
 
     def target_mean(self) -> Tensor:
-        """Give the mean of the targets over the training part, (C, H, W): the mean face, which has R2 = 0."""
+        """Return the mean of the targets over the training part, (C, H, W): the mean face, which has R2 = 0."""
         mean = self.statistics.mean
         return torch.zeros_like(mean) if self.standardises else mean
 
@@ -143,7 +143,7 @@ def _checked(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gram_and_distances(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Give the Gram matrix of the centred pictures and their distances, both (B, B).
+    """Return the Gram matrix of the centred pictures and their distances, both (B, B).
 
     Distances below the rounding of the Gram matrix count as 0, and pass no gradient.
     """
@@ -159,14 +159,14 @@ def _gram_and_distances(outputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _relative_distances(outputs: Tensor) -> Tensor:
-    """Give the distances divided by the mean of those above 0, (B, B)."""
+    """Return the distances divided by the mean of those above 0, (B, B)."""
     distances = _gram_and_distances(outputs)[1]
     pairs = (distances > 0).sum()
     return distances / (distances.sum() / pairs.clamp(min=1)).where(pairs > 0, 1.0)
 
 
 def _angle_cosines(outputs: Tensor) -> Tensor:
-    """Give cosines[j, i, k] of the angle at j between the directions to i and to k, (B, B, B)."""
+    """Return cosines[j, i, k] of the angle at j between the directions to i and to k, (B, B, B)."""
     gram, distances = _gram_and_distances(outputs)
     norms = gram.diagonal()
     inner = gram.unsqueeze(0) - gram.unsqueeze(2) - gram.unsqueeze(1) + norms.view(-1, 1, 1)

@@ -25,12 +25,12 @@ class ClippedStatistics(FeatureStatistics):
     """Statistics whose standardised features are clipped to +-LARGEST_TARGET."""
 
     def standardise(self, features: Tensor) -> Tensor:
-        """Give (features - mean) / std of features (B, C, H, W), clipped."""
+        """Return (features - mean) / std of features (B, C, H, W), clipped."""
         return super().standardise(features).clamp(-LARGEST_TARGET, LARGEST_TARGET)
 
 
 def robust_loss(statistics: FeatureStatistics) -> FeatureLoss:
-    """Give standardised L2 with the standard deviations floored and the targets clipped."""
+    """Return standardised L2 with the standard deviations floored and the targets clipped."""
     std = statistics.std.clamp(min=STD_FLOOR * float(statistics.std.median()))
     return FeatureLoss([LossTerm("standardised-l2")], ClippedStatistics(statistics.mean, std))
 
@@ -57,7 +57,7 @@ class PretrainStage(DistilStage):
 
     @torch.no_grad()
     def epoch_metrics(self) -> dict[str, float]:
-        """Give R2 on the held-out faces; 0 is the mean face."""
+        """Return R2 on the held-out faces; 0 is the mean face."""
         self.student.eval()
         r2 = RSquared(self.feature_loss.target_mean())
         for crops, features in self.held_out():

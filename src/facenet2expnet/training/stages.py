@@ -22,7 +22,7 @@ from facenet2expnet.nets import face
 from facenet2expnet.nets.bridge import as_chw
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
-from facenet2expnet.nets.face import FaceNet, FaceNetInfo
+from facenet2expnet.nets.face import FaceNet, FaceNetInfo, weights_sha256
 from facenet2expnet.nets.face.base import freeze_norms
 from facenet2expnet.recipe import NO_START, LossTerm, Recipe, StageRecipe
 from facenet2expnet.training.augment import Augment
@@ -95,8 +95,13 @@ def load_face_net(recipe: Recipe) -> FaceNet:
     return face.load(recipe.face_net.name, recipe.face_net.weights or None)
 
 
+def face_net_sha256(recipe: Recipe) -> str:
+    """Return a hash of the pretrained face net's weights: other weights may lie under the same path."""
+    return weights_sha256(load_face_net(recipe))
+
+
 def pretrained_teacher(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
-    """Give the pretrained face net as a teacher, frozen; its class scores are all 0."""
+    """Return the pretrained face net as a teacher, frozen; its class scores are all 0."""
     teacher = _face_classifier(recipe, classes, device)
     for parameter in teacher.head.parameters():
         torch.nn.init.zeros_(parameter)  # the same hash for the same face net, whatever was drawn before
@@ -237,7 +242,7 @@ def _expression_net(recipe: Recipe, net: FaceNet, *, classes: int, batch_norm: b
 
 
 def _tap(recipe: Recipe, net: FaceNet) -> str:
-    """Give the name of the tapped layer.
+    """Return the name of the tapped layer.
 
     Raises:
         UserError: If the face net has no such layer.

@@ -32,11 +32,11 @@ class FeatureStatistics:
     std: Tensor
 
     def standardise(self, features: Tensor) -> Tensor:
-        """Give (features - mean) / std of features (B, C, H, W)."""
+        """Return (features - mean) / std of features (B, C, H, W)."""
         return (features - self.mean) / self.std
 
     def to(self, device: torch.device) -> FeatureStatistics:
-        """Give the same statistics on another device."""
+        """Return the same statistics on another device."""
         return FeatureStatistics(self.mean.to(device), self.std.to(device))
 
 
@@ -119,7 +119,7 @@ class RSquared:
         self._sums = sums if self._sums is None else self._sums + sums
 
     def compute(self) -> float:
-        """Give R2 of all batches since the last call.
+        """Return R2 of all batches since the last call.
 
         If no target differs from the mean, R2 has no meaning: it is then 1.0 for exact predictions and 0.0 for all
         others, as in scikit-learn's r2_score.

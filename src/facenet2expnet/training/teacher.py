@@ -67,18 +67,18 @@ class TrainingSet:
         return torch.nonzero(self.targets >= 0)[:, 0].cpu()
 
     def stored(self, examples: Tensor) -> Tensor:
-        """Give the stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
+        """Return the stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
         batch = np.ascontiguousarray(self.pixels[self.rows[examples.cpu().numpy()]])
         return torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2)
 
     def centre_crops(self, crop_px: int) -> Iterator[Tensor]:
-        """Give the centre crops of all pictures in order, (B, 3, crop_px, crop_px) in 0..255."""
+        """Return the centre crops of all pictures in order, (B, 3, crop_px, crop_px) in 0..255."""
         for start in range(0, len(self), BATCH):
             numbers = torch.arange(start, min(start + BATCH, len(self)))
             yield centre_crop(self.stored(numbers), crop_px).float()
 
     def pixels_sha256(self) -> str:
-        """Give a hash of all stored faces in order."""
+        """Return a hash of all stored faces in order."""
         digest = hashlib.sha256()
         for start in range(0, len(self), 1024):
             digest.update(np.ascontiguousarray(self.pixels[self.rows[start : start + 1024]]).tobytes())
@@ -87,7 +87,7 @@ class TrainingSet:
 
 @torch.no_grad()
 def tapped_features(teacher: FaceClassifier, data: TrainingSet, tap: str, crop_px: int) -> Iterator[Tensor]:
-    """Give the tapped layer's output on every centre crop, batch by batch, (B, C, H, W); vectors are (B, U, 1, 1)."""
+    """Return the tapped layer's output on every centre crop, batch by batch, (B, C, H, W); vectors are (B, U, 1, 1)."""
     teacher.eval()
     for crops in data.centre_crops(crop_px):
         yield teacher.with_taps(crops, [tap])[1][0]
@@ -117,11 +117,11 @@ class CachedViews:
         return examples.cpu().numpy(), views.numpy()
 
     def read(self, index: tuple[np.ndarray, np.ndarray], device: torch.device, *fields: str) -> list[Tensor]:
-        """Give these fields of drawn views, as they are kept, on a device."""
+        """Return these fields of drawn views, as they are kept, on a device."""
         return [torch.from_numpy(getattr(self, field)[index]).to(device) for field in fields]
 
     def batches(self) -> Iterator[Tensor]:
-        """Give all features, the views of some pictures at a time, (B, C, H, W) 32 bits."""
+        """Return all features, the views of some pictures at a time, (B, C, H, W) 32 bits."""
         pictures = max(1, 256 // self.features.shape[1])
         for start in range(0, len(self.features), pictures):
             block = np.asarray(self.features[start : start + pictures], np.float32)
