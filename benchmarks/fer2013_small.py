@@ -40,12 +40,12 @@ from facenet2expnet.report.run_folder import read_run
 TRAINING, CHOOSING = 1000, 2000
 
 
-def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: int) -> Manifest:
+def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: int, labels: str) -> Manifest:
     """Return the pictures of the benchmark as one manifest with a column `split`, drawn with seed 0.
 
     The test pictures of `choose` do not depend on the number of training pictures.
     """
-    manifest = sources.read_into("fer2013", data, work / "pictures")
+    manifest = sources.read_into("fer2013", data, work / "pictures", labels=labels)
     dataset = load_dataset(manifest, CropContract(stored_px=48, crop_px=48))
     manifest, table = dataset.manifest, dataset.manifest.table
     groups = picture_hashes(dataset.pixels)
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--unlabelled", type=int, default=0)
     parser.add_argument("--training", type=int, default=TRAINING, help="pictures to learn from")
     parser.add_argument("--manifest", type=Path, help="write the pictures and their split to this CSV and stop")
+    parser.add_argument("--labels", default="fer2013", choices=("fer2013", "ferplus"))
     parser.add_argument("--choose", action="store_true", help="test on pictures of Training, not on PublicTest")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
@@ -94,7 +95,9 @@ def main() -> None:
     if not given.data or not out:
         parser.error("FER2013 and --out or --manifest are needed, or --merge")
     work = out.with_name(out.name + ".data")
-    manifest = subset(given.data, work, choose=given.choose, unlabelled=given.unlabelled, training=given.training)
+    manifest = subset(
+        given.data, work, choose=given.choose, unlabelled=given.unlabelled, training=given.training, labels=given.labels
+    )
     if given.manifest:
         manifest.save(given.manifest)
         return
