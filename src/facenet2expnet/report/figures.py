@@ -286,6 +286,8 @@ def accuracy_rows(rows: pd.DataFrame, *, chance: float | None = None, title: str
                 axes.plot(row["paper"], y, "D", mfc="none", mec=INK, markersize=7.5, zorder=3)
     axes.set_yticks(range(len(labels)), labels=short_names(labels, 40))
     axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel="accuracy, %")
+    middle_x, half_width = np.mean(axes.get_xlim()), np.ptp(axes.get_xlim()) / 2
+    axes.set_xlim(middle_x - max(half_width, 0.01), middle_x + max(half_width, 0.01))  # not a magnifier of rounding
     percent_axis(axes.xaxis)
     axes.grid(axis="x")
     axes.tick_params(axis="y", length=0)
