@@ -247,7 +247,7 @@ def test_an_ablation_logs_and_shows_what_was_left_out(faces: Path, tmp_path: Pat
     )  # fmt: skip
     assert [Path(image).name for image in pd.read_csv(out / "skipped.csv")["image"]] == ["broken.png"]
     log = (out / "log.txt").read_text()
-    assert "1 pictures were left out" in log
+    assert "Pictures that were left out: 1" in log
     assert "Only the first 1 of 3 folds were run." in log
     page = (out / "report.html").read_text()
     assert "Only the first 1 of 3 folds were run." in page

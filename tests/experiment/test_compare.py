@@ -244,7 +244,7 @@ def test_bad_pictures_are_left_out_listed_and_counted(tmp_path: Path) -> None:
     skipped = pd.read_csv(run / "skipped.csv")
     assert sorted(skipped["image"]) == ["anger/empty.png", "anger/text.jpg", "happiness/half.png"]
     assert record(run)["manifest"]["pictures"] == 26
-    assert "3 pictures were left out" in (run / "log.txt").read_text()
+    assert "Pictures that were left out: 3" in (run / "log.txt").read_text()
 
 
 def test_copies_of_test_pictures_are_taken_out_of_training(tmp_path: Path) -> None:

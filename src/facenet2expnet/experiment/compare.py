@@ -61,7 +61,7 @@ def compare(
         folds: number of folds, where the protocol leaves it open.
         first_folds: run only the first so many of them.
         seeds: of the trainings.
-        drop_near: take near-duplicates of test pictures out of the training side, not only identical ones.
+        drop_near: take near-duplicates of test pictures out of the training part, not only identical ones.
         device: "auto", "cpu", "cuda" or "mps".
         threads: of the CPU; None for PyTorch's choice. A resumed run takes those it began with.
         resume: continue a run that was interrupted.

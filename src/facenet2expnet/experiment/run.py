@@ -82,7 +82,7 @@ def prepare_inputs(
     Args:
         dataset, protocol: the pictures, and the splits to use.
         recipe: says whether validation and unlabelled pictures are used.
-        drop_near: take near-duplicates of test pictures out of the training side too.
+        drop_near: take near-duplicates of test pictures out of the training part too.
         report_near: look for near-duplicates, which compares all pairs of pictures.
     Raises:
         UserError: If a training part is too small to take a validation part out of it.
@@ -211,7 +211,7 @@ def write_inputs(folder: Path, inputs: Inputs, recipe: Recipe) -> None:
     dataset.manifest.save(folder / "manifest.csv")
     write_skipped(dataset.skipped, folder / "skipped.csv")
     if dataset.skipped:
-        log.warning("%d pictures were left out, see %s", len(dataset.skipped), folder / "skipped.csv")
+        log.warning("Pictures that were left out: %d, see %s", len(dataset.skipped), folder / "skipped.csv")
     if all(len(split.test) for split in inputs.splits):
         splits.write_splits(inputs.splits, dataset.manifest, folder / "folds.json")
     with atomic_path(folder / "copies.csv") as path:
@@ -326,8 +326,8 @@ def _near_sentence(prepared: Sequence[Split], dataset: Dataset) -> str:
     if not found:
         return "No training picture is a near-duplicate of a test picture of the same fold."
     return (
-        f"{found} training pictures are near-duplicates of test or validation pictures of the same fold. They were "
-        "trained on; to leave them out, use --drop-near."
+        f"Training pictures that are near-duplicates of a test or validation picture of the same fold: {found}. They "
+        "were trained on; to leave them out, use --drop-near."
     )
 
 
