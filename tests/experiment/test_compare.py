@@ -548,7 +548,7 @@ def test_other_face_net_weights_under_the_same_name_are_not_resumed(
         self.early.weight.data += 1
 
     monkeypatch.setattr(tiny.TinyFaceNet, "__init__", other)
-    with pytest.raises(UserError, match="started with other face_net"):
+    with pytest.raises(UserError, match="started with other weights"):
         train(faces, **arguments, resume=True)
 
 

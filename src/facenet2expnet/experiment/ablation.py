@@ -238,8 +238,8 @@ def _hashes(
     found = {_crop_key(variants[0].recipe): dataset.pixels_sha256()}
     for variant in variants:
         own = variant.recipe.face_net
-        if (name := f"{own.name} {own.weights}") not in found:
-            found[name] = stages.face_net_sha256(variant.recipe)
+        if (name := f"{own.name} {own.weights} {variant.recipe.expnet.start}") not in found:
+            found[name] = stages.given_weights_sha256(variant.recipe)
         if (key := _crop_key(variant.recipe)) in found:
             continue
         try:

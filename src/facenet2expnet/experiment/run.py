@@ -239,7 +239,7 @@ def describe(
             folds.update(f"{split.name} {len(part)} ".encode() + part.tobytes())
     hashes = {"manifest": manifest.sha256(), "pixels": dataset.pixels_sha256(), "folds": folds.hexdigest()}
     contract, subjects = dataset.contract.to_dict(), manifest.subjects
-    hashes["face_net"] = stages.face_net_sha256(recipe)
+    hashes["weights"] = stages.given_weights_sha256(recipe)
     identity = what | hashes | {"recipe": recipes.to_dict(recipe), "contract": contract}
     processor = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     return what | {

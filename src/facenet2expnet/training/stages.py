@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from facenet2expnet.training.distil import DistilStage, Teaching
 from facenet2expnet.training.loop import EpochCallback, EpochRecord, Stage, best_epoch, fit
 from facenet2expnet.training.losses import FeatureLoss
 from facenet2expnet.training.pretrain import PretrainStage, robust_loss
-from facenet2expnet.training.start import load_start
+from facenet2expnet.training.start import WEIGHTS, load_start
 from facenet2expnet.training.statistics import measure_features
 from facenet2expnet.training.teacher import TrainingSet, cache_views, tapped_features
 
@@ -95,9 +96,10 @@ def load_face_net(recipe: Recipe) -> FaceNet:
     return face.load(recipe.face_net.name, recipe.face_net.weights or None)
 
 
-def face_net_sha256(recipe: Recipe) -> str:
-    """Return a hash of the pretrained face net's weights: other weights may lie under the same path."""
-    return weights_sha256(load_face_net(recipe))
+def given_weights_sha256(recipe: Recipe) -> str:
+    """Return a hash of the weights that a training is given, face net and start: a path may hold other ones later."""
+    start = b"" if recipe.expnet.start == NO_START else (Path(recipe.expnet.start) / WEIGHTS).read_bytes()
+    return sha256(weights_sha256(load_face_net(recipe)).encode() + start).hexdigest()
 
 
 def pretrained_teacher(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
