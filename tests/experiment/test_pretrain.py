@@ -167,6 +167,14 @@ def test_held_out_faces_are_of_other_subjects(tmp_path: Path) -> None:
         _hold_out(manifest.rows(np.arange(4)), seed=0)
 
 
+def test_a_table_without_labels_will_do(pictures: Path, tmp_path: Path) -> None:
+    images = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png"))
+    table = pd.DataFrame({"image": images, "subject": [f"S{n // 2}" for n in range(40)]})
+    table.to_csv(pictures / "faces.csv", index=False)
+    out = pretrain(pictures / "faces.csv", recipe=tiny.tiny_recipe(BN), out=tmp_path / "start", **CPU)
+    assert json.loads((out / "start.json").read_text())["data"]["subjects"] == 20
+
+
 def test_units_that_hardly_respond_do_not_rule_the_loss() -> None:
     mean, std = torch.zeros(3, 1, 1), torch.tensor([1.0, 2.0, 0.001]).view(3, 1, 1)
     loss = robust_loss(FeatureStatistics(mean, std))

@@ -112,6 +112,10 @@ def _load_faces(data: str | Path | Manifest, recipe: Recipe, progress: Progress 
         if not images:
             raise UserError(f"{folder}: no picture in this folder or below it")
         data = Manifest(pd.DataFrame({"image": images, "label": ""}), folder, name=folder.resolve().name)
+    elif not isinstance(data, Manifest) and Path(data).suffix.lower() == ".csv" and Path(data).is_file():
+        table = pd.read_csv(data, dtype=str, keep_default_na=False)
+        if "image" in table and "label" not in table:  # a table of faces alone
+            data = Manifest(table.assign(label=""), Path(data).parent, name=Path(data).stem)
     report = partial(progress, "reading faces") if progress else None
     return load_dataset(data, recipe.crop, min_classes=0, progress=report)
 
