@@ -166,7 +166,9 @@ def test_numbers_that_do_not_go_together_are_refused(settings: str, message: str
     ],
 )
 def test_numbers_that_do_go_together_are_accepted(settings: list[str]) -> None:
-    recipes.override(recipes.preset("normalised"), settings)
+    recipe = recipes.to_dict(recipes.override(recipes.preset("normalised"), settings))
+    section, key = settings[0].partition("=")[0].split(".")
+    assert str(recipe[section][key]) == settings[0].partition("=")[2]
 
 
 def test_recipes_that_cannot_be_read(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_the_fine_tuned_face_net_is_a_training_of_its_own(faces: Path, tmp_path:
         "fine-tune, fold fold-1, seed 0 (1 of 3)", "fn2en, fold fold-1, seed 0 (2 of 3)",
         "fn2en, fold fold-1, seed 0 (3 of 3)",
     ]  # fmt: skip
-    assert set(pd.read_csv(out / "table.csv")["method"]) == {"fn2en"}  # it has no row unless it is asked for
+    assert set(pd.read_csv(out / "table.csv")["method"]) == {"fn2en"}  # the teacher has no row of its own
 
 
 def test_resuming_with_another_change_trains_only_what_is_new(faces: Path, tmp_path: Path) -> None:

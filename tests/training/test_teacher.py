@@ -1,4 +1,4 @@
-"""The training set reads only what it is asked for; the teacher's cached views: what they hold, when they are used."""
+"""The training set reads only the rows of a batch; the teacher's cached views: their content and their reuse."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def deal_sequences(rng: np.random.Generator, count: int) -> list[list[str]]:
         raise ValueError(f"expected at least {max(SEQUENCES.values())} people for CK+'s counts, got {count}")
     hands: list[list[str]] = [[] for _ in range(count)]
     for label, number in sorted(SEQUENCES.items(), key=lambda item: item[1]):
-        # Whoever holds fewest comes first; chance decides among equals.
+        # The person with the fewest comes first; ties are broken at random.
         order = sorted(range(count), key=lambda person: (len(hands[person]), rng.random()))
         for person in order[:number]:
             hands[person].append(label)

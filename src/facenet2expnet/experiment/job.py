@@ -53,7 +53,7 @@ class Job:
         seed: of the training.
         folder: of its files.
         teacher_folder: of the fine-tuned face net of the same split and seed.
-        views_folder: of the teacher's cached views if several trainings share them; whoever names it deletes them.
+        views_folder: of the teacher's cached views if several trainings share them; the caller deletes it.
         number, total: its place in the run, from 1.
     """
 

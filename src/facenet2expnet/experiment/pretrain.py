@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from facenet2expnet import recipes
-from facenet2expnet.data.dataset import Dataset, load_dataset
+from facenet2expnet.data.dataset import Dataset
 from facenet2expnet.data.manifest import Manifest, find_pictures
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.job import Progress
-from facenet2expnet.experiment.run import Inputs, begin, describe, run_folder
+from facenet2expnet.experiment.run import Inputs, begin, describe, load_pictures, now, run_folder
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.recipe import NO_START, Recipe
 from facenet2expnet.training import stages
@@ -89,7 +88,7 @@ def pretrain(
                 progress("pretraining", record.epoch, record.epochs)
 
         model, records = stages.pretrain(faces, stages.TrainingContext(recipe, seed, compute, on_epoch), out)
-        update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        update(finished=now())
         metadata = {
             "face_net": info.name,
             "tap": recipe.face_net.tap or info.default_tap,
@@ -116,8 +115,7 @@ def _load_faces(data: str | Path | Manifest, recipe: Recipe, progress: Progress 
         table = pd.read_csv(data, dtype=str, keep_default_na=False)
         if "image" in table and "label" not in table:  # a table of faces alone
             data = Manifest(table.assign(label=""), Path(data).parent, name=Path(data).stem)
-    report = partial(progress, "reading faces") if progress else None
-    return load_dataset(data, recipe.crop, min_classes=0, progress=report)
+    return load_pictures(data, recipe, progress, min_classes=0)
 
 
 def _hold_out(manifest: Manifest, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,9 @@ class Inputs:
     checks: list[str]
 
 
-def load_pictures(data: str | Path | Manifest, recipe: Recipe, progress: Progress | None = None) -> Dataset:
+def load_pictures(
+    data: str | Path | Manifest, recipe: Recipe, progress: Progress | None = None, *, min_classes: int = 2
+) -> Dataset:
     """Read the pictures at the recipe's size.
 
     Raises:
@@ -71,7 +73,8 @@ def load_pictures(data: str | Path | Manifest, recipe: Recipe, progress: Progres
         log.warning("%s: its folders are taken as the classes, not its manifest.csv; to use that, name the file", data)
     what = f"crop.stored_px is {recipe.crop.stored_px}, and the pictures do not fit in memory at that size"
     with memory_errors(what, "take a smaller input size, or prepare them first (fn2en data prepare)", UserError):
-        return load_dataset(data, recipe.crop, progress=partial(progress, "reading faces") if progress else None)
+        report = partial(progress, "reading faces") if progress else None
+        return load_dataset(data, recipe.crop, min_classes=min_classes, progress=report)
 
 
 def prepare_inputs(

@@ -1,4 +1,4 @@
-"""Batched prediction from stored faces; test, evaluation, calibration and analysis all use it."""
+"""Batched prediction from stored faces; tests of a run, evaluate, calibrate and predict use it."""
 
 from __future__ import annotations
 

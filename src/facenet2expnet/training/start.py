@@ -43,8 +43,8 @@ def save_start(net: ExpNet, folder: Path, metadata: dict[str, Any]) -> None:
     write_json(folder / CARD, {"format": FORMAT, **own, **metadata})
 
 
-def load_start(folder: Path, net: ExpNet, *, face_net: str, tap: str) -> dict[str, Any]:
-    """Load a start into an expression net's convolutions and bridge; give its metadata.
+def load_start(folder: Path, net: ExpNet, *, face_net: str, tap: str) -> None:
+    """Load a start into an expression net's convolutions and bridge.
 
     Raises:
         UserError: If there is no start, a file is damaged, or it was made for another net; the message says which
@@ -52,7 +52,7 @@ def load_start(folder: Path, net: ExpNet, *, face_net: str, tap: str) -> dict[st
     """
     if not (folder / CARD).is_file():
         raise UserError(f"expnet.start is '{folder}', expected a folder with {CARD} that `fn2en pretrain` wrote")
-    metadata: dict[str, Any] = read_json(folder / CARD)
+    metadata = read_json(folder / CARD)
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise UserError(f"{folder / CARD}: format is not {FORMAT}; a newer facenet2expnet may read it")
     wanted = {"face_net": face_net, "tap": tap, **net.arguments}
@@ -67,7 +67,6 @@ def load_start(folder: Path, net: ExpNet, *, face_net: str, tap: str) -> dict[st
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise UserError(f"{folder / WEIGHTS}: not the weights of this start: {first}") from None
-    return metadata
 
 
 def _part(net: ExpNet) -> nn.ModuleDict:
