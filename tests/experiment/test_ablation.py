@@ -21,6 +21,7 @@ from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.run import load_pictures
 from facenet2expnet.experiment.variants import expand_doubling, training_key, vary
 from facenet2expnet.files import folder_lock
+from facenet2expnet.report.ablation_page import axis_rows, read_ablation
 from facenet2expnet.training import classify, distil
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
@@ -134,6 +135,9 @@ def test_trainings_that_see_the_same_numbers_are_one() -> None:
     assert training_key("fine-tune", base) == training_key("fine-tune", tap)
     assert training_key("scratch", base) != training_key("scratch", tap)  # its bridge has another shape
     assert training_key("fn2en", base) != training_key("fn2en", recipes.override(base, ["fine_tune.lr=0.5"]))
+    started = recipes.override(base, ["expnet.start=starts/mine"])  # the baselines begin without it
+    assert training_key("scratch", base) == training_key("scratch", started)
+    assert training_key("fn2en", base) != training_key("fn2en", started)
     stops = recipes.override(base, ["stage2.patience=2"])  # keeps a validation part out of the other stages
     assert training_key("fine-tune", base) != training_key("fine-tune", stops)
 
@@ -156,6 +160,14 @@ def test_the_table_agrees_with_the_predictions(finished: Path) -> None:
     assert np.isnan(fn2en["difference"][0])
     assert fn2en["folder"][0] == fn2en["folder"][2] != fn2en["folder"][1]  # the base recipe has this value
     assert fn2en["difference"][2] == 0
+
+
+def test_an_axis_shows_the_unchanged_recipe_of_every_method(finished: Path) -> None:
+    """Also of scratch, whose training does not depend on this axis and so is shared by both values."""
+    rows = axis_rows(read_ablation(finished), "stage2.lr")
+    assert sorted(zip(rows["method"], rows["value"], strict=True)) == [
+        ("fn2en", "0.001"), ("fn2en", "0.002"), ("scratch", "0.001"), ("scratch", "0.002"),
+    ]  # fmt: skip
 
 
 def test_shared_trainings_are_run_once_and_views_are_deleted(finished: Path) -> None:

@@ -76,6 +76,8 @@ def training_key(method: str, recipe: Recipe) -> str:
         values.pop(section)
     if method == "fine-tune":
         values["face_net"].pop("tap")
+    if method == "scratch":
+        values["expnet"].pop("start")
     if recipe.needs_validation:  # a stage elsewhere may keep a validation part out of this one too
         values["validation"] = recipe.val_fraction
     own = {}

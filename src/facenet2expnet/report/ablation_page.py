@@ -115,7 +115,10 @@ def axis_rows(ablation: Ablation, axis: str) -> pd.DataFrame:
     """
     table, predictions = ablation.table[ablation.table["stopped"] == ""], ablation.predictions
     varied = table[table[f"axis {axis}"] != ""]
-    base = table[(table["number"] == 0) & ~table["folder"].isin(varied["folder"])]
+    base = table[table["number"] == 0]
+    trainings = [dict(zip(part["method"], part["folder"], strict=True)) for _, part in varied.groupby("number")]
+    if dict(zip(base["method"], base["folder"], strict=True)) in trainings:  # a value is the recipe's own
+        base = base[:0]
     if len(base):
         base = base.assign(**{f"axis {axis}": _base_value(ablation.metadata, axis, base)})
     rows = pd.concat([base, varied]).rename(columns={f"axis {axis}": "value"}).reset_index(drop=True)
