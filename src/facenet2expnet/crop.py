@@ -17,11 +17,51 @@ if TYPE_CHECKING:
 DETECTORS = ("already-cropped", "viola-jones", "mtcnn", "dlib68")
 """How a face is found. "already-cropped" uses the whole picture as the face."""
 
+PHOTO_DETECTOR = "mtcnn"
+"""The detector for whole photographs, unless the contract or the user names another."""
+
+MOSTLY_NOT_FOUND = 0.5
+"""A framing of a sample with a larger share of pictures without a face is not used."""
+
 TEMPLATES = ("none", "eyes-mouth", "eyes")
 """How the face is aligned. "none" uses the detector's box (or the whole picture) without rotation."""
 
 CHOICES = ("largest", "central")
 """Which of several faces is used: the one with the largest box, or the one nearest the centre of the picture."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How tightly pictures were cut around their faces: where the face box is in a picture's centre square.
+
+    Positions and sizes are fractions of the square's side, and medians over a sample of pictures.
+
+    Attributes:
+        detector: the detector whose boxes they are.
+        centre_xy: centre of the face box, from the square's left and top.
+        size: longer side of the face box; above 1 for pictures that cut the face itself.
+        centre_spread_xy, size_spread: standard deviations, from the median absolute deviation.
+        pictures: number of pictures in the sample.
+        not_found: share of them in which no face was found.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+
+    detector: str
+    centre_xy: tuple[float, float]
+    size: float
+    centre_spread_xy: tuple[float, float] = (0.0, 0.0)
+    size_spread: float = 0.0
+    pictures: int = 0
+    not_found: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.detector not in DETECTORS[1:]:
+            raise UserError(f"framing: detector is '{self.detector}', expected one of {', '.join(DETECTORS[1:])}")
+        if len(self.centre_xy) != 2 or not all(map(math.isfinite, self.centre_xy)):
+            raise UserError(f"framing: centre_xy is {self.centre_xy}, expected 2 finite numbers")
+        if not 0.05 <= self.size <= 5:
+            raise UserError(f"framing: size is {self.size}, expected 0.05 to 5")
 
 
 @dataclass(frozen=True)
@@ -47,6 +87,8 @@ class CropContract:
             box's longer side (0.25: a quarter wider and higher). Not used otherwise.
         aligned_px: side at which the face is cut out; 0 for `stored_px`. Faces from a face store have the store's
             side here, so that a model trained on them crops new pictures in the same two steps.
+        framing: how tightly "already-cropped" training pictures are cut, estimated in training; with a detector and
+            template "none" the face is cut out like this, and `margin` is not used.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}  # in a recipe
@@ -60,6 +102,7 @@ class CropContract:
     choice: str = "largest"
     margin: float = 0.25
     aligned_px: int = 0
+    framing: Framing | None = None
 
     def __post_init__(self) -> None:
         faults = [
@@ -86,8 +129,11 @@ class CropContract:
             raise UserError("crop contract: " + "; ".join(faults))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a plain dictionary for JSON or TOML."""
-        return dataclasses.asdict(self)
+        """Return a plain dictionary for JSON or TOML; without `framing` if there is none."""
+        values = dataclasses.asdict(self)
+        if self.framing is None:
+            del values["framing"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CropContract:
@@ -101,7 +147,29 @@ class CropContract:
             raise UserError(f"crop contract: unknown key {', '.join(sorted(unknown))}")
         if "mean" in values:
             values["mean"] = tuple(values["mean"])
+        if values.get("framing") is not None:
+            pairs = ("centre_xy", "centre_spread_xy")
+            values["framing"] = Framing(**{k: tuple(v) if k in pairs else v for k, v in values["framing"].items()})
         return cls(**values)
+
+    def for_photos(self, detector: str | None = None) -> CropContract:
+        """Return the contract that cuts the faces out of whole photographs as this one's training pictures were cut.
+
+        A contract with a detector cuts as it always does. "already-cropped" pictures are imitated by their framing,
+        or, if that is not known, by the detector's box and `margin`.
+
+        Args:
+            detector: another detector than the contract's own; by default that, or "mtcnn" for "already-cropped". Its
+                boxes are converted to those of the detector that the training pictures were cut with.
+        """
+        own = self.detector if self.detector != DETECTORS[0] else None
+        found = detector or own or PHOTO_DETECTOR
+        framing = self.framing
+        if own is None and framing and framing.not_found > MOSTLY_NOT_FOUND:
+            framing = None
+        if own is not None and framing is None and found != own:
+            framing = Framing(own, (0.5, 0.5), 1 / (1 + self.margin))
+        return dataclasses.replace(self, detector=found, framing=framing)
 
 
 def resize_square(picture: np.ndarray, side_px: int) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_viola_jones_small_boxes_are_dropped_in_small_pictures_only(
 ) -> None:
     """The detector returns two boxes: half and a tenth of the searched picture's width."""
 
-    def found(pixels: np.ndarray) -> list[Face]:
+    def found(pixels: np.ndarray, smallest_px: float) -> list[Face]:
         unit = min(pixels.shape[:2], default=0) * (256 / 384 if side == 100 else 1)
         return [Face(np.array([0, 0, part * unit, part * unit]), 1.0) for part in (0.1, 0.5)]
 
@@ -101,7 +101,7 @@ def test_already_cropped_picture_is_its_own_face() -> None:
 def test_choice_of_several_faces(choice: str, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large face in the corner and a small one in the middle of a picture of 300 x 300."""
     faces = [Face(np.array([140.0, 140, 160, 160]), 0.9), Face(np.array([10.0, 10, 50, 50]), 0.8)]
-    monkeypatch.setitem(detect.FINDERS, "mtcnn", lambda pixels: faces)
+    monkeypatch.setitem(detect.FINDERS, "mtcnn", lambda pixels, smallest_px: faces)
     found = find_faces(np.zeros((300, 300, 3), np.uint8), CropContract(detector="mtcnn", choice=choice))
     assert len(found) == 2
     assert found[0].box_xyxy_px[2] - found[0].box_xyxy_px[0] == expected

@@ -17,19 +17,42 @@ TEMPLATE_POINTS: dict[str, dict[int, tuple[float, float]]] = {
 The proportions are those of the mean face; from the brows to a dropped jaw it fits in the window of 224 out of 256.
 """
 
+TO_MTCNN = {"mtcnn": (0.0, 1.0), "viola-jones": (0.01, 1.10), "dlib68": (-0.09, 1.27)}
+"""Detector -> how far below its own box MTCNN's is, as a fraction of the longer side, and how much longer that is.
+
+Medians over 278 press photographs; the ratio's standard deviation is 0.1.
+"""
+
 
 def crop_matrix(face: Face, contract: CropContract) -> np.ndarray:
     """(2, 3) matrix from the picture to the crop of `aligned_px`; (0, 0) is the outer corner of the first pixel."""
     side = contract.aligned_px or contract.stored_px
     if contract.template == "none":
         left, top, right, bottom = (float(v) for v in face.box_xyxy_px)
-        width = max(right - left, bottom - top) * (1 + contract.margin)
+        x, y, size = (left + right) / 2, (top + bottom) / 2, max(right - left, bottom - top)
+        width, place = size * (1 + contract.margin), (0.5, 0.5)
+        if contract.framing:
+            x, y, size = like_box_of(contract.framing.detector, contract.detector, x, y, size)
+            width, place = size / contract.framing.size, contract.framing.centre_xy
         scale = side / width
-        x0, y0 = (left + right - width) / 2, (top + bottom - width) / 2
+        x0, y0 = x - place[0] * width, y - place[1] * width
         return np.array([[scale, 0, -scale * x0], [0, scale, -scale * y0]])
     assert face.points_px is not None  # find_faces gives them for a template
     template = TEMPLATE_POINTS[contract.template]
     return similarity(face.points_px[list(template)], np.array(list(template.values())) * side)
+
+
+def like_box_of(wanted: str, detector: str, x: float, y: float, size: float) -> tuple[float, float, float]:
+    """Convert the centre and the longer side of one detector's box to those that another detector would have given."""
+    for name, inverse in ((detector, False), (wanted, True)):  # to MTCNN's box and from there to the other
+        down, ratio = TO_MTCNN[name] if detector != wanted else (0.0, 1.0)
+        if inverse:
+            size /= ratio
+            y -= down * size
+        else:
+            y += down * size
+            size *= ratio
+    return x, y, size
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:

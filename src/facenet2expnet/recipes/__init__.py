@@ -78,7 +78,7 @@ def from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """Return the recipe as nested dictionaries of plain values."""
-    return dataclasses.asdict(recipe)
+    return dataclasses.asdict(recipe) | {"crop": recipe.crop.to_dict()}
 
 
 def to_toml(recipe: Recipe) -> str:
