@@ -301,8 +301,8 @@ def natural_key(name: str) -> tuple[Any, ...]:
     return (key, name)
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """All pictures in a folder and below it, in natural order, without hidden files and folders.
+def find_pictures(folder: Path, endings: tuple[str, ...] = PICTURE_ENDINGS) -> list[Path]:
+    """All files with these endings in a folder and below it, in natural order, without hidden files and folders.
 
     Raises:
         UserError: If a folder can't be read.
@@ -315,7 +315,7 @@ def find_pictures(folder: Path) -> list[Path]:
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
         found += [
-            Path(parent, name) for name in files if name.lower().endswith(PICTURE_ENDINGS) and not is_hidden(name)
+            Path(parent, name) for name in files if name.lower().endswith(endings) and not is_hidden(name)
         ]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, ImageSequence, UnidentifiedImageError
 
 from facenet2expnet.data.manifest import PICTURE_ENDINGS
 from facenet2expnet.errors import UserError
@@ -20,6 +21,12 @@ MAX_PIXELS = 89_478_485
 
 BACKGROUND = 127
 """Grey level behind transparent pixels: the middle of the range, near zero after the crop contract's mean."""
+
+HEIC_ENDINGS = (".heic", ".heif")
+"""Pictures of phones that Pillow reads only with the package pillow-heif."""
+
+FRAME_S = 0.1
+"""Duration of a frame of an animated picture that names none, as browsers have it."""
 
 
 class Skipped(NamedTuple):
@@ -45,6 +52,8 @@ def read_picture(path: Path) -> np.ndarray:
             raise UserError("is a folder, not a picture")
         if path.stat().st_size == 0:
             raise UserError("is empty (zero bytes)")
+        if path.suffix.lower() in HEIC_ENDINGS:
+            _register_heic()
         with Image.open(path) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -62,6 +71,38 @@ def read_picture(path: Path) -> np.ndarray:
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         kind = "too large" if isinstance(error, Image.DecompressionBombError) else "damaged or truncated"
         raise UserError(f"is {kind}: {error}") from error
+
+
+def count_frames(path: Path) -> int:
+    """Return the number of frames of a picture file, above 1 for an animated one; 1 if it can't be read."""
+    try:
+        with Image.open(path) as image:
+            return getattr(image, "n_frames", 1) if image.format in ("GIF", "WEBP", "PNG") else 1
+    except Exception:  # the error comes, with its reason, when the picture is read
+        return 1
+
+
+def read_animation(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield the time in seconds and the pixels, (H, W, 3) uint8 RGB, of each frame of an animated picture.
+
+    Raises:
+        UserError: If a frame is damaged, after the frames before it.
+    """
+    time_s = 0.0
+    try:
+        with Image.open(path) as image:
+            for frame in ImageSequence.Iterator(image):
+                duration_ms = frame.info.get("duration") or FRAME_S * 1000  # WebP knows it after decoding
+                yield time_s, np.ascontiguousarray(_to_rgb(frame.copy()))
+                time_s += float(frame.info.get("duration") or duration_ms) / 1000
+    except Exception as error:
+        raise UserError(f"is damaged or truncated: {error}") from error
+
+
+def _register_heic() -> None:
+    if importlib.util.find_spec("pillow_heif") is None:
+        raise UserError("is a HEIC picture; to read it, pip install pillow-heif, or save it as JPEG")
+    importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def png_bytes(picture: np.ndarray) -> bytes:

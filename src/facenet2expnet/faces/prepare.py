@@ -17,6 +17,7 @@ from facenet2expnet.data.pictures import Skipped, read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.align import crop_matrix, warp
+from facenet2expnet.faces.detect import Face
 
 NO_FACE = "no face found"
 CENTRED = f"{NO_FACE}, centre-cropped"
@@ -46,14 +47,23 @@ def crop_picture(pixels: np.ndarray, contract: CropContract, *, centre_crop: boo
     Raises:
         UserError: If a package that the contract needs is not installed.
     """
-    faces, side = detect.find_faces(pixels, contract), contract.aligned_px or contract.stored_px
+    faces = detect.find_faces(pixels, contract)
     if faces and contract.detector != "already-cropped":
-        aligned = warp(pixels, crop_matrix(faces[0], contract), side)
-    elif faces or centre_crop:
-        aligned = resize_square(pixels, side)
-    else:
-        return CropResult(None, NO_FACE)
-    return CropResult(resize_square(aligned, contract.stored_px), "" if faces else CENTRED)
+        return CropResult(cut_face(pixels, faces[0], contract))
+    if faces or centre_crop:
+        return CropResult(whole_picture(pixels, contract), "" if faces else CENTRED)
+    return CropResult(None, NO_FACE)
+
+
+def cut_face(pixels: np.ndarray, face: Face, contract: CropContract) -> np.ndarray:
+    """Cut a found face out of a picture (H, W, 3) uint8 RGB -> (stored_px, stored_px, 3)."""
+    aligned = warp(pixels, crop_matrix(face, contract), contract.aligned_px or contract.stored_px)
+    return resize_square(aligned, contract.stored_px)
+
+
+def whole_picture(pixels: np.ndarray, contract: CropContract) -> np.ndarray:
+    """Take the centre square of a picture (H, W, 3) uint8 RGB for the face -> (stored_px, stored_px, 3)."""
+    return resize_square(resize_square(pixels, contract.aligned_px or contract.stored_px), contract.stored_px)
 
 
 def crop_file(path: Path | np.ndarray, contract: CropContract, *, centre_crop: bool = False) -> CropResult:

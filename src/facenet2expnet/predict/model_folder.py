@@ -19,6 +19,11 @@ from facenet2expnet.nets.storage import read_tensors, write_tensors
 FORMAT = "facenet2expnet-model-1"
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
+SHIPPED = Path(__file__).parent.parent / "models"
+"""The folder of the models of the package, one folder a model."""
+
+SHIPPED_NAMES, DEFAULT_MODEL = ("standard", "small"), "standard"
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -96,6 +101,27 @@ def load_model(folder: Path) -> Model:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{folder / WEIGHTS}: not the weights of this model: {first}") from None
     return Model(module.eval(), classes, contract, card)
+
+
+def shipped_model(name: str) -> Path | None:
+    """Return the folder of a model of the package, or None if it is not the name of one.
+
+    Raises:
+        UserError: If it is, but this copy of the package comes without it.
+    """
+    if name not in SHIPPED_NAMES:
+        return None
+    if not (SHIPPED / name / CARD).is_file():
+        raise UserError(
+            f"this copy of facenet2expnet comes without the model '{name}'; name a model folder or a run, "
+            "as in: fn2en predict runs/mine photo.jpg"
+        )
+    return SHIPPED / name
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is a model folder, or a run folder."""
+    return any((path / name).is_file() for name in (CARD, f"model/{CARD}", "run.json")) or path.name == CARD
 
 
 def find_model(path: Path) -> Path:

@@ -1,62 +1,132 @@
-"""Predict expressions of faces in pictures with a trained model."""
+"""Find the faces of pictures, videos and cameras, and predict their expressions with a trained model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import contextlib
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
 
-from facenet2expnet.data.manifest import find_pictures
-from facenet2expnet.data.pictures import Skipped
+from facenet2expnet.crop import DETECTORS, CropContract
+from facenet2expnet.data.pictures import Skipped, read_picture
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
-from facenet2expnet.faces.prepare import Progress, crop_files
-from facenet2expnet.predict.model_folder import Model, load_model
-from facenet2expnet.predict.scores import BATCH, class_probabilities
+from facenet2expnet.faces import detect
+from facenet2expnet.faces.detect import Face
+from facenet2expnet.faces.prepare import Progress, cut_face, whole_picture
+from facenet2expnet.predict import video
+from facenet2expnet.predict.model_folder import DEFAULT_MODEL, Model, load_model, shipped_model
+from facenet2expnet.predict.results import NO_FACE, FaceResult, FrameResult, columns, to_table
+from facenet2expnet.predict.scores import class_probabilities
+from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand
+from facenet2expnet.predict.tracking import Smoother, Tracker, load_describer
 
-Picture = str | Path | np.ndarray
+FACES = ("all", "largest", "whole-image")
+"""Which faces of a picture are classified. "whole-image" takes each picture for one cut-out face."""
+
+BATCH_FACES, BATCH_FRAMES = 32, 8
+"""Faces are classified together as soon as there are so many, or so many frames wait; of a camera one by one."""
+
+SMALLEST_SHARE, SMALLEST_PX = 64, 20.0
+"""By default the smallest face that is looked for is a 64th of the picture's longer side, and at least 20 pixels."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How `Recognizer.stream` looks at its sources.
+
+    Attributes:
+        faces: one of `FACES`; None for "all", and "whole-image" for the faces of a face store.
+        detector: "mtcnn", "viola-jones" or "dlib68"; None for the model's own, or "mtcnn" if it learned from cut-out faces.
+        min_face_px: side of the smallest face to look for; None for a 64th of the picture's longer side, at least 20.
+        every: of videos: "0.2s" takes a frame each 0.2 seconds, "5f" every fifth; None takes all.
+        detect_every: look for faces in every n-th of these frames only; the boxes stay where they are in between.
+        track: give each person of a video a number.
+        smooth_s: time constant in seconds of an average of each person's probabilities over time; None for none.
+        allow_urls: download sources that are addresses on the web.
+        workers: threads that read pictures and look for faces; None for one per core.
+    """
+
+    faces: str | None = None
+    detector: str | None = None
+    min_face_px: float | None = None
+    every: str | float | None = None
+    detect_every: int = 1
+    track: bool = True
+    smooth_s: float | None = None
+    allow_urls: bool = False
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.faces is not None and self.faces not in FACES:
+            raise UserError(f"faces is '{self.faces}', expected one of {', '.join(FACES)}")
+        if self.detector is not None and self.detector not in DETECTORS[1:]:
+            raise UserError(f"detector is '{self.detector}', expected one of {', '.join(DETECTORS[1:])}")
+        if self.min_face_px is not None and not 1 <= self.min_face_px <= 10_000:
+            raise UserError(f"min_face_px is {self.min_face_px}, expected 1 to 10000")
+        if self.detect_every < 1:
+            raise UserError(f"detect_every is {self.detect_every}, expected 1 or more")
+        if self.smooth_s is not None:
+            Smoother(self.smooth_s)
+            if not self.track:
+                raise UserError("smoothing needs tracks: it averages the probabilities of one person over time")
+        video.Every(self.every)
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Class probabilities of pictures.
+    """All faces of some sources, and their expressions.
 
     Attributes:
-        images: names of the classified pictures: their paths, or their numbers for arrays.
+        results: one per picture or frame, without their pixels.
         classes: class names, K.
-        probabilities: (N, K) float32, rows sum to 1.
-        skipped: the pictures that were not classified, each with the reason.
+        skipped: the pictures that could not be read, each with the reason.
     """
 
-    images: list[str]
+    results: list[FrameResult]
     classes: tuple[str, ...]
-    probabilities: np.ndarray
     skipped: list[Skipped]
 
     def __len__(self) -> int:
-        return len(self.images)
+        """The number of faces."""
+        return sum(len(result.faces) for result in self.results)
 
     @property
     def labels(self) -> list[str]:
-        """The most probable class of every picture."""
-        return [self.classes[number] for number in self.probabilities.argmax(axis=1)]
+        """The most probable class of every face."""
+        return [label for result in self.results for label in result.labels]
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(N, K) float32, one row a face; rows sum to 1."""
+        rows = [face.probabilities for result in self.results for face in result.faces]
+        return np.array(rows, np.float32).reshape(-1, len(self.classes))
 
     def table(self) -> pd.DataFrame:
-        """One row per picture: image, predicted, probability, and a column `p_<class>` for every class."""
-        columns = {f"p_{name}": self.probabilities[:, number] for number, name in enumerate(self.classes)}
-        probability = self.probabilities.max(axis=1, initial=0.0)
-        return pd.DataFrame({"image": self.images, "predicted": self.labels, "probability": probability, **columns})
+        """One row a face, and one for each picture or frame without any; see `results.columns`."""
+        return to_table(self.results, self.classes)
 
 
 class Recognizer:
-    """A trained model that classifies pictures.
+    """A trained model that finds faces and classifies their expressions.
 
         recognizer = Recognizer.load("runs/mine/model")
-        print(recognizer.predict(["face.jpg"]).table())
+        print(recognizer.predict(["party.jpg"]).table())
+        for result in recognizer.stream("clip.mp4"):
+            print(result.time_s, result.labels)
 
     Attributes:
         model: the module, RGB crops (B, 3, H, W) in 0..255 -> class scores (B, K).
@@ -71,74 +141,257 @@ class Recognizer:
         self.metadata = model.metadata
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "auto") -> Recognizer:
-        """Load a model folder, or the only model in a run folder, onto "auto", "cpu", "cuda", "mps" or a torch.device.
+    def load(cls, path: str | Path | None = None, device: str | torch.device = "auto") -> Recognizer:
+        """Load a model onto "auto", "cpu", "cuda", "mps" or a torch.device.
 
+        Args:
+            path: a model folder, a run folder with one model, or the name of a model of the package; by default the
+                package's "standard".
         Raises:
             UserError: If there is no model, a file is damaged, or there is no such device.
         """
-        return cls(load_model(Path(path)), device)
+        named = shipped_model(str(path or DEFAULT_MODEL)) if path is None or not Path(path).exists() else None
+        return cls(load_model(named or Path(path or DEFAULT_MODEL)), device)
 
-    def predict(
+    def stream(
         self,
-        images: Picture | Iterable[Picture],
+        sources: Given | Iterable[Given],
+        options: Options | None = None,
         *,
-        centre_crop: bool = False,
-        workers: int | None = None,
         progress: Progress | None = None,
-    ) -> Predictions:
-        """Classify pictures; only one batch of crops is in memory at a time.
+        **changes: Any,
+    ) -> Generator[FrameResult, None, None]:
+        """Yield the result of each picture or frame, in order; memory does not grow with their number.
+
+            for result in recognizer.stream("clip.mp4", every="0.2s"):
+                print(result.time_s, result.labels)
+
+        Reading, looking for faces and classifying overlap. What can't be read gives a result with a note, and does not stop
+        the others.
 
         Args:
-            images: paths, folders (all pictures in and below them) or arrays (H, W, 3) uint8 RGB; one or many.
-            centre_crop: use the centre square of a picture without a found face, instead of skipping it.
-            workers: number of threads that decode and align; None for one per core.
-            progress: called with the number of finished pictures and the number of all.
+            sources: pictures, folders, patterns, lists (.txt), videos, "webcam", "camera:1", face stores, or arrays
+                (H, W, 3) uint8 RGB; one or many.
+            options, changes: how to look; `changes` are fields of `Options`.
+            progress: called with the number of finished pictures and frames, and of all as far as that is known.
         Raises:
-            UserError: If a path does not exist, a folder has no pictures, or a package is not installed. Pictures
-                that can't be read are listed in `skipped`.
+            UserError: If a source does not exist or holds no picture, or a package is not installed.
         """
-        pictures = _listed(images)
-        names: list[str] = []
-        skipped: list[Skipped] = []
-        probabilities = [np.zeros((0, len(self.classes)), np.float32)]
-        batch = np.empty((BATCH, self.contract.stored_px, self.contract.stored_px, 3), np.uint8)
-        filled = 0
-        results = crop_files(pictures, self.contract, centre_crop=centre_crop, workers=workers)
-        for number, (picture, result) in enumerate(zip(pictures, results, strict=True)):
-            name = str(number) if isinstance(picture, np.ndarray) else str(picture)
-            if result.crop is None:
-                skipped.append(Skipped(name, result.reason))
-            else:
-                names.append(name)
-                batch[filled] = result.crop
-                filled += 1
-            if filled and (filled == BATCH or number + 1 == len(pictures)):
-                of_batch = class_probabilities(self.model, batch[:filled], self.contract.crop_px, self.device)
-                probabilities.append(of_batch)
-                filled = 0
-            if progress:
-                progress(number + 1, len(pictures))
-        return Predictions(names, self.classes, np.concatenate(probabilities), skipped)
+        chosen = replace(options or Options(), **changes)
+        listed = check_sources(sources, allow_urls=chosen.allow_urls)
+        contract = self.contract.for_photos(chosen.detector)
+        if chosen.faces != "whole-image":
+            detect.check_installed(contract)
+        return self._stream(listed, chosen, contract, progress)
+
+    def predict(
+        self, sources: Given | Iterable[Given], *, progress: Progress | None = None, **changes: Any
+    ) -> Predictions:
+        """Classify all faces of some sources, as `stream` does, and return them together.
+
+        Pixels are not kept, but every row is: take `stream` for long videos.
+        """
+        results = []
+        for result in self.stream(sources, progress=progress, **changes):
+            results.append(replace(result, pixels=None))
+        skipped = [Skipped(result.source, result.note) for result in results if result.unread]
+        return Predictions(results, self.classes, skipped)
+
+    def _stream(
+        self, listed: Sequence[Given], options: Options, contract: CropContract, progress: Progress | None
+    ) -> Generator[FrameResult, None, None]:
+        if contract.detector != self.contract.detector and contract.framing is None and options.faces != "whole-image":
+            log.warning(
+                "The model does not say how tightly the faces that it learned from were cut; faces are cut out with "
+                "a margin of %.0f %%.", 100 * contract.margin,
+            )  # fmt: skip
+        every = video.Every(options.every)
+        total = _count(expand(listed), every) if progress else 0
+        people = _People(options, contract.detector)
+        done = 0
+        with _threads(options.workers) as (pool, count), contextlib.closing(_frames(expand(listed), every)) as frames:
+            waiting: deque[Future[_Seen]] = deque()
+            batch: list[_Seen] = []
+            key: Future[_Seen] | None = None
+            since_key = 0
+            for frame in frames:
+                moving, live = frame.source.moving, frame.source.kind == "camera"
+                first = key is None or frame.number == 0 or not moving
+                since_key = 0 if first or since_key + 1 >= options.detect_every else since_key + 1
+                look = partial(_look, frame, options, contract)
+                task = pool.submit(look, key if since_key else None)
+                key = task if not since_key else key
+                waiting.append(task)
+                while len(waiting) > (0 if live else 2 * count):
+                    batch.append(waiting.popleft().result())
+                if batch and (live or _full(batch)):
+                    for result in self._classify(batch, people):
+                        done += 1
+                        if progress:
+                            progress(done, max(done, total))
+                        yield result
+                    batch = []
+            for task in waiting:
+                batch.append(task.result())
+                if _full(batch) or task is waiting[-1]:
+                    for result in self._classify(batch, people):
+                        done += 1
+                        if progress:
+                            progress(done, max(done, total))
+                        yield result
+                    batch = []
+            if batch:
+                yield from self._classify(batch, people)
+
+    def _classify(self, batch: Sequence[_Seen], people: _People) -> Iterator[FrameResult]:
+        """Classify the faces of several frames together, follow the people, and yield the results in order."""
+        crops = [crop for seen in batch for crop in seen.crops]
+        side = self.contract.stored_px
+        pixels = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
+        probabilities = class_probabilities(self.model, pixels, self.contract.crop_px, self.device)
+        first = 0
+        for seen in batch:
+            own = probabilities[first : first + len(seen.crops)]
+            first += len(seen.crops)
+            frame = seen.frame
+            numbers = people.follow(seen)
+            faces = []
+            for face, values, number in zip(seen.faces, own, numbers, strict=True):
+                smoothed = people.smooth(number, frame.time_s, values)
+                faces.append(FaceResult(face.box_xyxy_px, face.score, values, number, smoothed))
+            note = seen.reason or ("" if faces else NO_FACE)
+            source, unread = frame.source, bool(seen.reason)
+            yield FrameResult(
+                source.name, frame.number, frame.time_s, tuple(faces), self.classes, seen.pixels, note, unread, source.moving
+            )
 
 
-def _listed(images: Picture | Iterable[Picture]) -> list[Path | np.ndarray]:
-    """The single pictures: a folder gives its files, an array (N, H, W, 3) gives N arrays."""
-    if isinstance(images, np.ndarray) and images.ndim == 4:
-        images = list(images)
-    pictures: list[Path | np.ndarray] = []
-    for picture in [images] if isinstance(images, str | Path | np.ndarray) else images:
-        if isinstance(picture, np.ndarray):
-            if picture.shape[2:] != (3,) or picture.dtype != np.uint8 or not picture.size:
-                raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {picture.shape} {picture.dtype}")
-            pictures.append(picture)
-        elif Path(picture).is_dir():
-            files = find_pictures(Path(picture))
-            if not files:
-                raise UserError(f"{picture}: no pictures in this folder")
-            pictures.extend(files)
-        elif Path(picture).exists():
-            pictures.append(Path(picture))
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A frame in which faces were looked for: its pixels, faces, stored faces, or the reason why it was not read."""
+
+    frame: Frame
+    pixels: np.ndarray | None
+    faces: list[Face]
+    crops: list[np.ndarray]
+    reason: str = ""
+
+
+@dataclass(eq=False)
+class _People:
+    """Tracks and smoothed probabilities of the video that is being read; another video begins anew."""
+
+    options: Options
+    detector: str
+    source: Source | None = None
+    tracker: Tracker | None = None
+    smoother: Smoother | None = None
+    describe: Any = field(default_factory=lambda: _UNKNOWN)
+
+    def follow(self, seen: _Seen) -> list[int | None]:
+        """The number of the person of each face; None in pictures, and without tracking."""
+        source = seen.frame.source
+        if not self.options.track or not source.moving or seen.pixels is None or self.options.faces == "whole-image":
+            return [None] * len(seen.faces)
+        if source is not self.source:
+            if self.describe is _UNKNOWN:
+                self.describe = load_describer()
+                if self.describe is None:
+                    log.warning(
+                        "People who leave and return get a new track: the face net that would know them is not "
+                        "installed (pip install 'facenet2expnet[facenet]')."
+                    )
+            self.source, self.tracker = source, Tracker(self.describe, self.detector)
+            self.smoother = Smoother(self.options.smooth_s) if self.options.smooth_s else None
+        assert self.tracker is not None
+        return list(self.tracker.update(seen.pixels, seen.frame.time_s, seen.faces))
+
+    def smooth(self, number: int | None, time_s: float, probabilities: np.ndarray) -> np.ndarray | None:
+        """The averaged probabilities of a person; None without smoothing."""
+        return self.smoother.update(number, time_s, probabilities) if self.smoother and number else None
+
+
+_UNKNOWN = object()
+
+
+def _look(frame: Frame, options: Options, contract: CropContract, key: Future[_Seen] | None) -> _Seen:
+    """Read a picture if it is not read yet, find its faces, and cut them out; runs in a thread.
+
+    Args:
+        key: the frame whose boxes are carried over to this one; None to look for faces.
+    """
+    try:
+        if frame.pixels is None:
+            return _Seen(frame, None, [], [], frame.reason)
+        pixels = read_picture(frame.pixels) if isinstance(frame.pixels, Path) else frame.pixels
+        height, width = pixels.shape[:2]
+        if options.faces == "whole-image" or (options.faces is None and frame.source.kind == "face"):
+            whole = Face(np.array([0.0, 0.0, width, height]), float("nan"))
+            return _Seen(frame, pixels, [whole], [whole_picture(pixels, contract)])
+        if key is not None:
+            faces = key.result().faces
         else:
-            raise UserError(f"{picture}: there is no such picture or folder")
-    return pictures
+            smallest = options.min_face_px or max(SMALLEST_PX, max(height, width) / SMALLEST_SHARE)
+            faces = detect.find_faces(pixels, replace(contract, choice="largest"), min_face_px=smallest)
+            faces = [face for face in faces if _inside(face, width, height)]
+            faces = faces[:1] if options.faces == "largest" else faces
+        return _Seen(frame, pixels, faces, [cut_face(pixels, face, contract) for face in faces])
+    except (UserError, ValueError, MemoryError, cv2.error) as error:
+        return _Seen(frame, None, [], [], str(error) or type(error).__name__)
+
+
+def _inside(face: Face, width: int, height: int) -> bool:
+    """Whether the middle of a face is within the picture, and its box has an area."""
+    left, top, right, bottom = face.box_xyxy_px
+    return bool(0 <= left + right <= 2 * width and 0 <= top + bottom <= 2 * height and right > left and bottom > top)
+
+
+def _frames(sources: Iterator[Source], every: video.Every) -> Generator[Frame, None, None]:
+    """Yield the frames of all sources in order; a video or camera that can't be read, or not on, gives a last one without pixels."""
+    for source in sources:
+        if not source.moving:
+            assert not isinstance(source.value, str)
+            yield Frame(source, 0, 0.0, source.value)
+            continue
+        number, time_s = -1, 0.0
+        try:
+            with contextlib.closing(_opened(source, every)) as frames:
+                for number, time_s, pixels in frames:
+                    yield Frame(source, number, time_s, pixels)
+        except UserError as error:
+            if source.kind == "camera" and number < 0:
+                raise
+            yield Frame(source, number + 1, time_s, None, str(error))
+
+
+def _opened(source: Source, every: video.Every) -> Any:
+    """The frames of a video or a camera; those of a video are read ahead in a thread."""
+    if source.kind == "camera":
+        choose = every.chooser()
+        return (frame for frame in video.read_camera(str(source.value)) if choose(frame.number, frame.time_s))
+    assert isinstance(source.value, Path)
+    read = video.read_video if source.kind == "video" else video.read_animated_picture
+    return video.read_ahead(read(source.value, every))
+
+
+def _count(sources: Iterator[Source], every: video.Every) -> int:
+    """The number of pictures and frames, as far as it is known without reading them."""
+    return sum(video.count_frames(s.value, every) if s.kind == "video" else 1 for s in sources if isinstance(s.value, Path))
+
+
+def _full(batch: Sequence[_Seen]) -> bool:
+    return len(batch) >= BATCH_FRAMES or sum(len(seen.crops) for seen in batch) >= BATCH_FACES
+
+
+@contextlib.contextmanager
+def _threads(workers: int | None) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Threads for reading and looking, one per core by default; OpenCV starts no threads of its own meanwhile."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count, before = workers or cores, cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool, count
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        cv2.setNumThreads(before)

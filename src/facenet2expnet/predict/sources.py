@@ -1,0 +1,180 @@
+"""Where pictures come from: files, folders, patterns, lists, URLs, videos, cameras, arrays, face stores."""
+
+from __future__ import annotations
+
+import glob
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from facenet2expnet.data.manifest import PICTURE_ENDINGS, find_pictures
+from facenet2expnet.data.pictures import HEIC_ENDINGS, count_frames
+from facenet2expnet.errors import UserError
+from facenet2expnet.faces.store import FaceStore, is_store
+
+VIDEO_ENDINGS = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".3gp", ".ogv",
+)  # fmt: skip
+ANIMATED_ENDINGS = (".gif", ".webp", ".png")
+CAMERA = "camera:"
+URL_SECONDS = 30.0
+
+Given = str | Path | np.ndarray
+
+
+@dataclass(frozen=True)
+class Source:
+    """One picture, video or camera.
+
+    Attributes:
+        name: what the table calls it: its path, its URL, or its number for an array.
+        kind: "picture", "video", "animation", "camera", or "face" for a cut-out face of a face store.
+        value: path, array (H, W, 3) uint8 RGB, or the number or path of a camera.
+    """
+
+    name: str
+    kind: str
+    value: Path | np.ndarray | str
+
+    @property
+    def moving(self) -> bool:
+        """Whether its frames follow each other in time."""
+        return self.kind in ("video", "animation", "camera")
+
+
+class Frame(NamedTuple):
+    """A picture, or a frame of a video, before it is looked at.
+
+    Attributes:
+        source: where it is from.
+        number: of the frame, from 0.
+        time_s: from the beginning of the source.
+        pixels: (H, W, 3) uint8 RGB; or a path, to be read by the thread that looks for faces.
+        reason: why there are no pixels; empty if there are.
+    """
+
+    source: Source
+    number: int
+    time_s: float
+    pixels: np.ndarray | Path | None
+    reason: str = ""
+
+
+def check_sources(sources: Given | Iterable[Given], *, allow_urls: bool = False) -> list[Given]:
+    """Return the sources as a list after checking, before any work, that each of them is there.
+
+    Raises:
+        UserError: Naming the first that is not, with what a source may be.
+    """
+    if isinstance(sources, np.ndarray) and sources.ndim == 4:
+        sources = list(sources)
+    listed: list[Given] = [sources] if isinstance(sources, str | Path | np.ndarray) else list(sources)
+    for source in listed:
+        if isinstance(source, np.ndarray):
+            if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
+                raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {source.shape} {source.dtype}")
+        elif is_url(source):
+            if not allow_urls:
+                raise UserError(f"{source}: nothing is downloaded unless you ask for it: add --allow-urls")
+        elif not is_camera(source) and not Path(source).exists() and not _matches(source):
+            raise UserError(
+                f"{source}: there is no such picture, folder or video; expected a file, a folder, a pattern as "
+                "'holiday/*.jpg', a list as files.txt, webcam, or camera:1"
+            )
+    return listed
+
+
+def expand(sources: Iterable[Given], *, inside: Path | None = None) -> Iterator[Source]:
+    """Yield the single pictures, videos and cameras of checked sources, one after the other.
+
+    Args:
+        sources: as `check_sources` returns them. A folder gives all pictures and videos in and below it, a pattern
+            the files that match it, a .txt file the sources on its lines, a face store its faces.
+        inside: the folder that relative paths start from; by default the working directory.
+    Raises:
+        UserError: If a folder or a list has none, or can't be read.
+    """
+    endings = (*PICTURE_ENDINGS, *HEIC_ENDINGS, *VIDEO_ENDINGS)
+    for number, given in enumerate(sources):
+        if isinstance(given, np.ndarray):
+            yield Source(str(number), "picture", given)
+            continue
+        if is_url(given):
+            yield from _download(str(given))
+            continue
+        if is_camera(given):
+            name = str(given)
+            yield Source(name, "camera", "0" if name == "webcam" else name.removeprefix(CAMERA))
+            continue
+        path = (inside / given) if inside else Path(given)
+        if path.is_dir() and is_store(path):
+            store = FaceStore.open(path)
+            images = store.manifest.table["image"]
+            yield from (Source(str(i), "face", face) for i, face in zip(images, store.pixels, strict=True))
+        elif path.is_dir():
+            files = find_pictures(path, endings)
+            if not files:
+                raise UserError(f"{path}: no pictures or videos in this folder")
+            for file in files:
+                yield _of_file(file)
+        elif path.exists() and path.suffix.lower() == ".txt":
+            yield from _of_list(path)
+        elif path.exists() or not _matches(path):
+            yield _of_file(path)
+        else:
+            yield from (source for match in _matches(path) for source in expand([match]))
+
+
+def is_url(source: Given) -> bool:
+    """Whether a source is an address on the web."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def is_camera(source: Given) -> bool:
+    """Whether a source is `webcam`, `camera:1`, or `camera:PATH`, a video that plays as if it came from a camera."""
+    return isinstance(source, str) and (source == "webcam" or source.startswith(CAMERA)) and not Path(source).exists()
+
+
+def _matches(pattern: str | Path) -> list[Path]:
+    return sorted(Path(name) for name in glob.glob(str(pattern), recursive=True))
+
+
+def _of_file(path: Path) -> Source:
+    ending = path.suffix.lower()
+    if ending in VIDEO_ENDINGS:
+        return Source(str(path), "video", path)
+    animated = ending in ANIMATED_ENDINGS and count_frames(path) > 1
+    return Source(str(path), "animation" if animated else "picture", path)
+
+
+def _of_list(path: Path) -> Iterator[Source]:
+    """The sources on the lines of a text file; empty lines and those that begin with # are left out."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read as a list of sources ({error})") from None
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if not lines:
+        raise UserError(f"{path}: no sources in this list; expected a path on every line")
+    for line in lines:
+        yield from expand([line], inside=None if is_camera(line) or is_url(line) else path.parent)
+
+
+def _download(url: str) -> Iterator[Source]:
+    """Fetch a file into a temporary folder, which is deleted when the next source is asked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / (Path(url.partition("?")[0]).name or "download")
+        try:
+            with urllib.request.urlopen(url, timeout=URL_SECONDS) as answer, file.open("wb") as local:
+                shutil.copyfileobj(answer, local)
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            raise UserError(f"{url}: could not be downloaded: {error}") from None
+        source = _of_file(file)
+        yield Source(url, source.kind, source.value)
