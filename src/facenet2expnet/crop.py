@@ -148,8 +148,9 @@ class CropContract:
         if "mean" in values:
             values["mean"] = tuple(values["mean"])
         if values.get("framing") is not None:
-            pairs = ("centre_xy", "centre_spread_xy")
-            values["framing"] = Framing(**{k: tuple(v) if k in pairs else v for k, v in values["framing"].items()})
+            framing: dict[str, Any] = dict(values["framing"])
+            framing |= {name: tuple(framing[name]) for name in ("centre_xy", "centre_spread_xy") if name in framing}
+            values["framing"] = Framing(**framing)
         return cls(**values)
 
     def for_photos(self, detector: str | None = None) -> CropContract:

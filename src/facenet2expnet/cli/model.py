@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+    from rich.table import Table
 
     from facenet2expnet.data.pictures import Skipped
+    from facenet2expnet.predict.results import FrameResult
 
 ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run folder with one model.")]
 TableFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")]
 SHOWN = 40
+DRAWN_SMOOTH_S = 0.5
+"""Time constant of the smoothing in drawings and timelines, unless --smooth names another."""
 
 
 def add(app: typer.Typer) -> None:
@@ -29,40 +36,282 @@ def add(app: typer.Typer) -> None:
 
 
 def predict(
-    model: ModelFolder,
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders of images.")],
-    out: TableFile = None,
-    centre_crop: Annotated[
-        bool, typer.Option("--centre-crop", help="Use the centre of images in which no face is found.")
-    ] = False,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] SOURCE...",
+            help="MODEL: a model folder or a run; without one the package's own. SOURCE: pictures, folders, patterns, "
+            "lists (.txt), videos, webcam or camera:1.",
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .jsonl or .parquet.")] = None,
+    faces: Annotated[
+        str | None, typer.Option(help="all, largest, or whole-image: each picture is one cut-out face.")
+    ] = None,
+    detector: Annotated[str | None, typer.Option(help="mtcnn, viola-jones or dlib68.")] = None,
+    min_face: Annotated[
+        float | None, typer.Option("--min-face", help="Smallest face in pixels; default: a 64th of the longer side.")
+    ] = None,
+    every: Annotated[str | None, typer.Option(help="Of videos: a frame each 0.2s, or every fifth, 5f.")] = None,
+    detect_every: Annotated[
+        int, typer.Option("--detect-every", min=1, help="Look for faces in every N-th frame; boxes stay in between.")
+    ] = 1,
+    track: Annotated[bool, typer.Option("--track/--no-track", help="Number the people of a video.")] = True,
+    smooth: Annotated[
+        str | None, typer.Option(help="Add columns averaged over time, with this time constant: 0.5s.")
+    ] = None,
+    draw: Annotated[
+        Path | None, typer.Option(help="Write annotated pictures and videos: a folder, a picture, or .mp4.")
+    ] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(help="Draw a video's classes over time: .svg or .png, and a .csv beside it.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show drawings in a window; q closes it.")] = False,
+    allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Download sources that are web addresses.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read and look for faces. By default one a core.")
+    ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Predict the expressions of faces in images; print a table, and write it to a file with --out.
+    """Find the faces in pictures, videos or a webcam, and predict their expressions.
 
-    Example: fn2en predict runs/mine holiday/ --out faces.csv
+    Example: fn2en predict runs/mine holiday/ --out faces.csv --draw drawn/
     """
     from facenet2expnet.cli import console
     from facenet2expnet.errors import UserError
-    from facenet2expnet.predict.recognizer import Recognizer
-    from facenet2expnet.report import tables
+    from facenet2expnet.predict.recognizer import Options, Recognizer
+    from facenet2expnet.predict.sources import check_sources
 
+    model, sources = split_model(inputs)
+    asked_s = _seconds(smooth)
+    smooth_s = asked_s or (DRAWN_SMOOTH_S if track and (draw or timeline or show) else None)
+    options = Options(faces, detector, min_face, every, detect_every, track, smooth_s, allow_urls, workers)
+    check_sources(sources, allow_urls=allow_urls)
+    with contextlib.ExitStack() as stack:
+        sinks = _sinks(draw, timeline, show, stack)
+        if out:
+            from facenet2expnet.predict.table import check_table_name
+
+            check_table_name(out)
+        recognizer = Recognizer.load(model, device)
+        if out:
+            from facenet2expnet.predict.table import TableWriter
+
+            writer = stack.enter_context(TableWriter(out, recognizer.classes, smoothed=asked_s is not None))
+            sinks.append(writer.write)
+        live = any(source == "webcam" or source.startswith("camera:") for source in sources)
+        summary = Summary()
+        with console.progress(quiet) as display, _live_view(live and not quiet, summary) as view:
+            results = recognizer.stream(sources, options, progress=None if live else display.of("pictures and frames"))
+            try:
+                for result in results:
+                    for sink in sinks:
+                        sink(result)
+                    summary.add(result)
+                    view()
+            except KeyboardInterrupt:
+                if not live:
+                    raise
+            finally:
+                results.close()
+    summary.print(out, quiet)
+    if draw:
+        print(f"drawn to {draw}")
     if out:
-        check_table_name(out)
-    recognizer = Recognizer.load(model, device)
-    with console.progress(quiet) as display:
-        found = recognizer.predict(images, centre_crop=centre_crop, progress=display.of("images"))
-    for skipped in found.skipped:
-        print(f"skipped {skipped.image}: {skipped.reason}")
-    if not len(found):
-        raise UserError(f"none of the {len(found.skipped)} images could be used")
-    table = found.table()
-    if not quiet or not out:
-        console.out.print(tables.to_rich(_as_text(table.head(SHOWN))))
-        if len(table) > SHOWN:
-            print(f"... and {len(table) - SHOWN} more; --out writes all of them")
-    if out:
-        write_table(table, found.skipped, out)
+        _say_written(writer.rows_written, summary.skipped, out)
+    if not summary.read:
+        raise UserError(f"none of the {len(summary.skipped)} sources could be used")
+    if timeline:
+        print(f"timeline: {timeline}")
+
+
+def split_model(inputs: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Tell the model from the sources: it comes first, and is a model or run folder, or the name of a shipped model.
+
+    Raises:
+        UserError: If the first input is neither a model nor a source, or there is no source.
+    """
+    from facenet2expnet.errors import UserError
+    from facenet2expnet.predict.model_folder import SHIPPED_NAMES, is_model
+    from facenet2expnet.predict.sources import check_sources, is_camera, is_url
+
+    first, rest = inputs[0], list(inputs[1:])
+    if first.startswith("hf:") or first.lower().endswith(".onnx"):
+        kind = "models on Hugging Face" if first.startswith("hf:") else "ONNX files"
+        raise UserError(f"{first}: {kind} can't be used for prediction yet; give a model folder or a run")
+    path = Path(first)
+    named = first in SHIPPED_NAMES and not path.exists()
+    if named or (path.exists() and is_model(path)):
+        if not rest:
+            raise UserError(f"{first} is a model; name pictures, a video or webcam after it")
+        return first, rest
+    if not path.exists() and not is_camera(first) and not is_url(first):
+        try:
+            check_sources([first])
+        except UserError:
+            raise UserError(f"{first}: there is no such model folder, picture, folder or video") from None
+    return None, list(inputs)
+
+
+class Summary:
+    """What is printed at the end: the first rows, and what was found in all."""
+
+    def __init__(self) -> None:
+        self.first: list[FrameResult] = []
+        self.skipped: list[Skipped] = []
+        self.read = self.faces = self.rows = self.without = self.moving = 0
+        self.labels: Counter[str] = Counter()
+        self.times: deque[float] = deque(maxlen=30)
+        self.last: FrameResult | None = None
+
+    def add(self, result: FrameResult) -> None:
+        """Count a result; its pixels are not kept."""
+        import dataclasses
+
+        from facenet2expnet.data.pictures import Skipped
+
+        result = dataclasses.replace(result, pixels=None)
+        self.last = result
+        self.times.append(time.monotonic())
+        if result.unread:
+            self.skipped.append(Skipped(result.source, result.note))
+        else:
+            self.read += 1
+            self.without += not result.faces
+            self.moving += result.moving
+        self.faces += len(result.faces)
+        self.rows += max(1, len(result.faces))
+        self.labels.update(result.labels)
+        if sum(max(1, len(one.faces)) for one in self.first) < SHOWN:
+            self.first.append(result)
+
+    @property
+    def per_second(self) -> float:
+        """Frames a second, of the last thirty."""
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0]) if len(self.times) > 1 else 0.0
+
+    def live_table(self) -> Table:
+        """The faces of the newest frame, for a terminal."""
+        from rich.table import Table
+
+        result = self.last
+        title = f"{result.source}  {result.time_s:.1f} s  {self.per_second:.1f} frames/s" if result else "waiting"
+        table = Table(title=title, caption="Ctrl-C ends", title_justify="left", caption_justify="left")
+        for name in ("person", "expression", "probability", ""):
+            table.add_column(name, justify="right" if name == "probability" else "left")
+        for face, label in zip(result.faces, result.labels, strict=True) if result else ():
+            share = float(face.probabilities.max())
+            table.add_row(f"#{face.track or ''}", label, f"{share:.0%}", "█" * round(20 * share))
+        if result and not result.faces:
+            table.add_row("", result.note, "", "")
+        return table
+
+    def print(self, out: Path | None, quiet: bool) -> None:
+        """Print the pictures that could not be read, the first rows, and the counts."""
+        from facenet2expnet.cli import console
+        from facenet2expnet.predict.results import to_table
+        from facenet2expnet.report import tables
+
+        for skipped in self.skipped:
+            print(f"skipped {skipped.image}: {skipped.reason}")
+        if self.read and (not quiet or not out):
+            shown = to_table([result for result in self.first if not result.unread]).head(SHOWN)
+            console.out.print(tables.to_rich(_as_text(shown)))
+            rows = self.rows - len(self.skipped)
+            if rows > len(shown):
+                print(f"... and {rows - len(shown)} more{'' if out else '; --out writes all of them'}")
+        what = "frames and pictures" if 0 < self.moving < self.read else "frames" if self.moving else "pictures"
+        counts = ", ".join(f"{label} {count}" for label, count in self.labels.most_common())
+        print(f"{self.read} {what}, {self.faces} faces{': ' + counts if counts else ''}")
+        if self.without:
+            print(f"no face was found in {self.without} of them; they are in the table, without a label")
+
+
+def _sinks(
+    draw: Path | None, timeline: Path | None, show: bool, stack: contextlib.ExitStack
+) -> list[Callable[[FrameResult], object]]:
+    """What takes every result, apart from the table; `stack` closes it."""
+    sinks: list[Callable[[FrameResult], object]] = []
+    if draw:
+        from facenet2expnet.predict.draw import DrawingWriter
+
+        sinks.append(stack.enter_context(DrawingWriter(draw)).write)
+    if timeline:
+        from facenet2expnet.report.timeline import Timeline
+
+        lines = Timeline(timeline)
+        stack.push(lambda kind, *_: None if kind and kind is not KeyboardInterrupt else lines.write())
+        sinks.append(lines.add)
+    if show:
+        sinks.append(stack.enter_context(_window()))
+    return sinks
+
+
+@contextlib.contextmanager
+def _window() -> Iterator[Callable[[FrameResult], None]]:
+    """A window of OpenCV that shows drawings.
+
+    Raises:
+        UserError: If this OpenCV has no windows, or there is no display.
+    """
+    import cv2
+
+    from facenet2expnet.errors import UserError
+
+    title = "fn2en"
+    try:
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL)
+    except cv2.error:
+        raise UserError(
+            "--show needs an OpenCV with windows and a display, and this one (opencv-python-headless) has none; "
+            "use --draw OUT"
+        ) from None
+
+    def put(result: FrameResult) -> None:
+        if result.pixels is not None:
+            cv2.imshow(title, cv2.cvtColor(result.draw(), cv2.COLOR_RGB2BGR))
+            if cv2.waitKey(1 if result.moving else 0) == ord("q"):
+                raise KeyboardInterrupt
+
+    try:
+        yield put
+    finally:
+        cv2.destroyWindow(title)
+
+
+@contextlib.contextmanager
+def _live_view(live: bool, summary: Summary) -> Iterator[Callable[[], None]]:
+    """A view of a camera's faces on a terminal; a line now and then elsewhere."""
+    from rich.live import Live
+
+    from facenet2expnet.cli import console
+
+    if not live:
+        yield lambda: None
+    elif console.err.is_terminal:
+        with Live(console=console.err, refresh_per_second=8, get_renderable=summary.live_table):
+            yield lambda: None
+    else:
+        last = time.monotonic()
+
+        def say() -> None:
+            nonlocal last
+            if time.monotonic() - last > 2 and summary.last:
+                last = time.monotonic()
+                found = ", ".join(summary.last.labels) or summary.last.note
+                print(f"{summary.last.time_s:.1f} s, {summary.per_second:.1f} frames/s: {found}", flush=True)
+
+        yield say
+
+
+def _seconds(text: str | None) -> float | None:
+    from facenet2expnet.errors import UserError
+
+    try:
+        return None if text is None else float(text.strip().removesuffix("s"))
+    except ValueError:
+        raise UserError(f"--smooth is '{text}', expected a time as 0.5s") from None
 
 
 def check_table_name(path: Path) -> None:
@@ -75,7 +324,6 @@ def check_table_name(path: Path) -> None:
 
 def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> None:
     """Write a table in the format of its file name's ending, and the list of skipped images beside it."""
-    from facenet2expnet.data.pictures import write_skipped
     from facenet2expnet.files import atomic_path
 
     writers: dict[str, Callable[[Path], Any]] = {
@@ -85,7 +333,14 @@ def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> 
     }
     with atomic_path(path) as temporary:
         writers[path.suffix.lower()](temporary)
-    print(f"{len(table)} rows written to {path}")
+    _say_written(len(table), skipped, path)
+
+
+def _say_written(rows: int, skipped: Sequence[Skipped], path: Path) -> None:
+    """Say that a table was written, and write the list of skipped images beside it."""
+    from facenet2expnet.data.pictures import write_skipped
+
+    print(f"{rows} rows written to {path}")
     if skipped:
         beside = path.with_name(f"{path.stem}.skipped.csv")
         write_skipped(skipped, beside)
@@ -93,6 +348,13 @@ def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> 
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """Image, predicted class, and the probability of each class in percent."""
-    probabilities = table.filter(regex="^p_").map("{:.0%}".format)
-    return table[["image", "predicted"]].join(probabilities.rename(columns=lambda name: name.removeprefix("p_")))
+    """The table for a terminal: file name, time and track of a video, box, class, and all classes in percent."""
+    shown = table[["source"]].map(lambda source: Path(source).name or source)
+    if (table["time_s"] > 0).any() or table["track"].notna().any():
+        shown["time, s"] = table["time_s"].map("{:.2f}".format)
+        shown["track"] = table["track"].map(lambda track: "" if track is None or track != track else f"#{track}")
+    places = zip(*(table[name] for name in ("x", "y", "width", "height")), strict=True)
+    shown["face"] = ["" if x != x else f"{w:.0f} x {h:.0f} at {x:.0f}, {y:.0f}" for x, y, w, h in places]
+    shown["expression"] = table["label"].fillna(table["note"])
+    probabilities = table.filter(regex="^p_").map(lambda p: "" if p != p else f"{p:.0%}")
+    return shown.join(probabilities.rename(columns=lambda name: name.removeprefix("p_")))

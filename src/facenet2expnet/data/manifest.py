@@ -314,9 +314,7 @@ def find_pictures(folder: Path, endings: tuple[str, ...] = PICTURE_ENDINGS) -> l
     found = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [
-            Path(parent, name) for name in files if name.lower().endswith(endings) and not is_hidden(name)
-        ]
+        found += [Path(parent, name) for name in files if name.lower().endswith(endings) and not is_hidden(name)]
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 

@@ -6,10 +6,9 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,10 @@ from facenet2expnet.faces.detect import Face
 from facenet2expnet.faces.prepare import Progress, cut_face, whole_picture
 from facenet2expnet.predict import video
 from facenet2expnet.predict.model_folder import DEFAULT_MODEL, Model, load_model, shipped_model
-from facenet2expnet.predict.results import NO_FACE, FaceResult, FrameResult, columns, to_table
+from facenet2expnet.predict.results import NO_FACE, FaceResult, FrameResult, to_table
 from facenet2expnet.predict.scores import class_probabilities
 from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand
-from facenet2expnet.predict.tracking import Smoother, Tracker, load_describer
+from facenet2expnet.predict.tracking import Describer, Smoother, Tracker, load_describer
 
 FACES = ("all", "largest", "whole-image")
 """Which faces of a picture are classified. "whole-image" takes each picture for one cut-out face."""
@@ -50,7 +49,7 @@ class Options:
 
     Attributes:
         faces: one of `FACES`; None for "all", and "whole-image" for the faces of a face store.
-        detector: "mtcnn", "viola-jones" or "dlib68"; None for the model's own, or "mtcnn" if it learned from cut-out faces.
+        detector: "mtcnn", "viola-jones" or "dlib68"; None for the model's own, or "mtcnn" if it learned from cut-outs.
         min_face_px: side of the smallest face to look for; None for a 64th of the picture's longer side, at least 20.
         every: of videos: "0.2s" takes a frame each 0.2 seconds, "5f" every fifth; None takes all.
         detect_every: look for faces in every n-th of these frames only; the boxes stay where they are in between.
@@ -166,8 +165,8 @@ class Recognizer:
             for result in recognizer.stream("clip.mp4", every="0.2s"):
                 print(result.time_s, result.labels)
 
-        Reading, looking for faces and classifying overlap. What can't be read gives a result with a note, and does not stop
-        the others.
+        Reading, looking for faces and classifying overlap. What can't be read gives a result with a note, and does not
+        stop the others.
 
         Args:
             sources: pictures, folders, patterns, lists (.txt), videos, "webcam", "camera:1", face stores, or arrays
@@ -207,41 +206,14 @@ class Recognizer:
             )  # fmt: skip
         every = video.Every(options.every)
         total = _count(expand(listed), every) if progress else 0
-        people = _People(options, contract.detector)
-        done = 0
-        with _threads(options.workers) as (pool, count), contextlib.closing(_frames(expand(listed), every)) as frames:
-            waiting: deque[Future[_Seen]] = deque()
-            batch: list[_Seen] = []
-            key: Future[_Seen] | None = None
-            since_key = 0
-            for frame in frames:
-                moving, live = frame.source.moving, frame.source.kind == "camera"
-                first = key is None or frame.number == 0 or not moving
-                since_key = 0 if first or since_key + 1 >= options.detect_every else since_key + 1
-                look = partial(_look, frame, options, contract)
-                task = pool.submit(look, key if since_key else None)
-                key = task if not since_key else key
-                waiting.append(task)
-                while len(waiting) > (0 if live else 2 * count):
-                    batch.append(waiting.popleft().result())
-                if batch and (live or _full(batch)):
-                    for result in self._classify(batch, people):
-                        done += 1
-                        if progress:
-                            progress(done, max(done, total))
-                        yield result
-                    batch = []
-            for task in waiting:
-                batch.append(task.result())
-                if _full(batch) or task is waiting[-1]:
-                    for result in self._classify(batch, people):
-                        done += 1
-                        if progress:
-                            progress(done, max(done, total))
-                        yield result
-                    batch = []
-            if batch:
-                yield from self._classify(batch, people)
+        people, done = _People(options, contract.detector), 0
+        with contextlib.closing(_look_at(_frames(expand(listed), every), options, contract)) as batches:
+            for batch in batches:
+                for result in self._classify(batch, people):
+                    done += 1
+                    if progress:
+                        progress(done, max(done, total))
+                    yield result
 
     def _classify(self, batch: Sequence[_Seen], people: _People) -> Iterator[FrameResult]:
         """Classify the faces of several frames together, follow the people, and yield the results in order."""
@@ -260,10 +232,10 @@ class Recognizer:
                 smoothed = people.smooth(number, frame.time_s, values)
                 faces.append(FaceResult(face.box_xyxy_px, face.score, values, number, smoothed))
             note = seen.reason or ("" if faces else NO_FACE)
-            source, unread = frame.source, bool(seen.reason)
             yield FrameResult(
-                source.name, frame.number, frame.time_s, tuple(faces), self.classes, seen.pixels, note, unread, source.moving
-            )
+                frame.source.name, frame.number, frame.time_s, tuple(faces), self.classes, seen.pixels, note,
+                unread=bool(seen.reason), moving=frame.source.moving,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,7 +258,8 @@ class _People:
     source: Source | None = None
     tracker: Tracker | None = None
     smoother: Smoother | None = None
-    describe: Any = field(default_factory=lambda: _UNKNOWN)
+    describe: Describer | None = None
+    asked: bool = False
 
     def follow(self, seen: _Seen) -> list[int | None]:
         """The number of the person of each face; None in pictures, and without tracking."""
@@ -294,8 +267,8 @@ class _People:
         if not self.options.track or not source.moving or seen.pixels is None or self.options.faces == "whole-image":
             return [None] * len(seen.faces)
         if source is not self.source:
-            if self.describe is _UNKNOWN:
-                self.describe = load_describer()
+            if not self.asked:
+                self.describe, self.asked = load_describer(), True
                 if self.describe is None:
                     log.warning(
                         "People who leave and return get a new track: the face net that would know them is not "
@@ -309,9 +282,6 @@ class _People:
     def smooth(self, number: int | None, time_s: float, probabilities: np.ndarray) -> np.ndarray | None:
         """The averaged probabilities of a person; None without smoothing."""
         return self.smoother.update(number, time_s, probabilities) if self.smoother and number else None
-
-
-_UNKNOWN = object()
 
 
 def _look(frame: Frame, options: Options, contract: CropContract, key: Future[_Seen] | None) -> _Seen:
@@ -340,6 +310,36 @@ def _look(frame: Frame, options: Options, contract: CropContract, key: Future[_S
         return _Seen(frame, None, [], [], str(error) or type(error).__name__)
 
 
+def _look_at(
+    frames: Generator[Frame, None, None], options: Options, contract: CropContract
+) -> Generator[list[_Seen], None, None]:
+    """Look for faces in several threads; yield the frames in their order, a few together, those of a camera alone."""
+    with _threads(options.workers) as (pool, count), contextlib.closing(frames):
+        waiting: deque[Future[_Seen]] = deque()
+        batch: list[_Seen] = []
+        source: Source | None = None
+        key: Future[_Seen] | None = None
+        since_key = 0
+        for frame in frames:
+            live = frame.source.kind == "camera"
+            carried = frame.source is source and frame.source.moving and since_key + 1 < options.detect_every
+            task = pool.submit(_look, frame, options, contract, key if carried else None)
+            key, since_key, source = (key, since_key + 1, source) if carried else (task, 0, frame.source)
+            waiting.append(task)
+            while len(waiting) > (0 if live else 2 * count):
+                batch.append(waiting.popleft().result())
+                if live or _full(batch):
+                    yield batch
+                    batch = []
+        for task in waiting:
+            batch.append(task.result())
+            if _full(batch):
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
 def _inside(face: Face, width: int, height: int) -> bool:
     """Whether the middle of a face is within the picture, and its box has an area."""
     left, top, right, bottom = face.box_xyxy_px
@@ -347,7 +347,7 @@ def _inside(face: Face, width: int, height: int) -> bool:
 
 
 def _frames(sources: Iterator[Source], every: video.Every) -> Generator[Frame, None, None]:
-    """Yield the frames of all sources in order; a video or camera that can't be read, or not on, gives a last one without pixels."""
+    """Yield the frames of all sources in order; a video that can't be read, or not on, ends with one without pixels."""
     for source in sources:
         if not source.moving:
             assert not isinstance(source.value, str)
@@ -376,7 +376,11 @@ def _opened(source: Source, every: video.Every) -> Any:
 
 def _count(sources: Iterator[Source], every: video.Every) -> int:
     """The number of pictures and frames, as far as it is known without reading them."""
-    return sum(video.count_frames(s.value, every) if s.kind == "video" else 1 for s in sources if isinstance(s.value, Path))
+    count = 0
+    for source in sources:
+        if isinstance(source.value, Path):
+            count += video.count_frames(source.value, every) if source.kind == "video" else 1
+    return count
 
 
 def _full(batch: Sequence[_Seen]) -> bool:

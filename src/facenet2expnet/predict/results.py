@@ -133,9 +133,7 @@ def columns(classes: Sequence[str], *, smoothed: bool = False) -> list[str]:
 def column_types(names: Sequence[str]) -> dict[str, str]:
     """The pandas type of every column: nullable integers for `frame` and `track`, text, and numbers."""
     text = ("source", "label", "smoothed_label", "note")
-    return {
-        name: "Int64" if name in ("frame", "track") else "string" if name in text else "float64" for name in names
-    }
+    return {name: "Int64" if name in ("frame", "track") else "string" if name in text else "float64" for name in names}
 
 
 def to_table(results: Sequence[FrameResult], classes: Sequence[str] = ()) -> pd.DataFrame:

@@ -21,8 +21,8 @@ CHIP_POINTS = {0: (0.317, 0.311), 1: (0.670, 0.311), 3: (0.336, 0.687), 4: (0.65
 """Where dlib's face chip has eyes and mouth corners, as fractions of its side: its mean face with a padding of 0.25."""
 
 SAME_PERSON = 0.5
-"""Descriptors of one person are nearer than this. Of 278 press photographs of 70 people, 75 % of the pairs of one person
-are, and 0.1 % of the pairs of two; a track is asked several times."""
+"""Descriptors of one person are nearer than this. Of 278 press photographs of 70 people, 75 % of the pairs of one
+person are, and 0.1 % of the pairs of two; a track is asked several times."""
 
 STAY = 0.1
 """A face that follows its own box has to be so much nearer to another person to become that person."""
@@ -113,9 +113,9 @@ class _Track:
 class Tracker:
     """Numbers the people of one video, frame after frame.
 
-    Boxes are assigned to tracks by their overlap (Hungarian method), with the place that each track's speed predicts. When
-    a face is new, after a crossing, and now and then, the face net describes it, and the nearest known person takes
-    it. So a person who comes back after a gap or a cut has the same number. Memory does not grow with the video.
+    Boxes are assigned to tracks by their overlap (Hungarian method), at the place that each track's speed predicts.
+    When a face is new, after a crossing, and now and then, the face net describes it, and the nearest known person
+    takes it. So a person who comes back after a gap or a cut has the same number. Memory does not grow with the video.
 
     Args:
         describe: the face net; None follows boxes only.
@@ -236,19 +236,20 @@ class Tracker:
         for row, column in zip(*linear_sum_assignment(np.minimum(distances, 2 * SAME_PERSON)), strict=True):
             if distances[row, column] < SAME_PERSON:
                 chosen[row] = known[column]
-        for row, person in enumerate(chosen):  # nobody is twice in one frame: the face that was told by its looks stays
-            if person is not None and any(person is other for r, other in enumerate(chosen) if r != row):
-                if person is own[row]:
-                    chosen[row] = None
+        for row, person in enumerate(chosen):  # nobody is twice in one frame: the face that looks like them stays
+            twice = person is not None and any(person is other for r, other in enumerate(chosen) if r != row)
+            if twice and person is own[row]:
+                chosen[row] = None
         self._forget_replaced(own, chosen)
         return chosen
 
     def _forget_replaced(self, own: Sequence[_Person | None], chosen: Sequence[_Person | None]) -> None:
         """Forget a person who was new with this track and turned out to be a known one."""
         for before, after in zip(own, chosen, strict=True):
-            if before is not None and after is not None and before is not after and before.begin_s > after.begin_s:
-                if before.seen_s - before.begin_s <= ASK_AFTER_S[-1] and not any(before is p for p in chosen):
-                    self._people = [person for person in self._people if person is not before]
+            if before is None or after is None or before.begin_s <= after.begin_s:
+                continue
+            if before.seen_s - before.begin_s <= ASK_AFTER_S[-1] and not any(before is person for person in chosen):
+                self._people = [person for person in self._people if person is not before]
 
     def _new_person(self, time_s: float) -> _Person:
         person = _Person(self._next, time_s, time_s)

@@ -87,8 +87,8 @@ def require_av() -> ModuleType:
 def read_video(path: Path, every: Every) -> Iterator[TimedFrame]:
     """Yield the chosen frames of a video, upright; the frames between are decoded, but not converted.
 
-    Times are those of the file, so that a variable frame rate is kept. Damaged parts are left out, and a file that was cut
-    short ends early; both are logged.
+    Times are those of the file, so that a variable frame rate is kept. Damaged parts are left out, and a file that was
+    cut short ends early; both are logged.
 
     Raises:
         UserError: If it is no video, or has no frames.
@@ -118,7 +118,8 @@ def read_video(path: Path, every: Every) -> Iterator[TimedFrame]:
                 last_s = max(last_s, time_s - begin_s)
                 if choose(number, last_s):
                     turns = round(frame.rotation / 90) % 4
-                    yield TimedFrame(number, last_s, np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns)))
+                    pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+                    yield TimedFrame(number, last_s, np.ascontiguousarray(pixels))
                 number += 1
     if not number:
         raise UserError("is a video without frames that can be read")
@@ -287,8 +288,8 @@ class VideoWriter:
 
     def __init__(self, path: Path) -> None:
         av = require_av()
-        self._av, self._path, self._stream = av, path, None
-        self._last = -1
+        self._av, self._path, self._last = av, path, -1
+        self._stream: Any = None
         path.parent.mkdir(parents=True, exist_ok=True)
         with _writing(path, av):
             self._container = av.open(str(path), "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"})
@@ -299,7 +300,7 @@ class VideoWriter:
 
         with _writing(self._path, self._av):
             if self._stream is None:
-                stream: Any = self._container.add_stream("libx264", rate=30, options={"crf": CRF, "preset": PRESET})
+                stream = self._container.add_stream("libx264", rate=30, options={"crf": CRF, "preset": PRESET})
                 stream.width, stream.height = pixels.shape[1] // 2 * 2, pixels.shape[0] // 2 * 2
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.time_base = TIME_BASE
@@ -327,7 +328,8 @@ def _writing(path: Path, av: ModuleType) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, OSError) as error:
-        raise UserError(f"{path} could not be written: {error.strerror or error}; free some space or give another name") from None
+        reason = error.strerror or error
+        raise UserError(f"{path} could not be written: {reason}; free some space or give another name") from None
 
 
 @contextmanager
