@@ -45,7 +45,7 @@ def draw_faces(pixels: np.ndarray, faces: Sequence[FaceResult], classes: Sequenc
     """
     image = Image.fromarray(np.ascontiguousarray(pixels))
     canvas = ImageDraw.Draw(image, "RGBA")
-    line = max(1, round(min(image.size) / 300))
+    line = max(1, round(min(image.size) / 220))
     boxes = [_within(face.box_xyxy_px, image.size) for face in faces]
     for face, box in zip(faces, boxes, strict=True):
         outer = [box[0] - line, box[1] - line, box[2] + line, box[3] + line]

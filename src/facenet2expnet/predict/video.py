@@ -24,8 +24,8 @@ HELP = "pip install 'facenet2expnet[video]'"
 TIME_BASE = Fraction(1, 90_000)
 """Of written videos; fine enough for every frame rate, also a variable one."""
 
-CRF, PRESET = "20", "veryfast"
-"""Quality of written videos (18 is hardly visible, 23 the encoder's default), and how long it may take."""
+ENCODER = {"crf": "20", "preset": "veryfast", "bf": "0"}
+"""Quality of written videos (18 is hardly visible, 23 the default), speed, and no B-frames: times then begin at 0."""
 
 NO_FRAME_S = 10.0
 """A camera that gives no frame for so long counts as lost."""
@@ -300,7 +300,7 @@ class VideoWriter:
 
         with _writing(self._path, self._av):
             if self._stream is None:
-                stream = self._container.add_stream("libx264", rate=30, options={"crf": CRF, "preset": PRESET})
+                stream = self._container.add_stream("libx264", rate=30, options=ENCODER)
                 stream.width, stream.height = pixels.shape[1] // 2 * 2, pixels.shape[0] // 2 * 2
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.time_base = TIME_BASE
