@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from facenet2expnet.crop import DETECTORS, CropContract, centre_crop, resize_square
+from facenet2expnet.crop import DETECTORS, CropContract, Framing, centre_crop, resize_square
 from facenet2expnet.errors import UserError
 
 
@@ -15,6 +15,44 @@ def test_round_trip_through_json() -> None:
         detector="mtcnn", template="eyes", stored_px=96, crop_px=84, choice="central", aligned_px=256
     )
     assert CropContract.from_dict(json.loads(json.dumps(contract.to_dict()))) == contract
+
+
+FRAMING = Framing("mtcnn", (0.5, 0.45), 0.8, (0.02, 0.03), 0.05, 64, 0.1)
+
+
+def test_framing_goes_through_json_and_is_left_out_if_there_is_none() -> None:
+    contract = CropContract(framing=FRAMING)
+    assert CropContract.from_dict(json.loads(json.dumps(contract.to_dict()))) == contract
+    assert "framing" not in CropContract().to_dict()
+    assert CropContract.from_dict(CropContract().to_dict()).framing is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"detector": "already-cropped"}, "detector is 'already-cropped', expected one of viola-jones"),
+        ({"size": 0.0}, "size is 0.0, expected 0.05 to 5"),
+        ({"centre_xy": (0.5, math.nan)}, "centre_xy is .*, expected 2 finite numbers"),
+    ],
+)
+def test_a_wrong_framing_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Framing(**{"detector": "mtcnn", "centre_xy": (0.5, 0.5), "size": 0.7} | values)
+
+
+def test_photographs_are_cut_as_the_training_pictures_were() -> None:
+    cut_outs = CropContract(framing=FRAMING)
+    assert cut_outs.for_photos() == CropContract(detector="mtcnn", framing=FRAMING)
+    assert cut_outs.for_photos("viola-jones").framing == FRAMING
+    assert CropContract().for_photos() == CropContract(detector="mtcnn")
+    few = Framing("mtcnn", (0.5, 0.5), 0.8, not_found=0.7)
+    assert CropContract(framing=few).for_photos().framing is None
+
+
+def test_a_contract_with_a_detector_keeps_its_way_of_cutting() -> None:
+    own = CropContract(detector="viola-jones", margin=0.5)
+    assert own.for_photos() == own
+    assert own.for_photos("mtcnn").framing == Framing("viola-jones", (0.5, 0.5), 1 / 1.5)
 
 
 def test_contract_of_an_earlier_version_is_read() -> None:

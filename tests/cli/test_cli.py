@@ -60,7 +60,7 @@ def test_train_predict_evaluate_report(
     assert "fn2en, fold fold-1, seed 0 (2 of 2): done, accuracy" in printed.err
     for kind in ("csv", "json", "parquet"):
         out = tmp_path / f"predictions.{kind}"
-        assert fn2en("predict", run, faces, "--out", out, "--quiet", monkeypatch=monkeypatch) == 0
+        assert fn2en("predict", run, faces, "--faces", "whole-image", "--out", out, "--quiet", monkeypatch=monkeypatch) == 0
         table = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[kind](out)
         assert len(table) == 24
         assert set(table["predicted"]) <= set(tiny.CLASSES)

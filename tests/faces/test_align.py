@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facenet2expnet.crop import CropContract
-from facenet2expnet.faces.align import TEMPLATE_POINTS, crop_matrix, similarity, warp
+from facenet2expnet.crop import CropContract, Framing
+from facenet2expnet.faces.align import TEMPLATE_POINTS, crop_matrix, like_box_of, similarity, warp
 from facenet2expnet.faces.detect import Face
 
 TRIANGLE = np.array([(0.0, 0.0), (4.0, 1.0), (1.0, 5.0)])
@@ -125,3 +125,26 @@ def test_crop_has_the_aligned_size() -> None:
     np.testing.assert_allclose(crop_matrix(face, replace(contract, aligned_px=96)), 2 * matrix)
     crop = warp(smooth_picture(100), matrix, 48)
     assert (crop.shape, crop.dtype) == ((48, 48, 3), np.uint8)
+
+
+def test_framing_places_the_box_in_the_crop() -> None:
+    framing = Framing("mtcnn", (0.4, 0.6), 0.5)
+    contract = CropContract(detector="mtcnn", stored_px=100, crop_px=90, framing=framing)
+    matrix = crop_matrix(Face(np.array([10.0, 20.0, 50.0, 100.0]), 1.0), contract)  # centre 30, 60; longer side 80
+    centre, edge = matrix[:, :2] @ (30, 60) + matrix[:, 2], matrix[:, :2] @ (30, 100) + matrix[:, 2]
+    np.testing.assert_allclose(centre, (40, 60))
+    np.testing.assert_allclose(edge, (40, 85))
+
+
+def test_without_framing_the_margin_counts() -> None:
+    contract = CropContract(detector="mtcnn", stored_px=100, crop_px=90, margin=0.25)
+    matrix = crop_matrix(Face(np.array([10.0, 20.0, 50.0, 100.0]), 1.0), contract)
+    np.testing.assert_allclose(matrix[:, :2] @ (30, 60) + matrix[:, 2], (50, 50))
+    assert matrix[0, 0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("detector", ["viola-jones", "dlib68"])
+def test_converting_a_box_and_back_changes_nothing(detector: str) -> None:
+    there = like_box_of("mtcnn", detector, 30.0, 60.0, 80.0)
+    assert there != (30.0, 60.0, 80.0)
+    assert like_box_of(detector, "mtcnn", *there) == pytest.approx((30.0, 60.0, 80.0))

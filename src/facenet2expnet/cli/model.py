@@ -52,6 +52,9 @@ def predict(
     min_face: Annotated[
         float | None, typer.Option("--min-face", help="Smallest face in pixels; default: a 64th of the longer side.")
     ] = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="Leave out faces with a lower detection score; mtcnn: 0.9.")
+    ] = None,
     every: Annotated[str | None, typer.Option(help="Of videos: a frame each 0.2s, or every fifth, 5f.")] = None,
     detect_every: Annotated[
         int, typer.Option("--detect-every", min=1, help="Look for faces in every N-th frame; boxes stay in between.")
@@ -86,7 +89,7 @@ def predict(
     model, sources = split_model(inputs)
     asked_s = _seconds(smooth)
     smooth_s = asked_s or (DRAWN_SMOOTH_S if track and (draw or timeline or show) else None)
-    options = Options(faces, detector, min_face, every, detect_every, track, smooth_s, allow_urls, workers)
+    options = Options(faces, detector, min_face, min_score, every, detect_every, track, smooth_s, allow_urls, workers)
     check_sources(sources, allow_urls=allow_urls)
     with contextlib.ExitStack() as stack:
         sinks = _sinks(draw, timeline, show, stack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -29,6 +29,13 @@ skin. Of 500 FER2013 pictures, 4.4 % would have been cropped around such a box."
 VIOLA_JONES_TO_DLIB = (0.09, 0.86)
 """How far below and how wide dlib's own box is, as fractions of the Viola-Jones box's width: medians over 340 FER2013
 pictures. The landmarks then differ from those in dlib's own box by 0.9 % of the eye distance, without it by 1.1 %."""
+
+SMALLEST_SHARE = 64
+"""In a photograph, the smallest face that is looked for by default is this part of the longer side."""
+
+MIN_SCORES = {"mtcnn": 0.9, "viola-jones": 2.0, "dlib68": 0.0}
+"""In photographs, finds with a lower score are dropped. Of 500 press faces pasted into scenes, MTCNN loses 0.6 % so,
+and all but one of 19 false finds; Viola-Jones loses 2.4 %, and half of its many false finds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +101,34 @@ def find_faces(pixels: np.ndarray, contract: CropContract, *, min_face_px: float
         return (-area, -face.score) if contract.choice == "largest" else (offset, -area)
 
     return sorted(faces, key=preference)
+
+
+def find_in_photo(
+    pixels: np.ndarray,
+    contract: CropContract,
+    *,
+    min_face_px: float | None = None,
+    min_score: float | None = None,
+) -> list[Face]:
+    """Find all faces of a photograph or a video frame, the largest first.
+
+    Args:
+        pixels, contract: as for `find_faces`.
+        min_face_px: side of the smallest face to look for; None for a 64th of the picture's longer side, at least 20.
+        min_score: faces with a lower score are dropped; None for the detector's number in `MIN_SCORES`.
+    """
+    height, width = pixels.shape[:2]
+    smallest = min_face_px or max(float(MIN_FACE_PX), max(height, width) / SMALLEST_SHARE)
+    threshold = MIN_SCORES[contract.detector] if min_score is None else min_score
+
+    def fits(face: Face) -> bool:
+        left, top, right, bottom = face.box_xyxy_px
+        middle_inside = 0 <= left + right <= 2 * width and 0 <= top + bottom <= 2 * height
+        return bool(middle_inside and right > left and bottom > top and face.score >= threshold)
+
+    return [
+        face for face in find_faces(pixels, replace(contract, choice="largest"), min_face_px=smallest) if fits(face)
+    ]
 
 
 def check_installed(contract: CropContract) -> None:

@@ -37,9 +37,6 @@ FACES = ("all", "largest", "whole-image")
 BATCH_FACES, BATCH_FRAMES = 32, 8
 """Faces are classified together as soon as there are so many, or so many frames wait; of a camera one by one."""
 
-SMALLEST_SHARE, SMALLEST_PX = 64, 20.0
-"""By default the smallest face that is looked for is a 64th of the picture's longer side, and at least 20 pixels."""
-
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +48,8 @@ class Options:
         faces: one of `FACES`; None for "all", and "whole-image" for the faces of a face store.
         detector: "mtcnn", "viola-jones" or "dlib68"; None for the model's own, or "mtcnn" if it learned from cut-outs.
         min_face_px: side of the smallest face to look for; None for a 64th of the picture's longer side, at least 20.
+        min_score: faces with a lower detection score are left out; None for the detector's number in
+            `faces.detect.MIN_SCORES`.
         every: of videos: "0.2s" takes a frame each 0.2 seconds, "5f" every fifth; None takes all.
         detect_every: look for faces in every n-th of these frames only; the boxes stay where they are in between.
         track: give each person of a video a number.
@@ -62,6 +61,7 @@ class Options:
     faces: str | None = None
     detector: str | None = None
     min_face_px: float | None = None
+    min_score: float | None = None
     every: str | float | None = None
     detect_every: int = 1
     track: bool = True
@@ -301,9 +301,7 @@ def _look(frame: Frame, options: Options, contract: CropContract, key: Future[_S
         if key is not None:
             faces = key.result().faces
         else:
-            smallest = options.min_face_px or max(SMALLEST_PX, max(height, width) / SMALLEST_SHARE)
-            faces = detect.find_faces(pixels, replace(contract, choice="largest"), min_face_px=smallest)
-            faces = [face for face in faces if _inside(face, width, height)]
+            faces = detect.find_in_photo(pixels, contract, min_face_px=options.min_face_px, min_score=options.min_score)
             faces = faces[:1] if options.faces == "largest" else faces
         return _Seen(frame, pixels, faces, [cut_face(pixels, face, contract) for face in faces])
     except (UserError, ValueError, MemoryError, cv2.error) as error:
@@ -338,12 +336,6 @@ def _look_at(
                 batch = []
         if batch:
             yield batch
-
-
-def _inside(face: Face, width: int, height: int) -> bool:
-    """Whether the middle of a face is within the picture, and its box has an area."""
-    left, top, right, bottom = face.box_xyxy_px
-    return bool(0 <= left + right <= 2 * width and 0 <= top + bottom <= 2 * height and right > left and bottom > top)
 
 
 def _frames(sources: Iterator[Source], every: video.Every) -> Generator[Frame, None, None]:
