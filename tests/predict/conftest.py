@@ -64,10 +64,10 @@ def train_on_cut_outs(pictures: Sequence[np.ndarray], labels: Sequence[str]) -> 
     stored = [cv2.resize(picture, (72, 72), interpolation=cv2.INTER_AREA) for picture in pictures]
     crops, numbers = [], []
     for face, label in zip(stored, labels, strict=True):
-        for view in range(200):  # as it is, then moved, scaled and turned a little, as in training
+        for view in range(300):  # as it is, then moved, scaled and turned a little, as in training
             much = min(view, 1)
-            matrix = cv2.getRotationMatrix2D((36, 36), much * rng.uniform(-4, 4), 1 + much * rng.uniform(-0.15, 0.15))
-            matrix[:, 2] += much * rng.uniform(-6, 6, 2) - 4
+            matrix = cv2.getRotationMatrix2D((36, 36), much * rng.uniform(-4, 4), 1 + much * rng.uniform(-0.2, 0.2))
+            matrix[:, 2] += much * rng.uniform(-8, 8, 2) - 4
             crops.append(cv2.warpAffine(face, matrix, (64, 64), borderMode=cv2.BORDER_REPLICATE))
             numbers.append(classes.index(label))
     framing = estimate_framing(np.stack(stored), np.arange(len(stored)))

@@ -263,7 +263,7 @@ class Tracker:
 def _chip_matrix(face: Face, detector: str, side: int) -> np.ndarray:
     """(2, 3) matrix from the picture to dlib's face chip, by the landmarks, or else by the box."""
     if face.points_px is None:
-        framing = Framing("mtcnn", (0.5, 0.52), 0.95)
+        framing = Framing("mtcnn", (0.5, 0.42), 1.01)  # medians over 120 press photographs
         return crop_matrix(face, CropContract(detector=detector, stored_px=side, crop_px=side, framing=framing))
     target = np.array(list(CHIP_POINTS.values())) * side
     return similarity(face.points_px[list(CHIP_POINTS)], target)

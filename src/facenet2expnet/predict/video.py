@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import re
 import threading
@@ -138,7 +139,7 @@ def count_frames(path: Path, every: Every) -> int:
             frames = stream.frames or int(length_s * float(stream.average_rate or 0))
     except UserError:
         return 0
-    return int(length_s / every.seconds) + 1 if every.seconds else frames // every.frames
+    return math.ceil(length_s / every.seconds - 1e-6) if every.seconds else -(-frames // every.frames)
 
 
 def read_animated_picture(path: Path, every: Every) -> Iterator[TimedFrame]:

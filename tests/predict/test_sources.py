@@ -1,0 +1,147 @@
+"""Sources: files, folders, patterns, lists, addresses, cameras; and bad ones."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from local_server import Server
+from PIL import Image
+
+from facenet2expnet.data.pictures import read_picture
+from facenet2expnet.errors import UserError
+from facenet2expnet.predict import sources as module
+from facenet2expnet.predict.recognizer import Recognizer
+from facenet2expnet.predict.sources import check_sources, expand, is_camera
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with pictures, a video, an animation and other files; it is the working directory."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    (tmp_path / "trip" / "day 2").mkdir(parents=True)
+    for name in ("trip/2.jpg", "trip/10.jpg", "trip/day 2/a.png", "trip/.hidden.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    frames = [Image.fromarray(pixels + 60 * number) for number in range(3)]
+    frames[0].save(tmp_path / "trip" / "moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "trip" / "still.gif")
+    (tmp_path / "trip" / "clip.MP4").write_bytes(b"video")
+    (tmp_path / "trip" / "phone.HEIC").write_bytes(b"heic")
+    (tmp_path / "trip" / "notes.md").write_text("notes")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def kinds(*given: str | Path) -> dict[str, str]:
+    return {source.name: source.kind for source in expand(check_sources(list(given)))}
+
+
+def test_a_folder_gives_its_pictures_and_videos_in_natural_order(folder: Path) -> None:
+    assert list(kinds("trip").items()) == [
+        ("trip/2.jpg", "picture"),
+        ("trip/10.jpg", "picture"),
+        ("trip/clip.MP4", "video"),
+        ("trip/day 2/a.png", "picture"),
+        ("trip/moving.gif", "animation"),
+        ("trip/phone.HEIC", "picture"),
+        ("trip/still.gif", "picture"),
+    ]
+
+
+def test_patterns_and_single_files(folder: Path) -> None:
+    assert list(kinds("trip/*.jpg")) == ["trip/10.jpg", "trip/2.jpg"]
+    assert list(kinds("trip/**/*.png")) == ["trip/day 2/a.png"]
+    assert kinds("trip/2.jpg", folder / "trip" / "clip.MP4") == {
+        "trip/2.jpg": "picture",
+        str(folder / "trip" / "clip.MP4"): "video",
+    }
+    (folder / "a[1].jpg").write_bytes(b"")
+    assert list(kinds("a[1].jpg")) == ["a[1].jpg"]  # a file of this name goes before the pattern
+
+
+def test_a_list_names_sources_from_its_own_folder(folder: Path) -> None:
+    (folder / "trip" / "list.txt").write_text("# of the trip\n2.jpg\n\n  day 2  \nwebcam\n")
+    assert list(kinds("trip/list.txt").items()) == [
+        ("trip/2.jpg", "picture"), ("trip/day 2/a.png", "picture"), ("webcam", "camera"),
+    ]  # fmt: skip
+    (folder / "empty.txt").write_text("\n# nothing\n")
+    with pytest.raises(UserError, match=r"empty\.txt: no sources in this list"):
+        kinds("empty.txt")
+    (folder / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"bytes\.txt: can't be read as a list of sources"):
+        kinds("bytes.txt")
+
+
+def test_cameras(folder: Path) -> None:
+    assert kinds("webcam", "camera:1") == {"webcam": "camera", "camera:1": "camera"}
+    assert not is_camera("webcam.jpg")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "webcam", format="png")
+    assert kinds("webcam") == {"webcam": "picture"}
+
+
+@pytest.mark.parametrize("given", ["nowhere.jpg", "nowhere/", "nowhere/*.jpg"])
+def test_a_source_that_is_not_there(given: str, folder: Path) -> None:
+    with pytest.raises(UserError, match="there is no such picture, folder or video; expected a file, a folder"):
+        check_sources([given])
+
+
+def test_nothing_is_downloaded_unless_asked(folder: Path) -> None:
+    server = Server()
+    server.files = {"face.png": (folder / "trip" / "day 2" / "a.png").read_bytes()}
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    url = f"{server.url}/a/face.png"
+    with pytest.raises(UserError, match="nothing is downloaded unless you ask for it: add --allow-urls"):
+        check_sources([url])
+    assert server.requests == []
+    for source in expand(check_sources([url], allow_urls=True)):
+        assert (source.name, source.kind) == (url, "picture")
+        assert isinstance(source.value, Path)
+        assert read_picture(source.value).shape == (8, 8, 3)
+    assert not source.value.exists()  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="could not be downloaded: HTTP Error 404"):
+        list(expand([f"{server.url}/none.png"]))
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_rights(folder: Path) -> None:
+    (folder / "trip" / "day 2").chmod(0)
+    try:
+        with pytest.raises(UserError, match="can't be read: Permission denied; give yourself read permission"):
+            kinds("trip")
+    finally:
+        (folder / "trip" / "day 2").chmod(0o700)
+
+
+def test_a_folder_that_can_not_be_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("day 2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="day 2 can't be read: Permission denied; give yourself read permission"):
+        kinds("trip")
+
+
+def test_damaged_files_have_a_note_and_a_video_that_is_none_too(folder: Path, model) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("av")
+    found = Recognizer(model).predict("trip", faces="whole-image", every="1f")
+    notes = {Path(skipped.image).name: skipped.reason for skipped in found.skipped}
+    assert set(notes) == {"clip.MP4", "phone.HEIC"}
+    assert "is not a video that can be read" in notes["clip.MP4"]
+    assert "is a HEIC picture; to read it, pip install pillow-heif, or save it as JPEG" in notes["phone.HEIC"]
+    table = found.table()
+    assert table.loc[table["source"] == "trip/moving.gif", "frame"].tolist() == [0, 1, 2]
+    assert len(found) == 3 + 4
+
+
+def test_the_ends_of_the_list_are_those_of_the_module() -> None:
+    assert ".mp4" in module.VIDEO_ENDINGS
+    assert not set(module.VIDEO_ENDINGS) & set(module.PICTURE_ENDINGS)
