@@ -58,12 +58,15 @@ def test_train_predict_evaluate_report(
     assert f"model:  {run / 'model'}" in printed.out
     assert "FN2EN" in printed.out
     assert "fn2en, fold fold-1, seed 0 (2 of 2): done, accuracy" in printed.err
-    for kind in ("csv", "json", "parquet"):
+    for kind in ("csv", "jsonl", "parquet"):
         out = tmp_path / f"predictions.{kind}"
-        assert fn2en("predict", run, faces, "--faces", "whole-image", "--out", out, "--quiet", monkeypatch=monkeypatch) == 0
-        table = {"csv": pd.read_csv, "json": pd.read_json, "parquet": pd.read_parquet}[kind](out)
+        assert (
+            fn2en("predict", run, faces, "--faces", "whole-image", "--out", out, "--quiet", monkeypatch=monkeypatch)
+            == 0
+        )
+        table = pd.read_json(out, lines=True) if kind == "jsonl" else getattr(pd, f"read_{kind}")(out)
         assert len(table) == 24
-        assert set(table["predicted"]) <= set(tiny.CLASSES)
+        assert set(table["label"]) <= set(tiny.CLASSES)
     assert fn2en("evaluate", run, faces, "--out", tmp_path / "e.csv", monkeypatch=monkeypatch) == 0
     assert "accuracy" in capsys.readouterr().out
     assert {"truth", "predicted", "p_anger"} <= set(pd.read_csv(tmp_path / "e.csv").columns)
@@ -172,7 +175,7 @@ def test_other_bad_input(
         (["compare", faces, "--set", "stage1.epoch=1"], "names no setting of the recipe"),
         (["train", faces, "--resume"], "--resume needs --out"),
         (["predict", tmp_path / "none", faces], "there is no such model folder"),
-        (["predict", tmp_path / "none", faces, "--out", "table.xls"], ".csv, .json or .parquet"),
+        (["predict", faces, "--out", "table.xls"], ".csv, .jsonl or .parquet"),
         (["report", tmp_path], "run.json"),
     ):
         assert fn2en(*arguments, monkeypatch=monkeypatch) == 2

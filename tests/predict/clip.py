@@ -89,7 +89,8 @@ def make_frames() -> tuple[list[np.ndarray], list[Truth]]:
 def paste(frame: np.ndarray, face: np.ndarray, left_top: tuple[int, int]) -> None:
     """Paste the oval of a face picture into a frame, as far as it is inside."""
     side = len(face)
-    mask = cv2.ellipse(np.zeros((side, side), np.uint8), (side // 2, side // 2), (round(side * 0.42), side // 2 - 1), 0, 0, 360, 255, -1)
+    centre, axes = (side // 2, side // 2), (round(side * 0.42), side // 2 - 1)
+    mask = cv2.ellipse(np.zeros((side, side), np.uint8), centre, axes, 0, 0, 360, 255, -1)
     weight = (cv2.GaussianBlur(mask, (0, 0), 1.5) / 255.0)[..., None]
     left, top = left_top
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, WIDTH), min(top + side, HEIGHT)

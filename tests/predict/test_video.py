@@ -15,6 +15,7 @@ from facenet2expnet.errors import UserError
 av = pytest.importorskip("av")
 
 from clip import write_video  # noqa: E402
+
 from facenet2expnet.data.pictures import count_frames as count_frames_of_picture  # noqa: E402
 from facenet2expnet.predict import video  # noqa: E402
 from facenet2expnet.predict.video import (  # noqa: E402
@@ -179,11 +180,10 @@ def test_reading_ahead_keeps_order_and_passes_errors_on() -> None:
         yield from numbered(6)
         raise UserError("the end is damaged")
 
-    found = []
+    ahead = read_ahead(frames())
+    assert [int(next(ahead)[0, 47, 2]) for _ in range(6)] == [20, 23, 26, 29, 32, 35]  # type: ignore[call-overload]
     with pytest.raises(UserError, match="the end is damaged"):
-        for frame in read_ahead(frames()):
-            found.append(frame)
-    assert len(found) == 6
+        next(ahead)
     endless = read_ahead(iter(lambda: 1, 2))  # type: ignore[arg-type]
     assert [next(endless), next(endless)] == [1, 1]
     endless.close()  # type: ignore[attr-defined]
@@ -254,8 +254,13 @@ def test_a_written_video_can_be_read_again(tmp_path: Path) -> None:
 
 def test_a_video_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "full.mp4").symlink_to("/dev/full")
-    writer = VideoWriter(tmp_path / "full.mp4")
-    with pytest.raises(UserError, match=r"full\.mp4 could not be written: No space left"):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+
+    def write() -> None:
+        writer = VideoWriter(tmp_path / "full.mp4")
         for _ in range(200):
-            writer.write(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8), 0.0)
+            writer.write(noise, 0.0)
         writer.close()
+
+    with pytest.raises(UserError, match=r"full\.mp4 could not be written: No space left"):
+        write()

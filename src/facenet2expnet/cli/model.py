@@ -85,46 +85,42 @@ def predict(
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.recognizer import Options, Recognizer
     from facenet2expnet.predict.sources import check_sources
+    from facenet2expnet.predict.table import TableWriter, check_table_name
 
+    if out:
+        check_table_name(out)
     model, sources = split_model(inputs)
     asked_s = _seconds(smooth)
     smooth_s = asked_s or (DRAWN_SMOOTH_S if track and (draw or timeline or show) else None)
     options = Options(faces, detector, min_face, min_score, every, detect_every, track, smooth_s, allow_urls, workers)
     check_sources(sources, allow_urls=allow_urls)
-    with contextlib.ExitStack() as stack:
+    live = any(source == "webcam" or source.startswith("camera:") for source in sources)
+    recognizer, summary = Recognizer.load(model, device), Summary()
+    with console.progress(quiet) as display, contextlib.ExitStack() as stack:
         sinks = _sinks(draw, timeline, show, stack)
+        progress = None if live else display.of("pictures and frames")
+        results = stack.enter_context(contextlib.closing(recognizer.stream(sources, options, progress=progress)))
         if out:
-            from facenet2expnet.predict.table import check_table_name
-
-            check_table_name(out)
-        recognizer = Recognizer.load(model, device)
-        if out:
-            from facenet2expnet.predict.table import TableWriter
-
             writer = stack.enter_context(TableWriter(out, recognizer.classes, smoothed=asked_s is not None))
             sinks.append(writer.write)
-        live = any(source == "webcam" or source.startswith("camera:") for source in sources)
-        summary = Summary()
-        with console.progress(quiet) as display, _live_view(live and not quiet, summary) as view:
-            results = recognizer.stream(sources, options, progress=None if live else display.of("pictures and frames"))
-            try:
-                for result in results:
-                    for sink in sinks:
-                        sink(result)
-                    summary.add(result)
-                    view()
-            except KeyboardInterrupt:
-                if not live:
-                    raise
-            finally:
-                results.close()
+        view = stack.enter_context(_live_view(live and not quiet, summary))
+        try:
+            for result in results:
+                for sink in sinks:
+                    sink(result)
+                summary.add(result)
+                view()
+        except KeyboardInterrupt:
+            if not live:
+                raise
     summary.print(out, quiet)
     if draw:
         print(f"drawn to {draw}")
     if out:
         _say_written(writer.rows_written, summary.skipped, out)
     if not summary.read:
-        raise UserError(f"none of the {len(summary.skipped)} sources could be used")
+        named = _count(len(summary.skipped), "source")
+        raise UserError(f"nothing could be read of {named}; the first: {summary.skipped[0].reason}")
     if timeline:
         print(f"timeline: {timeline}")
 
@@ -224,11 +220,11 @@ class Summary:
             rows = self.rows - len(self.skipped)
             if rows > len(shown):
                 print(f"... and {rows - len(shown)} more{'' if out else '; --out writes all of them'}")
-        what = "frames and pictures" if 0 < self.moving < self.read else "frames" if self.moving else "pictures"
-        counts = ", ".join(f"{label} {count}" for label, count in self.labels.most_common())
-        print(f"{self.read} {what}, {self.faces} faces{': ' + counts if counts else ''}")
+        counted = [_count(self.read - self.moving, "picture"), _count(self.moving, "frame"), _count(self.faces, "face")]
+        labels = ", ".join(f"{label} {count}" for label, count in self.labels.most_common())
+        print(", ".join(filter(None, counted)) + (f": {labels}" if labels else ""))
         if self.without:
-            print(f"no face was found in {self.without} of them; they are in the table, without a label")
+            print(f"without a face: {self.without} (in the table with a note)")
 
 
 def _sinks(
@@ -343,11 +339,16 @@ def _say_written(rows: int, skipped: Sequence[Skipped], path: Path) -> None:
     """Say that a table was written, and write the list of skipped images beside it."""
     from facenet2expnet.data.pictures import write_skipped
 
-    print(f"{rows} rows written to {path}")
+    print(f"{rows} row{'' if rows == 1 else 's'} written to {path}")
     if skipped:
         beside = path.with_name(f"{path.stem}.skipped.csv")
         write_skipped(skipped, beside)
-        print(f"{len(skipped)} images skipped, listed in {beside}")
+        print(f"{_count(len(skipped), 'image')} skipped, listed in {beside}")
+
+
+def _count(number: int, what: str) -> str:
+    """2, "face" -> "2 faces"; empty for none."""
+    return f"{number} {what}{'' if number == 1 else 's'}" if number else ""
 
 
 def _as_text(table: pd.DataFrame) -> pd.DataFrame:

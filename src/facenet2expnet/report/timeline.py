@@ -107,7 +107,7 @@ def draw_timeline(table: pd.DataFrame, title: str) -> Figure:
         axis.set_ylabel(f"#{track}", rotation=0, ha="right", va="center", weight="bold")
         axis.grid(axis="y", linewidth=0.6)
     axes[-1].set_xlabel("time, s")
-    left = f"; {left_out} tracks that were seen for less time are left out" if left_out else ""
+    left = f"; without {left_out} that {'was' if left_out == 1 else 'were'} seen for less time" if left_out else ""
     axes[0].set_title(figures.short(title, 60) + left)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 5))

