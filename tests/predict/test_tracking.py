@@ -57,7 +57,7 @@ def results(clip: Path, recognizer: Recognizer) -> list[FrameResult]:
 def matches(
     results: Sequence[FrameResult], truths: Sequence[Truth]
 ) -> tuple[list[tuple[Truth, FrameResult, int]], int]:
-    """The faces that were found where one is, as truth, result and number of the face; and how many truths there are."""
+    """The faces that were found where one is, as truth, result and number of the face; and the number of truths."""
     by_frame = defaultdict(list)
     for truth in truths:
         by_frame[truth.frame].append(truth)
