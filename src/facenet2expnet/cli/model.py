@@ -50,7 +50,7 @@ def predict(
     ] = None,
     detector: Annotated[str | None, typer.Option(help="mtcnn, viola-jones or dlib68.")] = None,
     min_face: Annotated[
-        float | None, typer.Option("--min-face", help="Smallest face in pixels; default: a 64th of the longer side.")
+        float | None, typer.Option("--min-face", help="Smallest face, in pixels. Default: a 64th of the longer side; a 32nd in videos.")
     ] = None,
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Leave out faces with a lower detection score; mtcnn: 0.9.")

