@@ -73,13 +73,22 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     recognizer = Recognizer.load(chosen.model, "cpu")
-    print("| faces a frame | what | frames a second | faces found, % | ms a frame: decode | detect | classify | track |")
+    print(
+        "| faces a frame | what | frames a second | faces found, % | ms a frame: decode | detect | classify | track |"
+    )
     print("|---:|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         for faces in (1, 10):
             clip = make_clip(Path(folder) / f"{faces}.mp4", faces, chosen.frames)
             for name, options in (("fn2en", {}), ("fn2en, --min-face 50", {"min_face_px": 50.0})):
-                print(row(f"{faces} | {name}", end_to_end(recognizer, clip, options), faces, parts(recognizer, clip, options)))
+                print(
+                    row(
+                        f"{faces} | {name}",
+                        end_to_end(recognizer, clip, options),
+                        faces,
+                        parts(recognizer, clip, options),
+                    )
+                )
             sparse = end_to_end(recognizer, clip, {"detect_every": 3})
             print(row(f"{faces} | fn2en, --detect-every 3", sparse, faces))
             if chosen.peer:

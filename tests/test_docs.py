@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -24,6 +25,7 @@ from facenet2expnet import recipes
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.data import bundled
 from facenet2expnet.experiment.variants import PICTURES, RECIPE, vary
+from facenet2expnet.predict.video import VideoWriter
 from facenet2expnet.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
@@ -210,7 +212,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: No
     """A folder with the files that the README's examples name; every preset trains in a second.
 
     `faces/`, `others/` and `new-faces/` are folders of class folders, `faces.csv` is a manifest with subjects;
-    `me.jpg`, `you.jpg`, `holiday/` and `album/` are pictures without labels. All show rendered faces.
+    `me.jpg`, `you.jpg`, `holiday/` and `album/` are pictures without labels, `party.jpg` shows five faces, and
+    `clip.mp4` is a video of them. All show rendered faces.
     """
     monkeypatch.chdir(tmp_path)
     sample, table = bundled.sample_folder(), bundled.read_sample()
@@ -227,6 +230,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: No
     pictures = ["me.jpg", "you.jpg", "holiday/beach.jpg", *(f"album/{number}.jpg" for number in range(12))]
     for picture, image in zip(pictures, table["image"], strict=False):
         Image.open(sample / image).convert("RGB").save(tmp_path / picture)
+    party = np.asarray(Image.open(ROOT / "docs" / "images" / "party.jpg"))
+    Image.fromarray(party).save(tmp_path / "party.jpg")
+    clip = VideoWriter(tmp_path / "clip.mp4")
+    for number in range(3):
+        clip.write(party, number / 5)
+    clip.close()
     small = tiny.tiny_recipe()
     known = recipes.presets()
 

@@ -93,7 +93,7 @@ def test_a_video_with_drawing_timeline_and_smoothing(
     assert set(table["track"]) == {1}
     assert "smoothed_p_anger" in table
     assert Path("t.svg").stat().st_size > 5000
-    assert len(pd.read_csv("t.csv")) == 8
+    assert len(pd.read_csv("t.timeline.csv")) == 8
     assert "8 frames, 8 faces" in capsys.readouterr().out
 
 

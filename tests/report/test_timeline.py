@@ -32,7 +32,7 @@ def test_numbers_and_figure_are_written(tmp_path: Path) -> None:
         timeline.add(frame(0.0, 1, moving=False))  # a picture has no time
         timeline.write()
         assert (tmp_path / f"t{ending}").read_bytes().startswith(begin)
-    table = pd.read_csv(tmp_path / "t.csv")
+    table = pd.read_csv(tmp_path / "t.timeline.csv")
     assert list(table.columns) == ["track", "time_s", "p_anger", "p_joy$"]
     assert (len(table), table["track"].tolist()[18:20]) == (38, [1, 2])
     assert table.loc[1, "p_anger"] == pytest.approx(0.5 + 0.4 * np.sin(0.1), abs=1e-5)

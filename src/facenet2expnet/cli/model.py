@@ -50,7 +50,8 @@ def predict(
     ] = None,
     detector: Annotated[str | None, typer.Option(help="mtcnn, viola-jones or dlib68.")] = None,
     min_face: Annotated[
-        float | None, typer.Option("--min-face", help="Smallest face, in pixels. Default: a 64th of the longer side; a 32nd in videos.")
+        float | None,
+        typer.Option("--min-face", help="Smallest face in pixels. Default: 1/64 of the longer side, 1/32 in videos."),
     ] = None,
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Leave out faces with a lower detection score; mtcnn: 0.9.")
@@ -67,7 +68,7 @@ def predict(
         Path | None, typer.Option(help="Write annotated pictures and videos: a folder, a picture, or .mp4.")
     ] = None,
     timeline: Annotated[
-        Path | None, typer.Option(help="Draw a video's classes over time: .svg or .png, and a .csv beside it.")
+        Path | None, typer.Option(help="Draw a video's classes over time: .svg or .png; numbers in NAME.timeline.csv.")
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show drawings in a window; q closes it.")] = False,
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Download sources that are web addresses.")] = False,

@@ -38,8 +38,8 @@ BATCH_FACES, BATCH_FRAMES = 32, 8
 """Faces are classified together as soon as there are so many, or so many frames wait; of a camera one by one."""
 
 VIDEO_SHARE = 32
-"""In videos, the smallest face that is looked for by default is this part of the longer side, twice that of photographs:
-a search for faces of half the size takes four times as long."""
+"""In videos, the smallest face that is looked for by default is this part of the longer side, twice that of
+photographs: a search for faces of half the size takes four times as long."""
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ class Timeline:
     """Collects the faces of a video, and draws them over time at the end.
 
     Args:
-        path: ends in .svg or .png; the numbers go to a .csv beside it.
+        path: ends in .svg or .png; the numbers go to NAME.timeline.csv beside it.
     Raises:
         UserError: If the name has another ending.
     """
@@ -77,7 +77,7 @@ class Timeline:
         table = self.table()
         if not len(table):
             raise UserError(f"{self.path}: a timeline needs a video with faces, and there is none")
-        with atomic_path(self.path.with_suffix(".csv")) as temporary:
+        with atomic_path(self.path.with_suffix(".timeline.csv")) as temporary:
             table.round(6).to_csv(temporary, index=False)
         figure = draw_timeline(table, Path(self._source).name)
         write_atomic(self.path, figures.draw(figure, self.path.suffix.lower()[1:]))
