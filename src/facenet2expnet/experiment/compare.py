@@ -153,9 +153,9 @@ def _train_and_test(
     run.write_inputs(out, inputs, recipe)
     for note in about["notes"]:
         log.info("%s", note)
-    metadata = run.model_metadata(about, recipe)
+    metadata, dataset = run.model_metadata(about, recipe), run.with_framing(inputs.dataset)
     for job in jobs:
-        run_job(job, inputs.dataset, recipe, device, metadata, progress)
+        run_job(job, dataset, recipe, device, metadata, progress)
         update()
     predictions, history = collect(jobs)
     with atomic_path(out / "history.csv") as path:

@@ -18,13 +18,11 @@ import torch
 from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from facenet2expnet.crop import CropContract
 from facenet2expnet.data.dataset import Dataset
 from facenet2expnet.data.splits import Split
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.experiment.calibration import fit_temperature
 from facenet2expnet.experiment.evaluate import predict_table
-from facenet2expnet.faces.framing import estimate_framing
 from facenet2expnet.files import atomic_path, write_json
 from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import Model, save_model
@@ -142,8 +140,7 @@ def run_job(
     saved["trained_on"] = metadata["trained_on"] | trained_on
     if temperature is not None:
         saved["calibration"] = {"temperature": temperature, "pictures": len(job.split.validation)}
-    contract = _with_framing(dataset, job.split.train)
-    save_model(Model(model, dataset.manifest.classes, contract, saved), job.folder / "model")
+    save_model(Model(model, dataset.manifest.classes, dataset.contract, saved), job.folder / "model")
     write_json(job.folder / RESULT, {"accuracy": accuracy, "pictures_tested": len(predictions)})
     drop_views(job.folder)
     log.info("%s: done%s", job.title, "" if accuracy is None else f", accuracy {accuracy:.1%} on the test part")
@@ -174,14 +171,6 @@ def _train(job: Job, dataset: Dataset, context: TrainingContext) -> nn.Module:
         rows = np.concatenate([job.split.train, job.split.unlabelled])
         data = _training_set(dataset, rows, job.split.validation, context.device)
     return fn2en(data, teacher, context, job.folder)
-
-
-def _with_framing(dataset: Dataset, rows: np.ndarray) -> CropContract:
-    """The contract to save with a model; of cut-out pictures it says how tightly they are cut."""
-    contract = dataset.contract
-    if contract.detector == "already-cropped" and contract.framing is None:
-        contract = dataclasses.replace(contract, framing=estimate_framing(dataset.pixels, rows))
-    return contract
 
 
 def _training_set(dataset: Dataset, rows: np.ndarray, validation: np.ndarray, device: torch.device) -> TrainingSet:

@@ -30,6 +30,7 @@ from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.job import METHODS, Progress, memory_errors
+from facenet2expnet.faces.framing import estimate_framing
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.files import LOCK, atomic_path, delete_temporary_files, folder_lock, read_json, write_json
 from facenet2expnet.recipe import Recipe
@@ -120,6 +121,18 @@ def prepare_inputs(
         if report_near:
             checks.append(_near_sentence(prepared, dataset))
     return Inputs(dataset, protocol, prepared, copies, checks)
+
+
+def with_framing(dataset: Dataset) -> Dataset:
+    """Return the dataset with a contract that knows how tightly its cut-out pictures are cut; see `estimate_framing`.
+
+    It is saved with the models of a run, for photographs; no picture, weight or score of the run depends on it. So all
+    labelled pictures are sampled, once for all folds.
+    """
+    if dataset.contract.detector != "already-cropped" or dataset.contract.framing is not None:
+        return dataset
+    framing = estimate_framing(dataset.pixels, (dataset.manifest.labels >= 0).nonzero()[0])
+    return replace(dataset, contract=replace(dataset.contract, framing=framing))
 
 
 def begin(
