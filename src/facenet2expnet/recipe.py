@@ -22,6 +22,9 @@ NormMode = Literal["trainable", "frozen"]
 NO_START = "none"
 """As expnet.start: the expression net begins from noise."""
 
+SHIPPED_START = "faces"
+"""As expnet.start: the start of the package that fits the net."""
+
 STAGES = ("fine_tune", "stage1", "stage2", "scratch")
 """The sections of a recipe that are trained."""
 
@@ -77,14 +80,17 @@ class ExpNetRecipe:
         hidden: units of its fully connected layer.
         dropout: before and after that layer.
         batch_norm: after every convolution. The baseline from scratch always has it.
-        start: a folder that `fn2en pretrain` wrote, whose convolutions and bridge stage 1 begins with; "none" begins
-            from noise, as the paper does.
+        pool_to_tap: blocks pool only until the map is as small as the tapped layer's, and the last one has at least
+            the layer's channels, as in the paper's own case; false pools in all five, and a deconvolution enlarges.
+        start: what the convolutions and the bridge begin with: "faces", the start of this package, a folder that
+            `fn2en pretrain` wrote, or "none", noise, as in the paper.
     """
 
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     hidden: Count = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     batch_norm: bool = False
+    pool_to_tap: bool = False
     start: str = NO_START
 
 
@@ -164,11 +170,13 @@ class ClassifyRecipe(StageRecipe):
         label_smoothing: share of the target that is spread over all classes.
         balance: "none", "weights" (loss weighted by inverse class frequency) or "sampler".
         mixup: alpha of the Beta distribution that the mixing weight is drawn from; 0 for none.
+        votes: learn the shares of the raters' votes, the manifest's columns `p_<class>`, instead of the one label.
     """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance: Literal["none", "weights", "sampler"] = "none"
     mixup: NotNegative = 0.0
+    votes: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -174,9 +174,10 @@ def _train(job: Job, dataset: Dataset, context: TrainingContext) -> nn.Module:
 
 
 def _training_set(dataset: Dataset, rows: np.ndarray, validation: np.ndarray, device: torch.device) -> TrainingSet:
-    labels, classes = dataset.manifest.labels, len(dataset.manifest.classes)
+    labels, votes, classes = dataset.manifest.labels, dataset.manifest.votes, len(dataset.manifest.classes)
     watched = TrainingSet(dataset.pixels, validation, labels[validation], classes, device)
-    return TrainingSet(dataset.pixels, rows, labels[rows], classes, device, watched if len(validation) else None)
+    watched_or_none, of_rows = watched if len(validation) else None, None if votes is None else votes[rows]
+    return TrainingSet(dataset.pixels, rows, labels[rows], classes, device, watched_or_none, of_rows)
 
 
 @contextmanager

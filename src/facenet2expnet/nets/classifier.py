@@ -24,8 +24,8 @@ class ExpressionClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean_rgb).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, crops: Tensor) -> Tensor:
-        """Return what the expression net sees of pixels (B, 3, H, W) in 0..255."""
-        return (crops - self.mean) / self.scale
+        """Return what the expression net sees of pixels (B, 3, H, W) in 0..255; channels last is faster."""
+        return ((crops - self.mean) / self.scale).contiguous(memory_format=torch.channels_last)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Return class scores before softmax (B, K) of crops (B, 3, H, W) in 0..255."""

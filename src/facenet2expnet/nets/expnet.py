@@ -28,6 +28,8 @@ class ExpNet(nn.Module):
         hidden: units of the fully connected layer.
         dropout: share of the hidden layer's inputs and outputs dropped in training.
         batch_norm: batch normalisation after every convolution, for the baseline "Train From Scratch (BN)".
+        pool_to_tap: blocks pool only while the map stays as large as the face net's or larger, and the last one has
+            at least as many channels: so is the paper's own case, 224 pixels and pool5.
     Source: FN2EN, section III-B. Padding, ceil mode and where the dropout stands are our reading.
     """
 
@@ -41,6 +43,7 @@ class ExpNet(nn.Module):
         hidden: int = 256,
         dropout: float = 0.5,
         batch_norm: bool = False,
+        pool_to_tap: bool = False,
     ) -> None:
         super().__init__()
         if classes < 2:
@@ -48,20 +51,23 @@ class ExpNet(nn.Module):
         if input_px < 32:
             raise ValueError(f"input_px is {input_px}, expected 32 or more: five poolings leave nothing of less")
         channels = [max(1, round(c * width)) for c in CHANNELS]
-        side = input_px
+        smallest, side = 1, input_px
+        if pool_to_tap and bridge_chw:
+            smallest, channels[-1] = max(bridge_chw[1:]), max(channels[-1], bridge_chw[0])
         blocks: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (incoming, outgoing) in enumerate(zip([3, *channels], channels, strict=False), start=1):
             blocks[f"conv{number}"] = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=not batch_norm)
             if batch_norm:
                 blocks[f"bn{number}"] = nn.BatchNorm2d(outgoing)
             blocks[f"relu{number}"] = nn.ReLU(inplace=True)
-            blocks[f"pool{number}"] = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
-            side //= 2  # kernel 3, stride 2, ceil mode
+            if side // 2 >= smallest:
+                blocks[f"pool{number}"] = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+                side //= 2  # kernel 3, stride 2, ceil mode
         self.convolutions = nn.Sequential(blocks)
         self.bridge = Bridge((channels[-1], side, side), bridge_chw or (channels[-1], side, side))
         # A saved net is built again from these.
         self.arguments = {"input_px": input_px, "bridge_chw": self.bridge.out_chw, "width": width, "hidden": hidden}
-        self.arguments |= {"dropout": dropout, "batch_norm": batch_norm}
+        self.arguments |= {"dropout": dropout, "batch_norm": batch_norm, "pool_to_tap": pool_to_tap}
         self.head = nn.Sequential(
             OrderedDict(
                 flatten=nn.Flatten(),

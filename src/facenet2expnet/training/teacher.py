@@ -41,6 +41,7 @@ class TrainingSet:
         classes: how many classes there are.
         device: where batches go.
         validation: pictures that no stage learns from; early stopping watches them.
+        votes: (M, classes) shares of the raters' votes, each row's sum 1 or, without votes, 0; None if there are none.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class TrainingSet:
         classes: int,
         device: torch.device,
         validation: TrainingSet | None = None,
+        votes: np.ndarray | None = None,
     ) -> None:
         self.pixels, self.rows = pixels, rows
         self.targets = torch.as_tensor(targets, dtype=torch.long, device=device)
+        self.votes = None if votes is None else torch.as_tensor(votes, dtype=torch.float32, device=device)
         self.classes = classes
         self.device = device
         self.validation = validation
