@@ -61,6 +61,8 @@ class FaceNetRecipe:
         head_norm: an affine-free batch norm before the classifier that stage 0 adds.
         head_dropout: dropout before that classifier.
         fine_tuned: stage 0 fine-tunes the teacher on the training part; false takes the pretrained face net.
+        teachers: how many face nets stage 0 fine-tunes, with seeds of their own; the teacher is their mean. The
+            baseline "fine-tune" is the first alone.
     """
 
     name: str = "dlib-resnet29"
@@ -69,6 +71,7 @@ class FaceNetRecipe:
     head_norm: bool = True
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     fine_tuned: bool = True
+    teachers: Annotated[int, Field(ge=1, le=100)] = 1
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -286,6 +289,10 @@ def contradictions(recipe: Recipe) -> list[str]:
         faults.append(
             "stage1.epochs is 0, expected stage2.distil_weight or stage2.soft_labels above 0, or an expnet.start, with "
             "it: otherwise nothing is learned from the face net"
+        )
+    if recipe.face_net.teachers > 1 and not recipe.face_net.fine_tuned:
+        faults.append(
+            "face_net.teachers is above 1, expected face_net.fine_tuned = true with it: the others are copies"
         )
     if stage2.soft_labels and not recipe.face_net.fine_tuned:
         faults.append(

@@ -21,7 +21,7 @@ import torch
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets import face
 from facenet2expnet.nets.bridge import as_chw
-from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
+from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier, Teacher
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face import FaceNet, FaceNetInfo, weights_sha256
 from facenet2expnet.nets.face.base import freeze_norms
@@ -140,7 +140,7 @@ def from_scratch(data: TrainingSet, context: TrainingContext, folder: Path) -> E
     return model.eval()
 
 
-def fn2en(data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, folder: Path) -> ExpressionClassifier:
+def fn2en(data: TrainingSet, teacher: Teacher, context: TrainingContext, folder: Path) -> ExpressionClassifier:
     """Stages 1 and 2: the expression net of the paper. With stage1.epochs=0 all is learned in stage 2.
 
     Args:
@@ -150,17 +150,17 @@ def fn2en(data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, 
     """
     recipe, stage1, stage2 = context.recipe, context.recipe.stage1, context.recipe.stage2
     tap, augment = _tap(recipe, teacher.face_net), _augment(recipe, data)
-    views, feature_loss = None, None
+    views, feature_loss, compares = None, None, bool(stage1.epochs or stage2.distil_weight)
     if stage1.cached_views:
         views = cache_views(
             teacher, data, tap, augment, stage1.cached_views, context.views_folder or folder, mixed=stage1.mixed_views,
-            seed=context.seed, precision=recipe.precision, progress=context.progress,
+            keep_features=compares, seed=context.seed, precision=recipe.precision, progress=context.progress,
         )  # fmt: skip
     torch.manual_seed(context.seed)
     model = _expression_classifier(recipe, data, teacher.face_net, batch_norm=recipe.expnet.batch_norm)
     if recipe.expnet.start != NO_START:
         load_start(_start_folder(recipe, teacher.face_net), model.net)
-    if stage1.epochs or stage2.distil_weight:
+    if compares:
         features = views.batches() if views else tapped_features(teacher, data, tap, augment.crop_px)
         feature_loss = FeatureLoss(stage1.losses, measure_features(features).to(data.device))
     teaching = Teaching(teacher.eval(), tap, views, feature_loss)

@@ -51,7 +51,10 @@ def start_folder(recipe: Recipe, *, face_net: str, tap: str) -> Path:
     for folder, misfit in zip(folders, misfits, strict=True):
         if not misfit:
             return folder
-    raise UserError("; ".join(misfits) or f"expnet.start is '{SHIPPED_START}', and this package has no start")
+    advice = "without a start: --set expnet.start=none --set stage1.epochs=40"
+    raise UserError(
+        f"{'; '.join(misfits) or f"expnet.start is '{SHIPPED_START}', and this package has no start"}; {advice}"
+    )
 
 
 def _misfit(folder: Path, wanted: dict[str, Any]) -> str:

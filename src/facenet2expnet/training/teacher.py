@@ -20,7 +20,7 @@ from torch import Tensor
 from facenet2expnet.crop import centre_crop
 from facenet2expnet.device import autocast
 from facenet2expnet.errors import StageStopped, UserError
-from facenet2expnet.nets.classifier import FaceClassifier
+from facenet2expnet.nets.classifier import Teacher
 from facenet2expnet.nets.face import weights_sha256
 from facenet2expnet.training.augment import Augment
 from facenet2expnet.training.statistics import check_finite
@@ -89,7 +89,7 @@ class TrainingSet:
 
 
 @torch.no_grad()
-def tapped_features(teacher: FaceClassifier, data: TrainingSet, tap: str, crop_px: int) -> Iterator[Tensor]:
+def tapped_features(teacher: Teacher, data: TrainingSet, tap: str, crop_px: int) -> Iterator[Tensor]:
     """Return the tapped layer's output on every centre crop, batch by batch, (B, C, H, W); vectors are (B, U, 1, 1)."""
     teacher.eval()
     for crops in data.centre_crops(crop_px):
@@ -102,7 +102,7 @@ class CachedViews:
 
     Attributes:
         crops: (N, K, 3, c, c) uint8, what both nets see.
-        features: the tapped layer's output, (N, K, C, H, W) half precision.
+        features: the tapped layer's output, (N, K, C, H, W) half precision; (N, K, 0) if they were not kept.
         scores: (N, K, classes) 32 bits, class scores before softmax.
         partners: (N, K) int64, the picture that a view was mixed with; its own number if it was not.
         weights: (N, K) 32 bits, the first picture's weight in the mix, 1 if there is none.
@@ -133,7 +133,7 @@ class CachedViews:
 
 @torch.no_grad()
 def cache_views(
-    teacher: FaceClassifier,
+    teacher: Teacher,
     data: TrainingSet,
     tap: str,
     augment: Augment,
@@ -141,6 +141,7 @@ def cache_views(
     folder: Path,
     *,
     mixed: float = 0.0,
+    keep_features: bool = True,
     seed: int,
     precision: str = "32-true",
     progress: Callable[[int, int], None] | None = None,
@@ -159,6 +160,7 @@ def cache_views(
         folder: of the files.
         mixed: share of the views that mix in another picture, weighted 0.5 to 1 for the first. The teacher's features
             need no label, so a mix is one more face to learn from.
+        keep_features: keep the tapped features too, not only the class scores.
         seed: of all random draws.
         precision: of the teacher's forward passes.
         progress: called with the pictures done and in all.
@@ -171,7 +173,7 @@ def cache_views(
     features = teacher.with_taps(centre_crop(data.stored(torch.arange(1)), crop_px).float(), [tap])[1][0]
     shapes: dict[str, tuple[tuple[int, ...], type[Any]]] = {
         "crops": ((len(data), count, 3, crop_px, crop_px), np.uint8),
-        "features": ((len(data), count, *features.shape[1:]), np.float16),
+        "features": ((len(data), count, *(features.shape[1:] if keep_features else (0,))), np.float16),
         "scores": ((len(data), count, data.classes), np.float32),
         "partners": ((len(data), count), np.int64),
         "weights": ((len(data), count), np.float32),
@@ -179,7 +181,7 @@ def cache_views(
     info = teacher.face_net.info
     preprocessing = [info.input_px, info.mean_rgb, info.scale, info.colour]
     key = [weights_sha256(teacher), preprocessing, tap, precision, repr(augment.recipe), crop_px]
-    key += [data.pixels_sha256(), count, mixed, seed]
+    key += [data.pixels_sha256(), count, mixed, keep_features, seed]
     views = folder / f"views-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
     if views.is_dir():
         try:
@@ -213,7 +215,7 @@ def drop_views(folder: Path) -> None:
 
 
 def _fill(
-    teacher: FaceClassifier,
+    teacher: Teacher,
     data: TrainingSet,
     tap: str,
     augment: Augment,
@@ -250,7 +252,8 @@ def _fill(
                     "precision: set stage1.cached_views=0"
                 )
             files["crops"][start:stop, view] = crops.to(torch.uint8).cpu().numpy()
-            files["features"][start:stop, view] = features.float().cpu().numpy()
+            if files["features"].size:
+                files["features"][start:stop, view] = features.float().cpu().numpy()
             files["scores"][start:stop, view] = scores.float().cpu().numpy()
         if progress:
             progress(stop, len(data))
