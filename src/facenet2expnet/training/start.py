@@ -51,10 +51,8 @@ def start_folder(recipe: Recipe, *, face_net: str, tap: str) -> Path:
     for folder, misfit in zip(folders, misfits, strict=True):
         if not misfit:
             return folder
-    advice = "without a start: --set expnet.start=none --set stage1.epochs=40"
-    raise UserError(
-        f"{'; '.join(misfits) or f"expnet.start is '{SHIPPED_START}', and this package has no start"}; {advice}"
-    )
+    why = "; ".join(misfits) or f"expnet.start is '{SHIPPED_START}', and this package has no start"
+    raise UserError(f"{why}; without a start: --set expnet.start=none --set stage1.epochs=40")
 
 
 def _misfit(folder: Path, wanted: dict[str, Any]) -> str:
