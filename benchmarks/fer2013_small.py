@@ -6,7 +6,8 @@
 `fn2en data how-to fer2013` describes the folder FER2013. The zip files training.zip and public_test.zip with
 training.csv and public_test.csv are read too. Trained on 1,000 pictures of Training (seed 0; without copies of
 PublicTest pictures, copies within Training and pictures without a label), tested on all of PublicTest, with
-three seeds of the training. Seeds can be run one by one (`--seeds 0`); `--merge` then prints one table.
+three seeds of the training. Seeds can be run one by one (`--seeds 0`); `--merge` then prints one table. A run with
+another recipe needs a label there (`--merge runs/seed-0 start=runs/start-0`) and has rows of its own.
 
 With `--manifest` the same pictures are written to a manifest for `fn2en ablate`:
 
@@ -23,19 +24,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from facenet2expnet import recipes
-from facenet2expnet.cli import console
+import comparison
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data import sources
 from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.duplicates import picture_hashes
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.experiment.compare import compare
-from facenet2expnet.experiment.metrics import summarise
-from facenet2expnet.report import tables
-from facenet2expnet.report.run_folder import read_run
 
 TRAINING, CHOOSING = 1000, 2000
 
@@ -71,62 +66,30 @@ def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: i
 
 def main() -> None:
     """Read the options, run the comparison, print its table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--merge", type=Path, nargs="+", help="runs to print one table of")
-    parser.add_argument("--recipe", default="best")
-    parser.add_argument("--set", action="append", default=[], dest="settings")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--method", action="append", dest="methods")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", metavar="FER2013")
     parser.add_argument("--unlabelled", type=int, default=0)
     parser.add_argument("--training", type=int, default=TRAINING, help="pictures to learn from")
     parser.add_argument("--manifest", type=Path, help="write the pictures and their split to this CSV and stop")
     parser.add_argument("--labels", default="fer2013", choices=("fer2013", "ferplus"))
     parser.add_argument("--choose", action="store_true", help="test on pictures of Training, not on PublicTest")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--resume", action="store_true")
+    comparison.add_options(parser, seeds=(0, 1, 2))
     given = parser.parse_args()
-    if given.merge:
-        print_tables(given.merge)
-        return
-    out = given.manifest or given.out
-    if not given.data or not out:
-        parser.error("FER2013 and --out or --manifest are needed, or --merge")
-    work = out.with_name(out.name + ".data")
-    manifest = subset(
-        given.data, work, choose=given.choose, unlabelled=given.unlabelled, training=given.training, labels=given.labels
-    )
-    if given.manifest:
-        manifest.save(given.manifest)
-        return
-    recipe = recipes.override(recipes.load(given.recipe), given.settings)
-    if given.unlabelled:
-        recipe = recipes.override(recipe, ["stage1.unlabelled=true"])
-    with console.progress() as display:
-        run = compare(
-            manifest, recipe=recipe, out=given.out, methods=given.methods or ["scratch", "fine-tune", "fn2en"],
-            protocol="split", seeds=given.seeds, device=given.device, threads=given.threads, resume=given.resume,
-            progress=display,
+    runs = given.merge
+    if not runs:
+        out = given.manifest or given.out
+        if not given.data or not out:
+            parser.error("FER2013 and --out or --manifest are needed, or --merge")
+        manifest = subset(
+            given.data, out.with_name(out.name + ".data"), choose=given.choose, unlabelled=given.unlabelled,
+            training=given.training, labels=given.labels,
         )  # fmt: skip
-    print_tables([run])
-
-
-def print_tables(runs: list[Path]) -> None:
-    """Print the comparison and the paired tests of one or more runs together, as Markdown."""
-    folders = [read_run(run) for run in runs]
-    predictions = pd.concat([folder.predictions for folder in folders], ignore_index=True)
-    metrics = summarise(predictions, folders[0].metadata["manifest"]["classes"])
-    print(markdown(tables.comparison_text(metrics, "", folders[0].sizes)))
-    print()
-    print(markdown(tables.paired_text(metrics)))
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """Return a table of text as Markdown."""
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        if given.manifest:
+            manifest.save(given.manifest)
+            return
+        settings = ["stage1.unlabelled=true"] if given.unlabelled else []
+        runs = [comparison.run(manifest, given, *settings, protocol="split")]
+    comparison.print_tables(runs, given.mean)
 
 
 if __name__ == "__main__":
