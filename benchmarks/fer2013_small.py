@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 import comparison
 from facenet2expnet.crop import CropContract
@@ -42,19 +43,21 @@ def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: i
     """
     manifest = sources.read_into("fer2013", data, work / "pictures", labels=labels)
     dataset = load_dataset(manifest, CropContract(stored_px=48, crop_px=48))
-    manifest, table = dataset.manifest, dataset.manifest.table
     groups = picture_hashes(dataset.pixels)
+    return draw(dataset.manifest, groups, choose=choose, unlabelled=unlabelled, training=training)
+
+
+def draw(manifest: Manifest, groups: np.ndarray, *, choose: bool, unlabelled: int, training: int) -> Manifest:
+    """Draw the pictures of the benchmark from all of FER2013.
+
+    Args:
+        manifest: with the parts of FER2013 in the column `split`.
+        groups: (N,) of each row, equal for pictures that are copies.
+        choose, unlabelled, training: see `subset`.
+    """
+    table = manifest.table
+    choosing, others = training_rows(table, groups)
     test = np.flatnonzero(table["split"] == "valid")  # PublicTest
-    taken, usable = set(groups[test]), []
-    for row in np.flatnonzero(table["split"] == "train"):
-        if groups[row] not in taken:
-            taken.add(groups[row])
-            usable.append(row)
-    drawn = np.random.default_rng(0).permutation(usable)
-    choosing, others = (
-        drawn[TRAINING : TRAINING + CHOOSING],
-        np.delete(drawn, slice(TRAINING, TRAINING + CHOOSING)),
-    )
     parts = {"train": others[:training], "test": choosing if choose else test}
     without_label = others[training : training + unlabelled]
     rows = np.concatenate([*parts.values(), without_label])
@@ -62,6 +65,17 @@ def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: i
     chosen["split"] = np.repeat(["train", "test", ""], [*map(len, parts.values()), len(without_label)])
     chosen.loc[len(rows) - len(without_label) :, "label"] = ""
     return replace(manifest, table=chosen, name=f"FER2013, {training} pictures", contract=None)
+
+
+def training_rows(table: pd.DataFrame, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of Training that are kept for choosing, and all others, in drawn order, without copies."""
+    taken, usable = set(groups[table["split"] == "valid"]), []
+    for row in np.flatnonzero(table["split"] == "train"):
+        if groups[row] not in taken:
+            taken.add(groups[row])
+            usable.append(row)
+    drawn, kept = np.random.default_rng(0).permutation(usable), slice(TRAINING, TRAINING + CHOOSING)
+    return drawn[kept], np.delete(drawn, kept)
 
 
 def main() -> None:
