@@ -107,9 +107,7 @@ def merge(runs: Sequence[str | Path]) -> Rows:
             if label:
                 row = f"{tables.display_name(method)}, {label}"
             if key not in names and row in names.values():
-                raise UserError(
-                    f"{folder.path}: '{row}' was trained by another recipe before; give LABEL={folder.path}"
-                )
+                raise UserError(f"{folder.path}: '{row}' has another recipe than before; give LABEL={folder.path}")
             row = names.setdefault(key, row)
             if tested.setdefault(fold, frozenset(part["image"])) != frozenset(part["image"]):
                 raise UserError(f"{folder.path}: fold {fold} is tested on other pictures than in the runs before it")

@@ -30,6 +30,7 @@ import argparse
 import importlib.util
 import multiprocessing
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -145,7 +146,8 @@ SMALL = Size((0.1,), 2, (9, 18), 18, (32,), 16, 1, 24)
 class Setup:
     """What all parts share: options, recipes, folders, data read once, and the results."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
+    def __init__(self, given: argparse.Namespace, clock: Clock) -> None:
+        self.clock = clock
         self.data, self.out, self.seeds, self.workers = given.data, given.out, given.seeds, given.workers
         self.work = given.out.with_name(given.out.name + ".work")
         self.device = choose_device(given.device)
@@ -250,10 +252,10 @@ def make_starts(setup: Setup, clock: Clock) -> None:
         row: dict[str, Any] = {"faces": name, "width": width, "epochs": recipe.stage1.epochs, "finished": False}
         started = time.time()
         try:
-            # A start that is cut off is lost; so it may take the time of what comes after it.
+            # One that is cut off leaves no start, so it may take the time of the parts after it.
             pretrain(
                 faces, recipe=recipe, out=folder, licence="research only: FER2013, press", device=setup.device.type,
-                resume=(folder / "pretrain.json").is_file(), progress=clock.check,
+                resume=(folder / "pretrain.json").is_file(), progress=setup.clock.check,
             )  # fmt: skip
             row |= {"finished": True, "r2_held_out": read_json(folder / CARD)["r2_held_out"]}
             row["faces_seen"] = read_json(folder / CARD)["data"]["trained_on"]
@@ -308,7 +310,7 @@ def run_tasks(tasks: Sequence[Task], workers: int, clock: Clock) -> None:
     """
     if not workers:
         for task in tasks:
-            run_task(task)
+            print(run_task(task), flush=True)
         return
     with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks))) as pool:  # ends its processes at the end
         results = pool.imap_unordered(run_task, tasks)
@@ -331,7 +333,10 @@ def run_task(task: Task) -> str:
     for row in task.rows:
         task.clock.check()
         job = Job(row.method, split, task.seed, task.folder / row.folder, teacher)
-        run_job(job, dataset, row.recipe, device, metadata, task.clock.check)
+        try:
+            run_job(job, dataset, row.recipe, device, metadata, task.clock.check)
+        except UserError as error:  # the other tasks go on
+            return f"{task.group}, {task.split.name}, seed {task.seed}: {row.name} stopped, {error}"
     return f"{task.group}, {task.split.name}, seed {task.seed}: done"
 
 
@@ -676,7 +681,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--miniature", action="store_true", help="a rehearsal: tiny networks, one epoch")
     given = parser.parse_args(words)
-    clock, setup = Clock(time.time() + 60 * given.minutes), Setup(given)
+    clock = Clock(time.time() + 60 * given.minutes)
+    setup = Setup(given, clock)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was done is written on the way out
     torch.backends.cudnn.benchmark = True
     card = torch.cuda.get_device_name(setup.device) if setup.device.type == "cuda" else platform.processor() or "CPU"
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda or "none"}

@@ -75,11 +75,11 @@ def draw(curve: pd.DataFrame) -> Figure:
         for line, part in curve.groupby("line", sort=False):
             method = part["method"].iloc[0]
             look = WITH_LABEL if method == "fn2en" and line != display_name(method) else figures.LOOKS[method]
-            values, bars = 100 * part["accuracy"], 100 * part["std"].fillna(0)
+            values, bars = (100 * part[column].fillna(0).to_numpy(float) for column in ("accuracy", "std"))
             axes.errorbar(
                 part["pictures"], values, bars, capsize=2.5, linewidth=1.8, elinewidth=1, markersize=5, **look
             )
-            ends[line] = (float(part["pictures"].max()), float(values.iloc[-1]), look["color"])
+            ends[line] = (float(part["pictures"].max()), float(values[-1]), look["color"])
         pictures = sorted(curve["pictures"].unique())
         axes.set_xscale("log")
         axes.set_xlim(pictures[0] * 0.9, pictures[-1] * 1.08)
@@ -106,7 +106,7 @@ def save(figure: Figure, path: Path) -> None:
     if kind == "webp":
         packed = io.BytesIO()
         with Image.open(io.BytesIO(content)) as image:
-            image.convert("RGB").save(packed, "webp", lossless=True, quality=100, method=6)
+            image.convert("RGB").save(packed, "webp", lossless=True)
         content = packed.getvalue()
     write_atomic(path, content)
 
