@@ -14,7 +14,10 @@ With `--manifest` the same pictures are written to a manifest for `fn2en ablate`
     python benchmarks/fer2013_small.py FER2013 --manifest runs/choosing.csv --choose --training 4000
 
 With `--choose`, PublicTest is not used; 2,000 other pictures of Training are the test part. With `--unlabelled
-N`, N more pictures of Training are used in stage 1 without their labels.
+N`, N more pictures of Training are used in stage 1 without their labels. With `--faces`, the pictures that a start may
+see before any of these tests are written to a manifest for `fn2en pretrain`:
+
+    python benchmarks/fer2013_small.py FER2013 --faces runs/faces.csv --labels ferplus
 """
 
 from __future__ import annotations
@@ -78,6 +81,31 @@ def training_rows(table: pd.DataFrame, groups: np.ndarray) -> tuple[np.ndarray, 
     return drawn[kept], np.delete(drawn, kept)
 
 
+def faces(data: Path, work: Path, *, labels: str) -> Manifest:
+    """Return all pictures of Training, without labels, but those that are tested on and their copies.
+
+    Neither PublicTest's pictures nor those that `--choose` tests on are in it.
+    """
+    tested = subset(data, work, choose=True, unlabelled=0, training=TRAINING, labels=labels).table
+    manifest = sources.read_into("fer2013", data, work / "pictures", labels="fer2013", unlabelled="keep")
+    dataset = load_dataset(manifest, CropContract(stored_px=48, crop_px=48))
+    names = set(tested["image"][tested["split"] == "test"])
+    return untested(dataset.manifest, picture_hashes(dataset.pixels), names)
+
+
+def untested(manifest: Manifest, groups: np.ndarray, tested: set[str]) -> Manifest:
+    """Return the pictures of Training without labels, but for those of these names, and copies of pictures kept out.
+
+    Args:
+        manifest, groups: see `draw`.
+        tested: names of pictures of Training that are tested on.
+    """
+    table = manifest.table
+    kept_out = ((table["split"] != "train") | table["image"].isin(tested)).to_numpy()
+    rows = ~kept_out & ~np.isin(groups, groups[kept_out])
+    return replace(manifest, table=table[rows].assign(label="", split=""), classes=(), name="FER2013", contract=None)
+
+
 def main() -> None:
     """Read the options, run the comparison, print its table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,18 +113,23 @@ def main() -> None:
     parser.add_argument("--unlabelled", type=int, default=0)
     parser.add_argument("--training", type=int, default=TRAINING, help="pictures to learn from")
     parser.add_argument("--manifest", type=Path, help="write the pictures and their split to this CSV and stop")
+    parser.add_argument("--faces", type=Path, help="write the pictures for a start to this CSV and stop")
     parser.add_argument("--labels", default="fer2013", choices=("fer2013", "ferplus"))
     parser.add_argument("--choose", action="store_true", help="test on pictures of Training, not on PublicTest")
     comparison.add_options(parser, seeds=(0, 1, 2))
     given = parser.parse_args()
     runs = given.merge
     if not runs:
-        out = given.manifest or given.out
+        out = given.manifest or given.faces or given.out
         if not given.data or not out:
-            parser.error("FER2013 and --out or --manifest are needed, or --merge")
+            parser.error("FER2013 and --out, --manifest or --faces are needed, or --merge")
+        work = out.with_name(out.name + ".data")
+        if given.faces:
+            faces(given.data, work, labels=given.labels).save(given.faces)
+            return
         manifest = subset(
-            given.data, out.with_name(out.name + ".data"), choose=given.choose, unlabelled=given.unlabelled,
-            training=given.training, labels=given.labels,
+            given.data, work, choose=given.choose, unlabelled=given.unlabelled, training=given.training,
+            labels=given.labels,
         )  # fmt: skip
         if given.manifest:
             manifest.save(given.manifest)

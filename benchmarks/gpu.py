@@ -72,9 +72,7 @@ from facenet2expnet.experiment.speed import measure
 from facenet2expnet.experiment.variants import training_key
 from facenet2expnet.faces.store import prepare
 from facenet2expnet.files import read_json, write_atomic, write_json
-from facenet2expnet.nets.bridge import as_chw
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
-from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.storage import read_tensors
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.recipe import NO_START, STAGES, Recipe
@@ -176,7 +174,7 @@ class Setup:
     def start_for_tables(self) -> Path | None:
         """Return the start that tables use: the given one, or "fer" at the recipe's width if it is finished."""
         made = self.given_start or self.start("fer", self.recipe.expnet.width)
-        if not (made / CARD).is_file():
+        if not self.given_start and not (made / CARD).is_file():
             return None
         stages.check(recipes.override(self.recipe, [f"expnet.start={made}"]))  # raises what does not fit
         return made
@@ -192,19 +190,15 @@ class Setup:
         path, pictures = self.data / "fer2013", self.work / "fer2013"
         every = sources.read_into("fer2013", path, pictures, unlabelled="keep")
         dataset = load_dataset(every, CropContract(stored_px=48, crop_px=48), min_classes=0)
-        table = dataset.manifest.table
-        groups = pd.Series(picture_hashes(dataset.pixels), index=table["image"])
+        groups = pd.Series(picture_hashes(dataset.pixels), index=dataset.manifest.table["image"])
         voted = replace(sources.read("fer2013", path, labels="ferplus"), root=pictures)
         voted = voted.rows(voted.table["image"].isin(groups.index).to_numpy())
         of_voted = groups[voted.table["image"]].to_numpy()
         most = max(self.size.labels)
         drawn = fer2013_small.draw(voted, of_voted, choose=False, unlabelled=0, training=most)
         choosing, _ = fer2013_small.training_rows(voted.table, of_voted)
-        held = {*of_voted[choosing], *groups[(table["split"] != "train").to_numpy()]}
-        own = groups.to_numpy()
-        seen = (table["split"] == "train").to_numpy() & ~np.isin(own, list(held)) & ~groups.duplicated().to_numpy()
-        faces = pd.DataFrame({"image": table["image"][seen], "label": ""})
-        return drawn, Manifest(faces, pictures, name="FER2013 Training without test pictures")
+        faces = fer2013_small.untested(dataset.manifest, groups.to_numpy(), set(voted.table["image"].iloc[choosing]))
+        return drawn, faces
 
     def faces(self, name: str) -> Path:
         """Prepare the faces "fer" or "all" once, at the recipe's size; return the face store."""
@@ -515,14 +509,10 @@ def _live(setup: Setup, stage: str) -> Recipe:
 
 def time_faces(setup: Setup, side: int, width: float) -> list[dict[str, Any]]:
     """Time one face and a batch of 32 in the expression net of a width, and in the face net."""
-    own, net = setup.recipe.expnet, stages.load_face_net(setup.recipe)
-    bridge = as_chw(net.info.taps[setup.recipe.face_net.tap or net.info.default_tap])
-    made = ExpNet(
-        7, input_px=side, bridge_chw=bridge, width=width, hidden=own.hidden, batch_norm=own.batch_norm,
-        pool_to_tap=own.pool_to_tap,
-    )  # fmt: skip
-    crop = setup.recipe.crop
-    student: Any = ExpressionClassifier(made, crop.mean, crop.scale)
+    recipe = recipes.override(setup.recipe, [f"crop.crop_px={side}", f"crop.stored_px={side}", f"expnet.width={width}"])
+    net = stages.load_face_net(recipe)
+    made = stages._expression_net(recipe, net, classes=7, batch_norm=recipe.expnet.batch_norm)
+    student: Any = ExpressionClassifier(made, recipe.crop.mean, recipe.crop.scale)
     models = {f"expression net, width {width:g}": student.to(memory_format=torch.channels_last)}
     if width == setup.size.widths[0]:
         models[f"face net {net.info.name}"] = FaceClassifier(net, 7, head_norm=True, head_dropout=0.5)

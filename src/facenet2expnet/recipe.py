@@ -80,6 +80,8 @@ class ExpNetRecipe:
         hidden: units of its fully connected layer.
         dropout: before and after that layer.
         batch_norm: after every convolution. The baseline from scratch always has it.
+        blocks: "plain", one convolution a block (the paper), or "residual": from the second block on, a second one with
+            a shortcut around it.
         pool_to_tap: blocks pool only until the map is as small as the tapped layer's, and the last one has at least
             the layer's channels, as in the paper's own case; false pools in all five, and a deconvolution enlarges.
         start: what the convolutions and the bridge begin with: "faces", the start of this package, a folder that
@@ -90,6 +92,7 @@ class ExpNetRecipe:
     hidden: Count = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     batch_norm: bool = False
+    blocks: Literal["plain", "residual"] = "plain"
     pool_to_tap: bool = False
     start: str = NO_START
 

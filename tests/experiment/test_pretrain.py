@@ -120,6 +120,7 @@ def test_a_training_begins_with_the_start(start: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr("facenet2expnet.training.stages.fit", remember)
     faces, weights = tiny.write_faces(tmp_path / "faces"), load_file(start / "start.safetensors")
+    weights = {name: value.float() for name, value in weights.items()}  # kept in half precision
     first = weights["convolutions.conv1.weight"]
     train(faces, recipe=tiny.tiny_recipe(BN, f"expnet.start={start}"), out=tmp_path / "one", **CPU)
     assert torch.equal(begun["stage1"]["0.conv1.weight"], first)

@@ -245,7 +245,7 @@ def _expression_net(recipe: Recipe, net: FaceNet, *, classes: int, batch_norm: b
     own, bridge_chw = recipe.expnet, as_chw(net.info.taps[_tap(recipe, net)])
     return ExpNet(
         classes, input_px=recipe.crop.crop_px, bridge_chw=bridge_chw, width=own.width, hidden=own.hidden,
-        dropout=own.dropout, batch_norm=batch_norm, pool_to_tap=own.pool_to_tap,
+        dropout=own.dropout, batch_norm=batch_norm, pool_to_tap=own.pool_to_tap, blocks=own.blocks,
     )  # fmt: skip
 
 

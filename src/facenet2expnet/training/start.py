@@ -22,13 +22,12 @@ FORMAT = "facenet2expnet-start-1"
 WEIGHTS, CARD = "start.safetensors", "start.json"
 SHIPPED = Path(facenet2expnet.__file__).parent / "models" / "starts"
 """The starts of the package, a folder each: what expnet.start = "faces" chooses from."""
+NET_SETTINGS = ("width", "batch_norm", "pool_to_tap", "blocks")
 SETTINGS = {
     "face_net": "face_net.name",
     "tap": "face_net.tap",
     "input_px": "crop.crop_px",
-    "width": "expnet.width",
-    "batch_norm": "expnet.batch_norm",
-    "pool_to_tap": "expnet.pool_to_tap",
+    **{key: f"expnet.{key}" for key in NET_SETTINGS},
 }
 """What a start and the net that begins with it must have in common -> its name in a recipe."""
 
@@ -43,7 +42,7 @@ def start_folder(recipe: Recipe, *, face_net: str, tap: str) -> Path:
         "face_net": face_net,
         "tap": tap,
         "input_px": recipe.crop.crop_px,
-        **{key: getattr(recipe.expnet, key) for key in ("width", "batch_norm", "pool_to_tap")},
+        **{key: getattr(recipe.expnet, key) for key in NET_SETTINGS},
     }
     folders = [Path(recipe.expnet.start)]
     if recipe.expnet.start == SHIPPED_START:
@@ -78,7 +77,7 @@ def save_start(net: ExpNet, folder: Path, metadata: dict[str, Any]) -> None:
     Raises:
         UserError: If the folder can't be written.
     """
-    own = {key: net.arguments[key] for key in ("input_px", "width", "batch_norm", "pool_to_tap")}
+    own = {key: net.arguments[key] for key in ("input_px", *NET_SETTINGS)}
     weights = {name: v.half() if v.ndim > 1 else v for name, v in _part(net).state_dict().items()}
     write_tensors(folder / WEIGHTS, weights, {"format": FORMAT})
     write_json(folder / CARD, {"format": FORMAT, **own, **metadata})
