@@ -688,7 +688,7 @@ def main(words: Sequence[str] | None = None) -> None:
             PARTS[part](setup, own)
         except OutOfTime:
             early[part] = "out of time"
-        except (UserError, RuntimeError, OSError, ValueError) as error:  # the other parts are still worth running
+        except Exception as error:  # the other parts are still worth running
             traceback.print_exc()
             early[part] = f"{type(error).__name__}: {error}"
         setup.record("ended_early", early)
