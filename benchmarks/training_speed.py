@@ -1,7 +1,8 @@
 """Pictures a second of every stage, beside the rate of a matrix product in the same run.
 
     OMP_NUM_THREADS=1 python benchmarks/training_speed.py --set expnet.width=0.5
-    python benchmarks/training_speed.py --device cuda --set precision=bf16-mixed --set stage1.cached_views=0
+    python benchmarks/training_speed.py --device cuda --set precision=bf16-mixed --set stage1.cached_views=0 \
+        --set stage1.mixed_views=0.0
 
 Random pictures at the recipe's size; every stage trains a few epochs, and the first is not counted. The share is the
 operations a second of a stage (multiplications and additions of convolutions and matrix products, forward and
@@ -47,10 +48,10 @@ def measure(
     batch = getattr(recipe, "stage1" if stage == "pretrain" else stage).batch_size
     with FlopCounterMode(display=False) as counter:
         totals: list[int] = []
-        _train(stage, recipe, device, batch, 2, lambda record: totals.append(counter.get_total_flops()))
+        train(stage, recipe, device, batch, 2, lambda record: totals.append(counter.get_total_flops()))
     gflop = (totals[1] - totals[0]) / batch / 1e9
     rates, seconds = [matmul_rate(device, recipe.precision)], list[float]()
-    _train(stage, recipe, device, pictures, epochs + 1, lambda record: seconds.append(record.seconds))
+    train(stage, recipe, device, pictures, epochs + 1, lambda record: seconds.append(record.seconds))
     rates.append(matmul_rate(device, recipe.precision))
     speeds = [pictures / second for second in seconds[1:]]
     return {
@@ -78,7 +79,7 @@ def matmul_rate(device: torch.device, precision: str = "32-true", size: int = 0)
     return 2 * size**3 / statistics.median(times[2:]) / 1e9
 
 
-def _train(
+def train(
     stage: str,
     recipe: Recipe,
     device: torch.device,
@@ -86,7 +87,7 @@ def _train(
     epochs: int,
     of_stage: Callable[[EpochRecord], None],
 ) -> None:
-    """Train the stage, and before it what it needs, for one epoch; `of_stage` gets the records of the stage alone."""
+    """Train a stage, and before it what it needs, for one epoch; `of_stage` gets the records of the stage alone."""
     settings = [f"{name}.epochs={epochs if name == stage else 1}" for name in STAGES]
     settings += [f"{name}.warmup_epochs=0" for name in STAGES]
     settings += [f"stage1.epochs={epochs}"] if stage == "pretrain" else []

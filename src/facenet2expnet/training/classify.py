@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facenet2expnet.device import to_device
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.recipe import ClassifyRecipe, FineTuneRecipe, Stage2Recipe
 from facenet2expnet.training.augment import Augment
@@ -100,12 +101,12 @@ class ClassifyStage:
 
         Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412, figure 1.
         """
-        crops, pictures = self.augment(self.data.stored(examples)), examples.to(self.data.device)
+        crops, pictures = self.augment(self.data.stored(examples)), to_device(examples, self.data.device)
         if not self.recipe.mixup:
             return Batch(crops, pictures)
         weight = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
         weight = max(weight, 1 - weight)
-        order = torch.randperm(len(crops)).to(crops.device)
+        order = to_device(torch.randperm(len(crops)), crops.device)
         return Batch(crops[order].lerp(crops, weight), pictures, pictures[order], weight)
 
     def cross_entropy(self, scores: Tensor, batch: Batch) -> Tensor:
@@ -215,7 +216,7 @@ class Stage2(ClassifyStage):
         else:
             index = views.draw(examples)
             crops, partners, weights, scores = views.read(index, device, "crops", "partners", "weights", "scores")
-            batch = Batch(crops.float(), examples.to(device), partners, weights)
+            batch = Batch(crops.float(), to_device(examples, device), partners, weights)
             features = views.read(index, device, "features")[0].float() if recipe.distil_weight else None
         scores, features = scores if recipe.soft_labels else None, features if recipe.distil_weight else None
         return replace(batch, teacher_scores=scores, teacher_features=features)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from facenet2expnet.crop import centre_crop
-from facenet2expnet.device import autocast
+from facenet2expnet.device import autocast, to_device
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.nets.classifier import Teacher
 from facenet2expnet.nets.face import weights_sha256
@@ -27,12 +29,16 @@ from facenet2expnet.training.statistics import check_finite
 
 BATCH = 64
 LARGEST_HALF = 65_504.0
+SHARE_OF_MEMORY = 0.25
+"""A set of pictures lies on a CUDA device if it takes at most this share of the memory that is free there."""
 
 log = logging.getLogger(__name__)
 
 
 class TrainingSet:
-    """The pictures that a training may see, with their class numbers; pixels are read a batch at a time.
+    """The pictures that a training may see, with their class numbers.
+
+    Pixels are read a batch at a time. Only a CUDA device with room for all of them gets them once.
 
     Args:
         pixels: (N, S, S, 3) uint8 RGB of the whole dataset, in memory or memory-mapped; it is not copied.
@@ -71,8 +77,9 @@ class TrainingSet:
 
     def stored(self, examples: Tensor) -> Tensor:
         """Return the stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
-        batch = np.ascontiguousarray(self.pixels[self.rows[examples.cpu().numpy()]])
-        return torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2)
+        if self._resident is not None:
+            return self._resident[to_device(examples, self.device)].permute(0, 3, 1, 2)
+        return to_device(self._read(self.rows[examples.cpu().numpy()]), self.device).permute(0, 3, 1, 2)
 
     def centre_crops(self, crop_px: int) -> Iterator[Tensor]:
         """Return the centre crops of all pictures in order, (B, 3, crop_px, crop_px) in 0..255."""
@@ -80,12 +87,32 @@ class TrainingSet:
             numbers = torch.arange(start, min(start + BATCH, len(self)))
             yield centre_crop(self.stored(numbers), crop_px).float()
 
+    @cached_property
+    def _resident(self) -> Tensor | None:
+        """All stored faces on the device, (M, S, S, 3) uint8; None if they stay where they are."""
+        shape = (len(self), *self.pixels.shape[1:])
+        if not _fits(math.prod(shape), self.device):
+            return None
+        faces = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        for start in range(0, len(self), 1024):
+            rows = self.rows[start : start + 1024]
+            faces[start : start + len(rows)] = self._read(rows).to(self.device)
+        return faces
+
+    def _read(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.pixels[rows]))
+
     def pixels_sha256(self) -> str:
         """Return a hash of all stored faces in order."""
         digest = hashlib.sha256()
         for start in range(0, len(self), 1024):
             digest.update(np.ascontiguousarray(self.pixels[self.rows[start : start + 1024]]).tobytes())
         return digest.hexdigest()
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes can lie on the device for a whole training; other devices than CUDA's read batches."""
+    return device.type == "cuda" and size <= SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]
 
 
 @torch.no_grad()
@@ -121,7 +148,7 @@ class CachedViews:
 
     def read(self, index: tuple[np.ndarray, np.ndarray], device: torch.device, *fields: str) -> list[Tensor]:
         """Return these fields of drawn views, as they are kept, on a device."""
-        return [torch.from_numpy(getattr(self, field)[index]).to(device) for field in fields]
+        return [to_device(torch.from_numpy(getattr(self, field)[index]), device) for field in fields]
 
     def batches(self) -> Iterator[Tensor]:
         """Return all features, the views of some pictures at a time, (B, C, H, W) 32 bits."""
