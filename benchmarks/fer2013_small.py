@@ -6,14 +6,18 @@
 `fn2en data how-to fer2013` describes the folder FER2013. The zip files training.zip and public_test.zip with
 training.csv and public_test.csv are read too. Trained on 1,000 pictures of Training (seed 0; without copies of
 PublicTest pictures, copies within Training and pictures without a label), tested on all of PublicTest, with
-three seeds of the training. Seeds can be run one by one (`--seeds 0`); `--merge` then prints one table.
+three seeds of the training. Seeds can be run one by one (`--seeds 0`); `--merge` then prints one table. A run with
+another recipe needs a label there (`--merge runs/seed-0 start=runs/start-0`) and has rows of its own.
 
 With `--manifest` the same pictures are written to a manifest for `fn2en ablate`:
 
     python benchmarks/fer2013_small.py FER2013 --manifest runs/choosing.csv --choose --training 4000
 
 With `--choose`, PublicTest is not used; 2,000 other pictures of Training are the test part. With `--unlabelled
-N`, N more pictures of Training are used in stage 1 without their labels.
+N`, N more pictures of Training are used in stage 1 without their labels. With `--faces`, the pictures that a start may
+see before any of these tests are written to a manifest for `fn2en pretrain`:
+
+    python benchmarks/fer2013_small.py FER2013 --faces runs/faces.csv --labels ferplus
 """
 
 from __future__ import annotations
@@ -25,17 +29,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facenet2expnet import recipes
-from facenet2expnet.cli import console
+import comparison
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data import sources
 from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.duplicates import picture_hashes
 from facenet2expnet.data.manifest import Manifest
-from facenet2expnet.experiment.compare import compare
-from facenet2expnet.experiment.metrics import summarise
-from facenet2expnet.report import tables
-from facenet2expnet.report.run_folder import read_run
 
 TRAINING, CHOOSING = 1000, 2000
 
@@ -47,19 +46,21 @@ def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: i
     """
     manifest = sources.read_into("fer2013", data, work / "pictures", labels=labels)
     dataset = load_dataset(manifest, CropContract(stored_px=48, crop_px=48))
-    manifest, table = dataset.manifest, dataset.manifest.table
     groups = picture_hashes(dataset.pixels)
+    return draw(dataset.manifest, groups, choose=choose, unlabelled=unlabelled, training=training)
+
+
+def draw(manifest: Manifest, groups: np.ndarray, *, choose: bool, unlabelled: int, training: int) -> Manifest:
+    """Draw the pictures of the benchmark from all of FER2013.
+
+    Args:
+        manifest: with the parts of FER2013 in the column `split`.
+        groups: (N,) of each row, equal for pictures that are copies.
+        choose, unlabelled, training: see `subset`.
+    """
+    table = manifest.table
+    choosing, others = training_rows(table, groups)
     test = np.flatnonzero(table["split"] == "valid")  # PublicTest
-    taken, usable = set(groups[test]), []
-    for row in np.flatnonzero(table["split"] == "train"):
-        if groups[row] not in taken:
-            taken.add(groups[row])
-            usable.append(row)
-    drawn = np.random.default_rng(0).permutation(usable)
-    choosing, others = (
-        drawn[TRAINING : TRAINING + CHOOSING],
-        np.delete(drawn, slice(TRAINING, TRAINING + CHOOSING)),
-    )
     parts = {"train": others[:training], "test": choosing if choose else test}
     without_label = others[training : training + unlabelled]
     rows = np.concatenate([*parts.values(), without_label])
@@ -69,64 +70,73 @@ def subset(data: Path, work: Path, *, choose: bool, unlabelled: int, training: i
     return replace(manifest, table=chosen, name=f"FER2013, {training} pictures", contract=None)
 
 
+def training_rows(table: pd.DataFrame, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of Training that are kept for choosing, and all others, in drawn order, without copies."""
+    taken, usable = set(groups[table["split"] == "valid"]), []
+    for row in np.flatnonzero(table["split"] == "train"):
+        if groups[row] not in taken:
+            taken.add(groups[row])
+            usable.append(row)
+    drawn, kept = np.random.default_rng(0).permutation(usable), slice(TRAINING, TRAINING + CHOOSING)
+    return drawn[kept], np.delete(drawn, kept)
+
+
+def faces(data: Path, work: Path, *, labels: str) -> Manifest:
+    """Return all pictures of Training, without labels, but those that are tested on and their copies.
+
+    Neither PublicTest's pictures nor those that `--choose` tests on are in it.
+    """
+    tested = subset(data, work, choose=True, unlabelled=0, training=TRAINING, labels=labels).table
+    manifest = sources.read_into("fer2013", data, work / "pictures", labels="fer2013", unlabelled="keep")
+    dataset = load_dataset(manifest, CropContract(stored_px=48, crop_px=48))
+    names = set(tested["image"][tested["split"] == "test"])
+    return untested(dataset.manifest, picture_hashes(dataset.pixels), names)
+
+
+def untested(manifest: Manifest, groups: np.ndarray, tested: set[str]) -> Manifest:
+    """Return the pictures of Training without labels, but for those of these names, and copies of pictures kept out.
+
+    Args:
+        manifest, groups: see `draw`.
+        tested: names of pictures of Training that are tested on.
+    """
+    table = manifest.table
+    kept_out = ((table["split"] != "train") | table["image"].isin(tested)).to_numpy()
+    rows = ~kept_out & ~np.isin(groups, groups[kept_out])
+    return replace(manifest, table=table[rows].assign(label="", split=""), classes=(), name="FER2013", contract=None)
+
+
 def main() -> None:
     """Read the options, run the comparison, print its table as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--merge", type=Path, nargs="+", help="runs to print one table of")
-    parser.add_argument("--recipe", default="best")
-    parser.add_argument("--set", action="append", default=[], dest="settings")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--method", action="append", dest="methods")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?", metavar="FER2013")
     parser.add_argument("--unlabelled", type=int, default=0)
     parser.add_argument("--training", type=int, default=TRAINING, help="pictures to learn from")
     parser.add_argument("--manifest", type=Path, help="write the pictures and their split to this CSV and stop")
+    parser.add_argument("--faces", type=Path, help="write the pictures for a start to this CSV and stop")
     parser.add_argument("--labels", default="fer2013", choices=("fer2013", "ferplus"))
     parser.add_argument("--choose", action="store_true", help="test on pictures of Training, not on PublicTest")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--resume", action="store_true")
+    comparison.add_options(parser, seeds=(0, 1, 2))
     given = parser.parse_args()
-    if given.merge:
-        print_tables(given.merge)
-        return
-    out = given.manifest or given.out
-    if not given.data or not out:
-        parser.error("FER2013 and --out or --manifest are needed, or --merge")
-    work = out.with_name(out.name + ".data")
-    manifest = subset(
-        given.data, work, choose=given.choose, unlabelled=given.unlabelled, training=given.training, labels=given.labels
-    )
-    if given.manifest:
-        manifest.save(given.manifest)
-        return
-    recipe = recipes.override(recipes.load(given.recipe), given.settings)
-    if given.unlabelled:
-        recipe = recipes.override(recipe, ["stage1.unlabelled=true"])
-    with console.progress() as display:
-        run = compare(
-            manifest, recipe=recipe, out=given.out, methods=given.methods or ["scratch", "fine-tune", "fn2en"],
-            protocol="split", seeds=given.seeds, device=given.device, threads=given.threads, resume=given.resume,
-            progress=display,
+    runs = given.merge
+    if not runs:
+        out = given.manifest or given.faces or given.out
+        if not given.data or not out:
+            parser.error("FER2013 and --out, --manifest or --faces are needed, or --merge")
+        work = out.with_name(out.name + ".data")
+        if given.faces:
+            faces(given.data, work, labels=given.labels).save(given.faces)
+            return
+        manifest = subset(
+            given.data, work, choose=given.choose, unlabelled=given.unlabelled, training=given.training,
+            labels=given.labels,
         )  # fmt: skip
-    print_tables([run])
-
-
-def print_tables(runs: list[Path]) -> None:
-    """Print the comparison and the paired tests of one or more runs together, as Markdown."""
-    folders = [read_run(run) for run in runs]
-    predictions = pd.concat([folder.predictions for folder in folders], ignore_index=True)
-    metrics = summarise(predictions, folders[0].metadata["manifest"]["classes"])
-    print(markdown(tables.comparison_text(metrics, "", folders[0].sizes)))
-    print()
-    print(markdown(tables.paired_text(metrics)))
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """Return a table of text as Markdown."""
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        if given.manifest:
+            manifest.save(given.manifest)
+            return
+        settings = ["stage1.unlabelled=true"] if given.unlabelled else []
+        runs = [comparison.run(manifest, given, *settings, protocol="split")]
+    comparison.print_tables(runs, given.mean)
 
 
 if __name__ == "__main__":

@@ -127,8 +127,11 @@ def check_command(text: str, *, complete: bool = True) -> None:
 
 
 def check_script(path: str, *words: str) -> None:
-    """Check that a script exists and has the options of a command."""
+    """Check that a script exists and that it, or a module beside it that it imports, has the options of a command."""
     source = (ROOT / path).read_text(encoding="utf-8")
+    beside = re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)
+    shared = [(ROOT / path).with_name(f"{name}.py") for name in beside]
+    source += "".join(file.read_text(encoding="utf-8") for file in shared if file.is_file())
     for word in words:
         if word.startswith("--") and f'"{word.partition("=")[0]}"' not in source:
             raise ValueError(f"{path} has no option {word}")

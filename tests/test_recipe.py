@@ -21,7 +21,7 @@ def test_every_preset_parses_and_survives_saving(name: str, tmp_path: Path) -> N
 
 
 def test_there_are_four_presets() -> None:
-    assert recipes.presets() == ("best", "normalised", "paper", "quick")
+    assert recipes.presets() == ("best", "paper", "quick")
 
 
 def test_paper_is_the_paper() -> None:
@@ -150,7 +150,7 @@ def test_a_stage_has_no_fields_of_other_stages(stage: str) -> None:
 def test_numbers_that_do_not_go_together_are_refused(settings: str, message: str) -> None:
     parts = [settings] if "[{" in settings else settings.split()
     with pytest.raises(UserError) as caught:
-        recipes.override(recipes.preset("normalised"), parts)
+        recipes.override(recipes.preset("best"), parts)
     assert message in str(caught.value)
 
 
@@ -166,7 +166,7 @@ def test_numbers_that_do_not_go_together_are_refused(settings: str, message: str
     ],
 )
 def test_numbers_that_do_go_together_are_accepted(settings: list[str]) -> None:
-    recipe = recipes.to_dict(recipes.override(recipes.preset("normalised"), settings))
+    recipe = recipes.to_dict(recipes.override(recipes.preset("best"), settings))
     section, key = settings[0].partition("=")[0].split(".")
     assert str(recipe[section][key]) == settings[0].partition("=")[2]
 

@@ -62,13 +62,16 @@ def register_tiny() -> None:
 
 
 def tiny_recipe(*settings: str) -> Recipe:
-    """The quick recipe with the tiny face net, two epochs a stage."""
+    """Both stages with the tiny face net, two epochs a stage."""
     names = ("fine_tune", "stage1", "stage2", "scratch")
     short = [f"{name}.epochs=2" for name in names] + [f"{name}.warmup_epochs=0" for name in names]
     small = ["crop.stored_px=36", "crop.crop_px=32", "face_net.name=tiny", "face_net.tap=late"]
     small += ["expnet.width=0.1", "expnet.hidden=16", "stage1.cached_views=2", "augment.erasing=0.2"]
+    plain = ["expnet.blocks=plain", "expnet.pool_to_tap=false", "expnet.start=none", "stage1.mixed_views=0.0"]
+    plain += ["stage2.soft_labels=0.0", "stage2.temperature=4.0", "stage2.lr_factor_pretrained=0.5"]
+    plain += ["fine_tune.lr_factor_pretrained=0.05"]
     batches = [f"{name}.batch_size=8" for name in names]
-    return recipes.override(recipes.preset("quick"), [*short, *small, *batches, *settings])
+    return recipes.override(recipes.preset("quick"), [*short, *small, *plain, *batches, *settings])
 
 
 def write_faces(folder: Path, *, each: int = 8, classes: Sequence[str] = CLASSES) -> Path:

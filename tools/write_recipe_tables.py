@@ -20,7 +20,7 @@ from facenet2expnet import recipes
 from facenet2expnet.recipe import Recipe
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
-PRESETS = ("paper", "normalised", "best", "quick")
+PRESETS = ("paper", "best", "quick")
 BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end generated -->)", re.DOTALL)
 
 

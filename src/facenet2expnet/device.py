@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor
 
 from facenet2expnet.errors import UserError
 
@@ -32,3 +33,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     if precision == "32-true":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; a copy from the CPU to CUDA does not wait for what is queued there.
+
+    A blocking copy of pageable memory ends in a synchronisation of the stream. A non-blocking one returns once CUDA has
+    staged the source, which may then be changed.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda" and tensor.device.type == "cpu")

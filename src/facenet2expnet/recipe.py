@@ -22,6 +22,9 @@ NormMode = Literal["trainable", "frozen"]
 NO_START = "none"
 """As expnet.start: the expression net begins from noise."""
 
+SHIPPED_START = "faces"
+"""As expnet.start: the start of the package that fits the net."""
+
 STAGES = ("fine_tune", "stage1", "stage2", "scratch")
 """The sections of a recipe that are trained."""
 
@@ -58,6 +61,8 @@ class FaceNetRecipe:
         head_norm: an affine-free batch norm before the classifier that stage 0 adds.
         head_dropout: dropout before that classifier.
         fine_tuned: stage 0 fine-tunes the teacher on the training part; false takes the pretrained face net.
+        teachers: how many face nets stage 0 fine-tunes, with seeds of their own; the teacher is their mean. The
+            baseline "fine-tune" is the first alone.
     """
 
     name: str = "dlib-resnet29"
@@ -66,6 +71,7 @@ class FaceNetRecipe:
     head_norm: bool = True
     head_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     fine_tuned: bool = True
+    teachers: Annotated[int, Field(ge=1, le=100)] = 1
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -77,14 +83,20 @@ class ExpNetRecipe:
         hidden: units of its fully connected layer.
         dropout: before and after that layer.
         batch_norm: after every convolution. The baseline from scratch always has it.
-        start: a folder that `fn2en pretrain` wrote, whose convolutions and bridge stage 1 begins with; "none" begins
-            from noise, as the paper does.
+        blocks: "plain", one convolution a block (the paper), or "residual": from the second block on, a second one with
+            a shortcut around it.
+        pool_to_tap: blocks pool only until the map is as small as the tapped layer's, and the last one has at least
+            the layer's channels, as in the paper's own case; false pools in all five, and a deconvolution enlarges.
+        start: what the convolutions and the bridge begin with: "faces", the start of this package, a folder that
+            `fn2en pretrain` wrote, or "none", noise, as in the paper.
     """
 
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     hidden: Count = 256
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     batch_norm: bool = False
+    blocks: Literal["plain", "residual"] = "plain"
+    pool_to_tap: bool = False
     start: str = NO_START
 
 
@@ -164,11 +176,13 @@ class ClassifyRecipe(StageRecipe):
         label_smoothing: share of the target that is spread over all classes.
         balance: "none", "weights" (loss weighted by inverse class frequency) or "sampler".
         mixup: alpha of the Beta distribution that the mixing weight is drawn from; 0 for none.
+        votes: learn the shares of the raters' votes, the manifest's columns `p_<class>`, instead of the one label.
     """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance: Literal["none", "weights", "sampler"] = "none"
     mixup: NotNegative = 0.0
+    votes: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -275,6 +289,10 @@ def contradictions(recipe: Recipe) -> list[str]:
         faults.append(
             "stage1.epochs is 0, expected stage2.distil_weight or stage2.soft_labels above 0, or an expnet.start, with "
             "it: otherwise nothing is learned from the face net"
+        )
+    if recipe.face_net.teachers > 1 and not recipe.face_net.fine_tuned:
+        faults.append(
+            "face_net.teachers is above 1, expected face_net.fine_tuned = true with it: the others are copies"
         )
     if stage2.soft_labels and not recipe.face_net.fine_tuned:
         faults.append(

@@ -80,8 +80,8 @@ def test_numbers_that_change_together_are_one_variant() -> None:
 
 def test_another_recipe_is_an_axis_and_takes_the_settings_too() -> None:
     settings = ["expnet.width=0.2"]
-    variants = vary(recipes.preset("best"), ["recipe=normalised"], settings)
-    assert variants[1].recipe == recipes.override(recipes.preset("normalised"), settings)
+    variants = vary(recipes.preset("best"), ["recipe=quick"], settings)
+    assert variants[1].recipe == recipes.override(recipes.preset("quick"), settings)
 
 
 def test_a_learning_curve_doubles_up_to_the_whole_training_part() -> None:

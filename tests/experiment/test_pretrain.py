@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def test_a_training_begins_with_the_start(start: Path, tmp_path: Path, monkeypat
 
     monkeypatch.setattr("facenet2expnet.training.stages.fit", remember)
     faces, weights = tiny.write_faces(tmp_path / "faces"), load_file(start / "start.safetensors")
+    weights = {name: value.float() for name, value in weights.items()}  # kept in half precision
     first = weights["convolutions.conv1.weight"]
     train(faces, recipe=tiny.tiny_recipe(BN, f"expnet.start={start}"), out=tmp_path / "one", **CPU)
     assert torch.equal(begun["stage1"]["0.conv1.weight"], first)
@@ -136,7 +138,8 @@ def test_a_training_begins_with_the_start(start: Path, tmp_path: Path, monkeypat
     [
         ("face_net.tap=early", r"face_net\.tap=early; it fits with --set face_net\.tap=late"),
         ("expnet.width=0.2", r"expnet\.width=0\.2; it fits with --set expnet\.width=0\.1"),
-        ("expnet.batch_norm=false", r"expnet\.batch_norm=False; it fits with --set expnet\.batch_norm=True"),
+        ("expnet.batch_norm=false", r"expnet\.batch_norm=false; it fits with --set expnet\.batch_norm=true"),
+        ("expnet.pool_to_tap=true", r"expnet\.pool_to_tap=true; it fits with --set expnet\.pool_to_tap=false"),
     ],
 )
 def test_a_start_that_does_not_fit_says_what_would(start: Path, tmp_path: Path, setting: str, message: str) -> None:
@@ -145,6 +148,36 @@ def test_a_start_that_does_not_fit_says_what_would(start: Path, tmp_path: Path, 
     with pytest.raises(UserError, match=message):
         train(faces, recipe=recipe, out=tmp_path / "run", **CPU)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_start_of_the_package_is_chosen_by_what_fits(
+    pictures: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from facenet2expnet.training import start as starts
+
+    monkeypatch.setattr(starts, "SHIPPED", tmp_path / "starts")
+    faces, named = tiny.write_faces(tmp_path / "faces"), [BN, "expnet.start=faces"]
+    with pytest.raises(UserError, match="this package has no start"):
+        train(faces, recipe=tiny.tiny_recipe(*named), out=tmp_path / "none", **CPU)
+    wide = tiny.tiny_recipe(BN, "expnet.width=0.2")
+    pretrain(pictures, recipe=wide, out=tmp_path / "starts" / "a-wide", **CPU)
+    with pytest.raises(
+        UserError, match=r"a-wide' was not made for expnet\.width=0\.1; it fits with --set expnet\.width"
+    ):
+        train(faces, recipe=tiny.tiny_recipe(*named), out=tmp_path / "none", **CPU)
+    shutil.copytree(start, tmp_path / "starts" / "b-narrow")
+    run = train(faces, recipe=tiny.tiny_recipe(*named), out=tmp_path / "run", **CPU)
+    same = train(faces, recipe=tiny.tiny_recipe(BN, f"expnet.start={start}"), out=tmp_path / "same", **CPU)
+    one, two = (load_file(folder / "model" / "model.safetensors") for folder in (run, same))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_pretraining_goes_on_from_another_start(pictures: Path, start: Path, tmp_path: Path) -> None:
+    """At a rate of almost 0 the weights stay those that it began with."""
+    recipe = tiny.tiny_recipe(BN, f"expnet.start={start}", "stage1.lr=1e-30")
+    out = pretrain(pictures, recipe=recipe, out=tmp_path / "longer", **CPU)
+    one, two = (load_file(folder / "start.safetensors") for folder in (start, out))
+    assert torch.equal(one["convolutions.conv1.weight"], two["convolutions.conv1.weight"])
 
 
 def test_a_folder_without_a_start_is_named(tmp_path: Path) -> None:

@@ -46,6 +46,18 @@ def test_any_layer_is_matched_at_any_size(input_px: int, chw: tuple[int, int, in
     assert net(torch.zeros(1, 3, input_px, input_px)).shape == (1, 3)
 
 
+@pytest.mark.parametrize(
+    ("input_px", "chw", "pools"),
+    [(224, (512, 7, 7), 5), (64, (256, 4, 4), 4), (64, (128, 8, 8), 3), (64, (8, 80, 80), 0)],
+)
+def test_pooling_stops_at_the_size_of_the_tap(input_px: int, chw: tuple[int, int, int], pools: int) -> None:
+    net = ExpNet(3, input_px=input_px, bridge_chw=chw, width=0.25, pool_to_tap=True).eval()
+    assert sum(isinstance(module, nn.MaxPool2d) for module in net.modules()) == pools
+    assert net.convolutions.conv5.out_channels == max(128, chw[0])
+    assert not any(isinstance(module, nn.ConvTranspose2d) for module in net.modules()) or chw[1] > input_px
+    assert net.bridge(net.convolutions(torch.zeros(1, 3, input_px, input_px))).shape == (1, *chw)
+
+
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_every_parameter_receives_a_gradient(batch_norm: bool) -> None:
     torch.manual_seed(0)

@@ -387,17 +387,30 @@ def test_a_class_without_pictures_draws_no_scores_to_itself() -> None:
 
 def test_mixes_with_class_weights_by_hand() -> None:
     """The last two mixes, of a picture without a label and with one, do not count."""
-    stage = scratch(faces([0, 0, 1]), Scores(), "scratch.balance=weights")
+    stage = scratch(faces([0, 0, 1, -1, 0]), Scores(), "scratch.balance=weights")
     stage.class_weights = torch.tensor([0.75, 1.5])
     scores = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.5, 0.5], [3.0, 1.0], [0.0, 2.0]])
-    labels, partner_labels = torch.tensor([0, 0, 1, -1, 0]), torch.tensor([1, 0, 0, 0, -1])
+    pictures, partners = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([2, 0, 1, 0, 3])
     share = torch.tensor([0.75, 1.0, 0.5, 0.9, 0.8])
     counted = [(0, 0, 0.75), (0, 1, 0.25), (1, 0, 1.0), (2, 1, 0.5), (2, 0, 0.5)]  # picture, class, share
     log_p, weight = scores.log_softmax(1), {0: 0.75, 1: 1.5}
     total = sum(-log_p[row, label] * part * weight[label] for row, label, part in counted)
     expected = total / sum(part * weight[label] for _, label, part in counted)
-    batch = Batch(torch.zeros(5, 3, 36, 36), labels, partner_labels, share)
+    batch = Batch(torch.zeros(5, 3, 36, 36), pictures, partners, share)
     assert stage.cross_entropy(scores, batch).item() == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_votes_are_learned_instead_of_the_label() -> None:
+    """Cross-entropy with the shares of the votes; a picture without votes does not count, one without a label does."""
+    data, votes = faces([0, 1, 1, -1]), torch.tensor([[0.6, 0.4], [0.1, 0.9], [0.0, 0.0], [0.5, 0.5]])
+    data.votes = votes
+    module = Scores()
+    stage = scratch(data, module, "scratch.votes=true")
+    assert stage.epoch_order().sort().values.tolist() == [0, 1, 3]
+    scores = torch.tensor([[1.0, 0.0], [0.0, 2.0], [9.0, 0.0], [3.0, 1.0]])
+    loss = stage.cross_entropy(scores, Batch(torch.zeros(4, 3, 36, 36), torch.arange(4)))
+    expected = -(votes * scores.log_softmax(1)).sum() / 3
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("settings", [[], ["scratch.label_smoothing=0.1", "scratch.balance=weights"]])

@@ -30,6 +30,19 @@ pytestmark = pytest.mark.usefixtures("tiny_face_net")
 FIELDS = ("crops", "features", "scores", "partners", "weights")
 
 
+def test_a_training_set_on_the_device_gives_the_same_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2100, 8, 8, 3), dtype=np.uint8)
+    rows = np.arange(2099, 0, -2)
+    read = TrainingSet(pixels, rows, rows % 3, 3, CPU)
+    monkeypatch.setattr("facenet2expnet.training.teacher._fits", lambda size, device: size == 1050 * 8 * 8 * 3)
+    resident = TrainingSet(pixels.copy(), rows, rows % 3, 3, CPU)
+    numbers = torch.tensor([0, 1049, 3, 3, 1024])
+    expected = read.stored(numbers)
+    assert torch.equal(resident.stored(numbers), expected)
+    resident.pixels[:] = 0  # the pictures are not read again
+    assert torch.equal(resident.stored(numbers), expected)
+
+
 def random_faces() -> TrainingSet:
     pixels = np.random.default_rng(1).integers(0, 256, (24, 36, 36, 3), dtype=np.uint8)
     return TrainingSet(pixels, np.arange(24), np.arange(24) % 3, 3, CPU)

@@ -11,7 +11,7 @@ import typer
 Data = Annotated[
     Path, typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces.")
 ]
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="quick, normalised, best, paper, or a TOML file.")]
+RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="quick, best, paper, or a TOML file.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting of the recipe, as stage1.epochs=10. Repeatable."),
@@ -94,7 +94,7 @@ def train(
 ) -> None:
     """Train one model on labelled faces.
 
-    Example: fn2en train faces/ --recipe normalised --out runs/mine
+    Example: fn2en train faces/ --recipe best --out runs/mine
     """
     import facenet2expnet
     from facenet2expnet import recipes
@@ -260,7 +260,7 @@ def recipe(
 ) -> None:
     """Print a complete recipe, to edit and use with --recipe.
 
-    Example: fn2en recipe normalised > mine.toml
+    Example: fn2en recipe best > mine.toml
     """
     from facenet2expnet import recipes
 

@@ -86,6 +86,18 @@ class Manifest:
         return pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.table["label"])).astype(np.int64)
 
     @property
+    def votes(self) -> np.ndarray | None:
+        """Shares of the raters' votes (N, K) float32 from the columns `p_<class>`; None if one of them is missing.
+
+        Rows sum to 1, or to 0 where there are no votes.
+        """
+        columns = [f"p_{name}" for name in self.classes]
+        if not columns or not set(columns) <= set(self.table.columns):
+            return None
+        shares = self.table[columns].apply(pd.to_numeric, errors="coerce").fillna(0.0).to_numpy(np.float32).clip(0)
+        return shares / np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+    @property
     def subjects(self) -> np.ndarray | None:
         """Subject names (N,) of dtype object, "" where one is unknown; None if none is known."""
         return self._known("subject")

@@ -50,7 +50,7 @@ def compare(
 ) -> Path:
     """Train every method on every fold with the same splits and seeds, and test each once.
 
-        compare("faces/", recipe="normalised", out="runs/faces")
+        compare("faces/", recipe="best", out="runs/faces")
 
     Args:
         data: a folder of class folders, a CSV or Parquet manifest, a face store, or a manifest.

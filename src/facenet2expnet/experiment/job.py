@@ -24,7 +24,7 @@ from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.experiment.calibration import fit_temperature
 from facenet2expnet.experiment.evaluate import predict_table
 from facenet2expnet.files import atomic_path, write_json
-from facenet2expnet.nets.classifier import divide_scores
+from facenet2expnet.nets.classifier import AveragedTeacher, Teacher, divide_scores
 from facenet2expnet.predict.model_folder import Model, save_model
 from facenet2expnet.predict.scores import class_scores
 from facenet2expnet.recipe import Recipe
@@ -36,6 +36,9 @@ METHODS = ("scratch", "fine-tune", "fn2en")
 """The paper's two baselines and its method, in the order of its tables."""
 
 RESULT = "result.json"
+
+SEEDS_APART = 10_000
+"""Between the seeds of the fine-tuned face nets of one teacher."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -162,8 +165,9 @@ def _train(job: Job, dataset: Dataset, context: TrainingContext) -> nn.Module:
         return from_scratch(data, context, job.folder)
     if job.method == "fine-tune":
         return fine_tune(data, context, job.folder)
+    teacher: Teacher
     if context.recipe.face_net.fine_tuned:
-        teacher = fine_tune(data, dataclasses.replace(context, on_epoch=None), job.teacher_folder)
+        teacher = _fine_tuned_teacher(job, data, dataclasses.replace(context, on_epoch=None))
     else:
         teacher = pretrained_teacher(context.recipe, data.classes, context.device)
     if context.recipe.stage1.unlabelled:
@@ -173,10 +177,21 @@ def _train(job: Job, dataset: Dataset, context: TrainingContext) -> nn.Module:
     return fn2en(data, teacher, context, job.folder)
 
 
+def _fine_tuned_teacher(job: Job, data: TrainingSet, context: TrainingContext) -> Teacher:
+    """Return the fine-tuned face net, or the mean of several: the first is that of the method "fine-tune"."""
+    members = [fine_tune(data, context, job.teacher_folder)]
+    for number in range(2, context.recipe.face_net.teachers + 1):
+        log.info("%s: teacher %d of %d", job.title, number, context.recipe.face_net.teachers)
+        own = dataclasses.replace(context, seed=context.seed + SEEDS_APART * (number - 1))
+        members.append(fine_tune(data, own, job.teacher_folder / f"teacher-{number}"))
+    return members[0] if len(members) == 1 else AveragedTeacher(members).eval()
+
+
 def _training_set(dataset: Dataset, rows: np.ndarray, validation: np.ndarray, device: torch.device) -> TrainingSet:
-    labels, classes = dataset.manifest.labels, len(dataset.manifest.classes)
+    labels, votes, classes = dataset.manifest.labels, dataset.manifest.votes, len(dataset.manifest.classes)
     watched = TrainingSet(dataset.pixels, validation, labels[validation], classes, device)
-    return TrainingSet(dataset.pixels, rows, labels[rows], classes, device, watched if len(validation) else None)
+    watched_or_none, of_rows = watched if len(validation) else None, None if votes is None else votes[rows]
+    return TrainingSet(dataset.pixels, rows, labels[rows], classes, device, watched_or_none, of_rows)
 
 
 @contextmanager

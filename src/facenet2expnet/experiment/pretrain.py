@@ -18,7 +18,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.job import Progress
 from facenet2expnet.experiment.run import Inputs, begin, describe, load_pictures, now, run_folder
 from facenet2expnet.faces.store import is_store
-from facenet2expnet.recipe import NO_START, Recipe
+from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
 from facenet2expnet.training.loop import EpochRecord
 from facenet2expnet.training.start import save_start
@@ -64,8 +64,8 @@ def pretrain(
     """
     started, out = time.monotonic(), Path(out)
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    if not recipe.stage1.epochs or recipe.expnet.start != NO_START:
-        raise UserError('pretraining needs stage1.epochs above 0 and expnet.start = "none"')
+    if not recipe.stage1.epochs:
+        raise UserError("stage1.epochs is 0, expected 1 or more: pretraining trains as [stage1] says")
     earlier = begin(out / RECORD, "a pretraining", ["fn2en"], [seed], threads, resume=resume)
     info, compute = stages.check(recipe), choose_device(device)
     dataset = _load_faces(data, recipe, progress)

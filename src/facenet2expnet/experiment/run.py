@@ -75,7 +75,11 @@ def load_pictures(
     what = f"crop.stored_px is {recipe.crop.stored_px}, and the pictures do not fit in memory at that size"
     with memory_errors(what, "take a smaller input size, or prepare them first (fn2en data prepare)", UserError):
         report = partial(progress, "reading faces") if progress else None
-        return load_dataset(data, recipe.crop, min_classes=min_classes, progress=report)
+        dataset = load_dataset(data, recipe.crop, min_classes=min_classes, progress=report)
+    voting = [stage for stage in ("fine_tune", "stage2", "scratch") if getattr(recipe, stage).votes]
+    if voting and dataset.manifest.votes is None:
+        raise UserError(f"{voting[0]}.votes is true, expected a manifest with shares of votes in columns p_<class>")
+    return dataset
 
 
 def prepare_inputs(

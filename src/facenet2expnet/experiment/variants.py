@@ -75,7 +75,7 @@ def training_key(method: str, recipe: Recipe) -> str:
     for section in _UNUSED[method]:
         values.pop(section)
     if method == "fine-tune":
-        values["face_net"].pop("tap")
+        values["face_net"] = {k: v for k, v in values["face_net"].items() if k not in ("tap", "teachers")}
     if method == "scratch":
         values["expnet"].pop("start")
     if recipe.needs_validation:  # a stage elsewhere may keep a validation part out of this one too

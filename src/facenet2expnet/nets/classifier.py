@@ -24,8 +24,8 @@ class ExpressionClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean_rgb).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, crops: Tensor) -> Tensor:
-        """Return what the expression net sees of pixels (B, 3, H, W) in 0..255."""
-        return (crops - self.mean) / self.scale
+        """Return what the expression net sees of pixels (B, 3, H, W) in 0..255; channels last is faster."""
+        return ((crops - self.mean) / self.scale).contiguous(memory_format=torch.channels_last)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Return class scores before softmax (B, K) of crops (B, 3, H, W) in 0..255."""
@@ -78,6 +78,38 @@ class FaceClassifier(nn.Module):
         embedding = embedding.mean(dim=(2, 3)) if embedding.ndim == 4 else embedding
         features = [found[tap] for tap in taps]
         return self.head(embedding), [f if f.ndim == 4 else f[:, :, None, None] for f in features]
+
+
+class AveragedTeacher(nn.Module):
+    """Several fine-tuned copies of one face net as one teacher: their scores and features are averaged.
+
+    They began with the same weights, so that their units still mean the same.
+    """
+
+    def __init__(self, members: Sequence[FaceClassifier]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    @property
+    def face_net(self) -> FaceNet:
+        """The first member's; for its metadata."""
+        member = self.members[0]
+        assert isinstance(member, FaceClassifier)
+        return member.face_net
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Return the mean class scores (B, K) of crops (B, 3, H, W) in 0..255."""
+        return self.with_taps(crops, [])[0]
+
+    def with_taps(self, crops: Tensor, taps: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """Return the mean class scores and the mean outputs of layers; see FaceClassifier."""
+        answers = [member.with_taps(crops, taps) for member in self.members]  # type: ignore[operator]
+        scores = torch.stack([scores for scores, _ in answers]).mean(0)
+        return scores, [torch.stack(of_tap).mean(0) for of_tap in zip(*(found for _, found in answers), strict=True)]
+
+
+Teacher = FaceClassifier | AveragedTeacher
+"""What stages 1 and 2 ask."""
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Read and write recipes: presets of the package, strict TOML, dotted overrides.
 
-recipe = preset("normalised")
+recipe = preset("best")
 recipe = override(recipe, ["stage1.epochs=10", "expnet.width=0.5"])
 save(recipe, Path("recipe.toml"))
 """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facenet2expnet.device import to_device
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.recipe import ClassifyRecipe, FineTuneRecipe, Stage2Recipe
 from facenet2expnet.training.augment import Augment
@@ -25,16 +26,16 @@ class Batch:
 
     Attributes:
         crops: (B, 3, c, c) in 0..255, on the device.
-        labels: (B,) class numbers of the first pictures, -1 without one.
-        partner_labels: (B,) of the pictures mixed in; None if none is.
+        pictures: (B,) numbers of the first pictures, on the device.
+        partners: (B,) numbers of the pictures mixed in; None if none is.
         weight: of the first picture, a number or (B,).
         teacher_scores: (B, K); None without soft labels.
         teacher_features: (B, C, H, W); None without a feature loss.
     """
 
     crops: Tensor
-    labels: Tensor
-    partner_labels: Tensor | None = None
+    pictures: Tensor
+    partners: Tensor | None = None
     weight: Tensor | float = 1.0
     teacher_scores: Tensor | None = None
     teacher_features: Tensor | None = None
@@ -64,7 +65,11 @@ class ClassifyStage:
         self.name, self.recipe, self.module = name, recipe, module
         self.data, self.augment = data, augment
         self.new = list(new)
-        self.examples = data.labelled
+        self.truth, self.known = data.targets, data.targets >= 0
+        if recipe.votes:
+            assert data.votes is not None
+            self.truth, self.known = data.votes, data.votes.sum(1) > 0
+        self.examples = torch.nonzero(self.known)[:, 0].cpu()
         counts = torch.bincount(data.targets[data.targets >= 0], minlength=data.classes).clamp(min=1).float()
         self.class_weights = len(data.labelled) / (data.classes * counts)
         self._correct = self._seen = torch.zeros((), dtype=torch.long, device=data.device)
@@ -88,7 +93,7 @@ class ClassifyStage:
         """Compute the cross-entropy of the examples, equation (5)."""
         batch = self.batch(examples)
         scores = self.module(batch.crops)
-        self.count(scores, batch.labels)
+        self.count(scores, batch.pictures)
         return self.cross_entropy(scores, batch)
 
     def batch(self, examples: Tensor) -> Batch:
@@ -96,14 +101,13 @@ class ClassifyStage:
 
         Source: Zhang et al., mixup, ICLR 2018, arXiv 1710.09412, figure 1.
         """
-        crops = self.augment(self.data.stored(examples))
-        labels = self.data.targets[examples.to(self.data.device)]
+        crops, pictures = self.augment(self.data.stored(examples)), to_device(examples, self.data.device)
         if not self.recipe.mixup:
-            return Batch(crops, labels)
+            return Batch(crops, pictures)
         weight = float(torch.distributions.Beta(self.recipe.mixup, self.recipe.mixup).sample())
         weight = max(weight, 1 - weight)
-        partners = torch.randperm(len(crops)).to(crops.device)
-        return Batch(crops[partners].lerp(crops, weight), labels, labels[partners], weight)
+        order = to_device(torch.randperm(len(crops)), crops.device)
+        return Batch(crops[order].lerp(crops, weight), pictures, pictures[order], weight)
 
     def cross_entropy(self, scores: Tensor, batch: Batch) -> Tensor:
         """Return the mean over the batch's labels, each weighted by its share of the mix and by its class's weight.
@@ -111,25 +115,26 @@ class ClassifyStage:
         A picture one of whose labels is unknown does not count. The class weight is the picture's and not, as in
         PyTorch, that of every class that label smoothing gives a part: a rare class would draw all scores to itself.
         """
-        pairs: list[tuple[Tensor, Tensor | float]] = [(batch.labels, batch.weight)]
-        known = batch.labels >= 0
-        if batch.partner_labels is not None:
-            pairs.append((batch.partner_labels, 1 - batch.weight))
-            known = known & (batch.partner_labels >= 0)
+        pairs: list[tuple[Tensor, Tensor | float]] = [(batch.pictures, batch.weight)]
+        if batch.partners is not None:
+            pairs.append((batch.partners, 1 - batch.weight))
+        known = torch.stack([self.known[pictures] for pictures, _ in pairs]).all(0)
         total, weight = scores.new_zeros(()), scores.new_zeros(())
-        for labels, share in pairs:
+        for pictures, share in pairs:
             losses = functional.cross_entropy(
-                scores, labels, ignore_index=-1, reduction="none", label_smoothing=self.recipe.label_smoothing
-            )
+                scores, self.truth[pictures], ignore_index=-1, reduction="none",
+                label_smoothing=self.recipe.label_smoothing,
+            )  # fmt: skip
             weights = share * known
             if self.recipe.balance == "weights":
-                weights = weights * self.class_weights[labels.clamp(min=0)]
+                weights = weights * self.class_weights[self.data.targets[pictures].clamp(min=0)]
             total = total + (weights * losses).sum()
             weight = weight + weights.sum()
         return total / weight.clamp(min=1e-6)
 
-    def count(self, scores: Tensor, labels: Tensor) -> None:
+    def count(self, scores: Tensor, pictures: Tensor) -> None:
         """Add a batch to the epoch's accuracy; the device is not waited for."""
+        labels = self.data.targets[pictures]
         self._correct = self._correct + (scores.argmax(1) == labels).sum()
         self._seen = self._seen + (labels >= 0).sum()
 
@@ -186,7 +191,7 @@ class Stage2(ClassifyStage):
             scores, distilled = self.module.with_distilled(batch.crops)
         else:
             scores = self.module(batch.crops)
-        self.count(scores, batch.labels)
+        self.count(scores, batch.pictures)
         loss = self.cross_entropy(scores, batch)
         if batch.teacher_scores is not None:
             soft = soft_label_loss(scores, batch.teacher_scores, recipe.temperature)
@@ -209,9 +214,9 @@ class Stage2(ClassifyStage):
             batch = super().batch(examples)
             scores, features = self.teaching.ask(batch.crops)
         else:
-            index, targets = views.draw(examples), self.data.targets
+            index = views.draw(examples)
             crops, partners, weights, scores = views.read(index, device, "crops", "partners", "weights", "scores")
-            batch = Batch(crops.float(), targets[examples.to(device)], targets[partners], weights)
+            batch = Batch(crops.float(), to_device(examples, device), partners, weights)
             features = views.read(index, device, "features")[0].float() if recipe.distil_weight else None
         scores, features = scores if recipe.soft_labels else None, features if recipe.distil_weight else None
         return replace(batch, teacher_scores=scores, teacher_features=features)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
+from facenet2expnet.nets.classifier import ExpressionClassifier, Teacher
 from facenet2expnet.recipe import DistilRecipe
 from facenet2expnet.training.augment import Augment
 from facenet2expnet.training.losses import FeatureLoss
@@ -27,7 +27,7 @@ class Teaching:
         feature_loss: with the statistics of the training part; None if no stage compares features.
     """
 
-    teacher: FaceClassifier
+    teacher: Teacher
     tap: str
     views: CachedViews | None
     feature_loss: FeatureLoss | None

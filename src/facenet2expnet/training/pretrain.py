@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from facenet2expnet.device import to_device
 from facenet2expnet.recipe import LossTerm
 from facenet2expnet.training.distil import DistilStage
 from facenet2expnet.training.losses import FeatureLoss
@@ -51,7 +52,8 @@ class PretrainStage(DistilStage):
         """Compute equation (4) on fresh mixes."""
         crops = self.augment(self.data.stored(examples))
         others = self.augment(self.data.stored(torch.randint(len(self.data), (len(examples),))))
-        crops = others.lerp(crops, torch.rand(len(examples)).to(crops).view(-1, 1, 1, 1))
+        weights = to_device(torch.rand(len(examples)), crops.device)
+        crops = others.lerp(crops, weights.view(-1, 1, 1, 1))
         target = self.feature_loss.target(self.teaching.ask(crops)[1])
         return self.feature_loss(self.student.distilled(crops), target)
 

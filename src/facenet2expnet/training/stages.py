@@ -21,7 +21,7 @@ import torch
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets import face
 from facenet2expnet.nets.bridge import as_chw
-from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
+from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier, Teacher
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face import FaceNet, FaceNetInfo, weights_sha256
 from facenet2expnet.nets.face.base import freeze_norms
@@ -32,7 +32,7 @@ from facenet2expnet.training.distil import DistilStage, Teaching
 from facenet2expnet.training.loop import EpochCallback, EpochRecord, Stage, best_epoch, fit
 from facenet2expnet.training.losses import FeatureLoss
 from facenet2expnet.training.pretrain import PretrainStage, robust_loss
-from facenet2expnet.training.start import WEIGHTS, load_start
+from facenet2expnet.training.start import WEIGHTS, load_start, start_folder
 from facenet2expnet.training.statistics import measure_features
 from facenet2expnet.training.teacher import TrainingSet, cache_views, tapped_features
 
@@ -84,10 +84,10 @@ def check(recipe: Recipe, *, fine_tunes: bool = False) -> FaceNetInfo:
         )
     if fine_tunes and frozen:
         raise UserError(f"method 'fine-tune': {net.info.name} has nothing to train; leave this method out")
-    tap = _tap(recipe, net)
+    _tap(recipe, net)
     if recipe.expnet.start != NO_START:
         expnet = _expression_net(recipe, net, classes=2, batch_norm=recipe.expnet.batch_norm)
-        load_start(Path(recipe.expnet.start), expnet, face_net=recipe.face_net.name, tap=tap)
+        load_start(_start_folder(recipe, net), expnet)
     return net.info
 
 
@@ -98,8 +98,9 @@ def load_face_net(recipe: Recipe) -> FaceNet:
 
 def given_weights_sha256(recipe: Recipe) -> str:
     """Return a hash of the weights that a training is given, face net and start: a path may hold other ones later."""
-    start = b"" if recipe.expnet.start == NO_START else (Path(recipe.expnet.start) / WEIGHTS).read_bytes()
-    return sha256(weights_sha256(load_face_net(recipe)).encode() + start).hexdigest()
+    net = load_face_net(recipe)
+    start = b"" if recipe.expnet.start == NO_START else (_start_folder(recipe, net) / WEIGHTS).read_bytes()
+    return sha256(weights_sha256(net).encode() + start).hexdigest()
 
 
 def pretrained_teacher(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
@@ -139,7 +140,7 @@ def from_scratch(data: TrainingSet, context: TrainingContext, folder: Path) -> E
     return model.eval()
 
 
-def fn2en(data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, folder: Path) -> ExpressionClassifier:
+def fn2en(data: TrainingSet, teacher: Teacher, context: TrainingContext, folder: Path) -> ExpressionClassifier:
     """Stages 1 and 2: the expression net of the paper. With stage1.epochs=0 all is learned in stage 2.
 
     Args:
@@ -149,17 +150,17 @@ def fn2en(data: TrainingSet, teacher: FaceClassifier, context: TrainingContext, 
     """
     recipe, stage1, stage2 = context.recipe, context.recipe.stage1, context.recipe.stage2
     tap, augment = _tap(recipe, teacher.face_net), _augment(recipe, data)
-    views, feature_loss = None, None
+    views, feature_loss, compares = None, None, bool(stage1.epochs or stage2.distil_weight)
     if stage1.cached_views:
         views = cache_views(
             teacher, data, tap, augment, stage1.cached_views, context.views_folder or folder, mixed=stage1.mixed_views,
-            seed=context.seed, precision=recipe.precision, progress=context.progress,
+            keep_features=compares, seed=context.seed, precision=recipe.precision, progress=context.progress,
         )  # fmt: skip
     torch.manual_seed(context.seed)
     model = _expression_classifier(recipe, data, teacher.face_net, batch_norm=recipe.expnet.batch_norm)
     if recipe.expnet.start != NO_START:
-        load_start(Path(recipe.expnet.start), model.net, face_net=recipe.face_net.name, tap=tap)
-    if stage1.epochs or stage2.distil_weight:
+        load_start(_start_folder(recipe, teacher.face_net), model.net)
+    if compares:
         features = views.batches() if views else tapped_features(teacher, data, tap, augment.crop_px)
         feature_loss = FeatureLoss(stage1.losses, measure_features(features).to(data.device))
     teaching = Teaching(teacher.eval(), tap, views, feature_loss)
@@ -195,6 +196,8 @@ def pretrain(
     tap = _tap(recipe, teacher.face_net)
     torch.manual_seed(context.seed)
     model = _expression_classifier(recipe, data, teacher.face_net, batch_norm=recipe.expnet.batch_norm)
+    if recipe.expnet.start != NO_START:
+        load_start(_start_folder(recipe, teacher.face_net), model.net)
     statistics = measure_features(tapped_features(teacher, data, tap, augment.crop_px)).to(data.device)
     teaching = Teaching(teacher, tap, None, robust_loss(statistics))
     records = context.fit(PretrainStage(recipe.stage1, model, data, augment, teaching), folder)
@@ -232,15 +235,22 @@ def _expression_classifier(
     recipe: Recipe, data: TrainingSet, net: FaceNet, *, batch_norm: bool
 ) -> ExpressionClassifier:
     expnet = _expression_net(recipe, net, classes=data.classes, batch_norm=batch_norm)
-    return ExpressionClassifier(expnet, recipe.crop.mean, recipe.crop.scale).to(data.device)
+    model = ExpressionClassifier(expnet, recipe.crop.mean, recipe.crop.scale)
+    # Channels last is faster on CPUs, and on GPUs in bfloat16; PyTorch's annotations do not know the argument.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(data.device)
 
 
 def _expression_net(recipe: Recipe, net: FaceNet, *, classes: int, batch_norm: bool) -> ExpNet:
     own, bridge_chw = recipe.expnet, as_chw(net.info.taps[_tap(recipe, net)])
     return ExpNet(
         classes, input_px=recipe.crop.crop_px, bridge_chw=bridge_chw, width=own.width, hidden=own.hidden,
-        dropout=own.dropout, batch_norm=batch_norm,
+        dropout=own.dropout, batch_norm=batch_norm, pool_to_tap=own.pool_to_tap, blocks=own.blocks,
     )  # fmt: skip
+
+
+def _start_folder(recipe: Recipe, net: FaceNet) -> Path:
+    return start_folder(recipe, face_net=recipe.face_net.name, tap=_tap(recipe, net))
 
 
 def _tap(recipe: Recipe, net: FaceNet) -> str:

@@ -41,7 +41,7 @@ class FeatureStatistics:
 
 
 def measure_features(batches: Iterable[Tensor]) -> FeatureStatistics:
-    """Measure features batch by batch, in 64 bits, without keeping them.
+    """Measure features batch by batch where they are, in 64 bits, without keeping them.
 
     Args:
         batches: features of the training part alone, each (B, C, H, W); B may differ.
@@ -53,11 +53,12 @@ def measure_features(batches: Iterable[Tensor]) -> FeatureStatistics:
         the sample variance", The American Statistician 37(3), 1983, eq. (2.1).
     """
     count, shape = 0, torch.Size()
-    mean = deviations = torch.zeros(())
+    mean = deviations = torch.zeros((), dtype=torch.float64)
     for number, batch in enumerate(batches, start=1):
         check_finite(batch, number)
         shape = batch.shape[1:]
-        rows = batch.detach().to("cpu", torch.float64).flatten(1)
+        device = "cpu" if batch.device.type == "mps" else batch.device  # Apple's devices lack 64 bits
+        rows = batch.detach().to(device, torch.float64).flatten(1)
         batch_mean = rows.mean(0)
         batch_deviations = (rows - batch_mean).square().sum(0)
         total = count + len(rows)
@@ -75,7 +76,7 @@ def measure_features(batches: Iterable[Tensor]) -> FeatureStatistics:
             "to vary: give more and different pictures, or choose another layer (face_net.tap)"
         )
     std = torch.where(constant, torch.ones_like(std), std)
-    return FeatureStatistics(mean.reshape(shape).float(), std.reshape(shape).float())
+    return FeatureStatistics(mean.reshape(shape).float().cpu(), std.reshape(shape).float().cpu())
 
 
 def check_finite(features: Tensor, batch: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,25 @@ import torch
 from torch import Tensor
 
 from facenet2expnet.crop import centre_crop
-from facenet2expnet.device import autocast
+from facenet2expnet.device import autocast, to_device
 from facenet2expnet.errors import StageStopped, UserError
-from facenet2expnet.nets.classifier import FaceClassifier
+from facenet2expnet.nets.classifier import Teacher
 from facenet2expnet.nets.face import weights_sha256
 from facenet2expnet.training.augment import Augment
 from facenet2expnet.training.statistics import check_finite
 
 BATCH = 64
 LARGEST_HALF = 65_504.0
+SHARE_OF_MEMORY = 0.25
+"""A set of pictures lies on a CUDA device if it takes at most this share of the memory that is free there."""
 
 log = logging.getLogger(__name__)
 
 
 class TrainingSet:
-    """The pictures that a training may see, with their class numbers; pixels are read a batch at a time.
+    """The pictures that a training may see, with their class numbers.
+
+    Pixels are read a batch at a time. Only a CUDA device with room for all of them gets them once.
 
     Args:
         pixels: (N, S, S, 3) uint8 RGB of the whole dataset, in memory or memory-mapped; it is not copied.
@@ -41,6 +47,7 @@ class TrainingSet:
         classes: how many classes there are.
         device: where batches go.
         validation: pictures that no stage learns from; early stopping watches them.
+        votes: (M, classes) shares of the raters' votes, each row's sum 1 or, without votes, 0; None if there are none.
     """
 
     def __init__(
@@ -51,9 +58,11 @@ class TrainingSet:
         classes: int,
         device: torch.device,
         validation: TrainingSet | None = None,
+        votes: np.ndarray | None = None,
     ) -> None:
         self.pixels, self.rows = pixels, rows
         self.targets = torch.as_tensor(targets, dtype=torch.long, device=device)
+        self.votes = None if votes is None else torch.as_tensor(votes, dtype=torch.float32, device=device)
         self.classes = classes
         self.device = device
         self.validation = validation
@@ -68,14 +77,30 @@ class TrainingSet:
 
     def stored(self, examples: Tensor) -> Tensor:
         """Return the stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
-        batch = np.ascontiguousarray(self.pixels[self.rows[examples.cpu().numpy()]])
-        return torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2)
+        if self._resident is not None:
+            return self._resident[to_device(examples, self.device)].permute(0, 3, 1, 2)
+        return to_device(self._read(self.rows[examples.cpu().numpy()]), self.device).permute(0, 3, 1, 2)
 
     def centre_crops(self, crop_px: int) -> Iterator[Tensor]:
         """Return the centre crops of all pictures in order, (B, 3, crop_px, crop_px) in 0..255."""
         for start in range(0, len(self), BATCH):
             numbers = torch.arange(start, min(start + BATCH, len(self)))
             yield centre_crop(self.stored(numbers), crop_px).float()
+
+    @cached_property
+    def _resident(self) -> Tensor | None:
+        """All stored faces on the device, (M, S, S, 3) uint8; None if they stay where they are."""
+        shape = (len(self), *self.pixels.shape[1:])
+        if not _fits(math.prod(shape), self.device):
+            return None
+        faces = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        for start in range(0, len(self), 1024):
+            rows = self.rows[start : start + 1024]
+            faces[start : start + len(rows)] = self._read(rows).to(self.device)
+        return faces
+
+    def _read(self, rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self.pixels[rows]))
 
     def pixels_sha256(self) -> str:
         """Return a hash of all stored faces in order."""
@@ -85,8 +110,13 @@ class TrainingSet:
         return digest.hexdigest()
 
 
+def _fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes can lie on the device for a whole training; other devices than CUDA's read batches."""
+    return device.type == "cuda" and size <= SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0]
+
+
 @torch.no_grad()
-def tapped_features(teacher: FaceClassifier, data: TrainingSet, tap: str, crop_px: int) -> Iterator[Tensor]:
+def tapped_features(teacher: Teacher, data: TrainingSet, tap: str, crop_px: int) -> Iterator[Tensor]:
     """Return the tapped layer's output on every centre crop, batch by batch, (B, C, H, W); vectors are (B, U, 1, 1)."""
     teacher.eval()
     for crops in data.centre_crops(crop_px):
@@ -99,7 +129,7 @@ class CachedViews:
 
     Attributes:
         crops: (N, K, 3, c, c) uint8, what both nets see.
-        features: the tapped layer's output, (N, K, C, H, W) half precision.
+        features: the tapped layer's output, (N, K, C, H, W) half precision; (N, K, 0) if they were not kept.
         scores: (N, K, classes) 32 bits, class scores before softmax.
         partners: (N, K) int64, the picture that a view was mixed with; its own number if it was not.
         weights: (N, K) 32 bits, the first picture's weight in the mix, 1 if there is none.
@@ -118,7 +148,7 @@ class CachedViews:
 
     def read(self, index: tuple[np.ndarray, np.ndarray], device: torch.device, *fields: str) -> list[Tensor]:
         """Return these fields of drawn views, as they are kept, on a device."""
-        return [torch.from_numpy(getattr(self, field)[index]).to(device) for field in fields]
+        return [to_device(torch.from_numpy(getattr(self, field)[index]), device) for field in fields]
 
     def batches(self) -> Iterator[Tensor]:
         """Return all features, the views of some pictures at a time, (B, C, H, W) 32 bits."""
@@ -130,7 +160,7 @@ class CachedViews:
 
 @torch.no_grad()
 def cache_views(
-    teacher: FaceClassifier,
+    teacher: Teacher,
     data: TrainingSet,
     tap: str,
     augment: Augment,
@@ -138,6 +168,7 @@ def cache_views(
     folder: Path,
     *,
     mixed: float = 0.0,
+    keep_features: bool = True,
     seed: int,
     precision: str = "32-true",
     progress: Callable[[int, int], None] | None = None,
@@ -156,6 +187,7 @@ def cache_views(
         folder: of the files.
         mixed: share of the views that mix in another picture, weighted 0.5 to 1 for the first. The teacher's features
             need no label, so a mix is one more face to learn from.
+        keep_features: keep the tapped features too, not only the class scores.
         seed: of all random draws.
         precision: of the teacher's forward passes.
         progress: called with the pictures done and in all.
@@ -168,7 +200,7 @@ def cache_views(
     features = teacher.with_taps(centre_crop(data.stored(torch.arange(1)), crop_px).float(), [tap])[1][0]
     shapes: dict[str, tuple[tuple[int, ...], type[Any]]] = {
         "crops": ((len(data), count, 3, crop_px, crop_px), np.uint8),
-        "features": ((len(data), count, *features.shape[1:]), np.float16),
+        "features": ((len(data), count, *(features.shape[1:] if keep_features else (0,))), np.float16),
         "scores": ((len(data), count, data.classes), np.float32),
         "partners": ((len(data), count), np.int64),
         "weights": ((len(data), count), np.float32),
@@ -176,7 +208,7 @@ def cache_views(
     info = teacher.face_net.info
     preprocessing = [info.input_px, info.mean_rgb, info.scale, info.colour]
     key = [weights_sha256(teacher), preprocessing, tap, precision, repr(augment.recipe), crop_px]
-    key += [data.pixels_sha256(), count, mixed, seed]
+    key += [data.pixels_sha256(), count, mixed, keep_features, seed]
     views = folder / f"views-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
     if views.is_dir():
         try:
@@ -210,7 +242,7 @@ def drop_views(folder: Path) -> None:
 
 
 def _fill(
-    teacher: FaceClassifier,
+    teacher: Teacher,
     data: TrainingSet,
     tap: str,
     augment: Augment,
@@ -247,7 +279,8 @@ def _fill(
                     "precision: set stage1.cached_views=0"
                 )
             files["crops"][start:stop, view] = crops.to(torch.uint8).cpu().numpy()
-            files["features"][start:stop, view] = features.float().cpu().numpy()
+            if files["features"].size:
+                files["features"][start:stop, view] = features.float().cpu().numpy()
             files["scores"][start:stop, view] = scores.float().cpu().numpy()
         if progress:
             progress(stop, len(data))

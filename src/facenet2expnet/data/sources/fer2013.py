@@ -34,7 +34,8 @@ def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manif
     Args:
         labels: "fer2013" for the competition's labels, "ferplus" for FER+'s majority. With FER+ the vote shares
             are in the columns `p_<class>`.
-        unlabelled: "drop" or "keep" the pictures of the zip form that have no label.
+        unlabelled: "drop" or "keep" the pictures without a label: some of the zip form's, and with FER+ those without a
+            majority, whose vote shares may still be learned.
     Raises:
         UserError: If no form of the dataset is there, FER+'s file does not fit, or a line is damaged.
     """
@@ -52,7 +53,7 @@ def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manif
         votes = cells[VOTES].to_numpy(np.int64)
         table["label"] = np.array([*FERPLUS_VOTES, ""], object)[majority(votes)]
         table[[f"p_{name}" for name in FERPLUS_VOTES]] = shares(votes)
-    blank, drop = table["label"] == "", ferplus or unlabelled == "drop"
+    blank, drop = table["label"] == "", unlabelled == "drop"
     if blank.any():
         what = "without a FER+ majority for an expression" if ferplus else "without a label"
         notes.append(f"{blank.sum()} pictures {what} were {'left out' if drop else 'kept'}.")

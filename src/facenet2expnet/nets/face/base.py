@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facenet2expnet.device import to_device
 from facenet2expnet.errors import UserError
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -56,7 +57,7 @@ class FaceNet(nn.Module):
         size = (self.info.input_px, self.info.input_px)
         if crops.shape[-2:] != size:
             crops = functional.interpolate(crops, size, mode="bilinear", antialias=crops.shape[-1] > size[1])
-        mean = crops.new_tensor(self.info.mean_rgb).view(1, 3, 1, 1)
+        mean = to_device(torch.tensor(self.info.mean_rgb, dtype=crops.dtype), crops.device).view(1, 3, 1, 1)
         normalised = (crops - mean) / self.info.scale
         return normalised.flip(1) if self.info.colour == "bgr" else normalised
 
