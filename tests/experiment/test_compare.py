@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import facenet2expnet
 import tiny
-from facenet2expnet.data import splits
+from facenet2expnet.data import bundled, splits
 from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
@@ -24,7 +24,7 @@ from facenet2expnet.experiment import compare as experiment
 from facenet2expnet.experiment import job as jobs
 from facenet2expnet.experiment.calibration import fit_temperature
 from facenet2expnet.experiment.compare import compare, train
-from facenet2expnet.files import folder_lock
+from facenet2expnet.files import folder_lock, read_json
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.predict.scores import class_scores
 from facenet2expnet.training import stages
@@ -579,7 +579,7 @@ def test_the_model_knows_how_tightly_its_pictures_are_cut(tmp_path: Path) -> Non
     table["image"] = [str(bundled.sample_folder() / image) for image in table["image"]]
     table.to_csv(tmp_path / "few.csv", index=False)
     recipe = tiny.tiny_recipe("crop.stored_px=72", "crop.crop_px=64")
-    out = compare_module.train(tmp_path / "few.csv", recipe=recipe, out=tmp_path / "run", method="scratch", device="cpu")
+    out = train(tmp_path / "few.csv", recipe=recipe, out=tmp_path / "run", method="scratch", **CPU)
     framing = load_model(out).contract.framing
     assert framing is not None
     assert framing.size == pytest.approx(0.97, abs=0.1)
