@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 from clip import PEOPLE, face_pictures
+from nearest_view import train_on_cut_outs
 from PIL import Image
 
-from conftest import train_on_cut_outs
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import from_folder
 from facenet2expnet.errors import UserError

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nearest_view import train_on_cut_outs
 from scipy.optimize import linear_sum_assignment
 
-from conftest import train_on_cut_outs
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.files import package_file
