@@ -95,14 +95,17 @@ def test_nothing_is_downloaded_unless_asked(folder: Path) -> None:
     url = f"{server.url}/a/face.png"
     with pytest.raises(UserError, match="nothing is downloaded unless you ask for it: add --allow-urls"):
         check_sources([url])
+    (folder / "web.txt").write_text(f"{url}\n")
+    with pytest.raises(UserError, match="nothing is downloaded unless you ask for it"):
+        list(expand(["web.txt"]))
     assert server.requests == []
-    for source in expand(check_sources([url], allow_urls=True)):
+    for source in expand(check_sources([url, "web.txt"], allow_urls=True), allow_urls=True):
         assert (source.name, source.kind) == (url, "picture")
         assert isinstance(source.value, Path)
         assert read_picture(source.value).shape == (8, 8, 3)
     assert not source.value.exists()  # type: ignore[union-attr]
     with pytest.raises(UserError, match="could not be downloaded: HTTP Error 404"):
-        list(expand([f"{server.url}/none.png"]))
+        list(expand([f"{server.url}/none.png"], allow_urls=True))
     server.shutdown()
     server.server_close()
 

@@ -211,8 +211,9 @@ class Recognizer:
             )  # fmt: skip
         every = video.Every(options.every)
         total = _count(expand(listed), every) if progress else 0
+        sources = expand(listed, allow_urls=options.allow_urls)
         people, done = _People(options, contract.detector), 0
-        with contextlib.closing(_look_at(_frames(expand(listed), every), options, contract)) as batches:
+        with contextlib.closing(_look_at(_frames(sources, every), options, contract)) as batches:
             for batch in batches:
                 for result in self._classify(batch, people):
                     done += 1
@@ -375,9 +376,10 @@ def _opened(source: Source, every: video.Every) -> Any:
 def _count(sources: Iterator[Source], every: video.Every) -> int:
     """The number of pictures and frames, as far as it is known without reading them."""
     count = 0
-    for source in sources:
-        if isinstance(source.value, Path):
-            count += video.count_frames(source.value, every) if source.kind == "video" else 1
+    with contextlib.suppress(UserError):  # raised again when the sources are read; downloads are not counted
+        for source in sources:
+            if isinstance(source.value, Path):
+                count += video.count_frames(source.value, every) if source.kind == "video" else 1
     return count
 
 

@@ -81,8 +81,7 @@ def check_sources(sources: Given | Iterable[Given], *, allow_urls: bool = False)
             if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
                 raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {source.shape} {source.dtype}")
         elif is_url(source):
-            if not allow_urls:
-                raise UserError(f"{source}: nothing is downloaded unless you ask for it: add --allow-urls")
+            _check_allowed(source, allow_urls)
         elif not is_camera(source) and not Path(source).exists() and not _matches(source):
             raise UserError(
                 f"{source}: there is no such picture, folder or video; expected a file, a folder, a pattern as "
@@ -91,15 +90,16 @@ def check_sources(sources: Given | Iterable[Given], *, allow_urls: bool = False)
     return listed
 
 
-def expand(sources: Iterable[Given], *, inside: Path | None = None) -> Iterator[Source]:
+def expand(sources: Iterable[Given], *, inside: Path | None = None, allow_urls: bool = False) -> Iterator[Source]:
     """Yield the single pictures, videos and cameras of checked sources, one after the other.
 
     Args:
         sources: as `check_sources` returns them. A folder gives all pictures and videos in and below it, a pattern
             the files that match it, a .txt file the sources on its lines, a face store its faces.
         inside: the folder that relative paths start from; by default the working directory.
+        allow_urls: download web addresses, also those in lists.
     Raises:
-        UserError: If a folder or a list has none, or can't be read.
+        UserError: If a folder or a list has none, or can't be read, or an address is not to be downloaded.
     """
     endings = (*PICTURE_ENDINGS, *HEIC_ENDINGS, *VIDEO_ENDINGS)
     for number, given in enumerate(sources):
@@ -107,6 +107,7 @@ def expand(sources: Iterable[Given], *, inside: Path | None = None) -> Iterator[
             yield Source(str(number), "picture", given)
             continue
         if is_url(given):
+            _check_allowed(given, allow_urls)
             yield from _download(str(given))
             continue
         if is_camera(given):
@@ -125,7 +126,7 @@ def expand(sources: Iterable[Given], *, inside: Path | None = None) -> Iterator[
             for file in files:
                 yield _of_file(file)
         elif path.exists() and path.suffix.lower() == ".txt":
-            yield from _of_list(path)
+            yield from _of_list(path, allow_urls)
         elif path.exists() or not _matches(path):
             yield _of_file(path)
         else:
@@ -154,7 +155,12 @@ def _of_file(path: Path) -> Source:
     return Source(str(path), "animation" if animated else "picture", path)
 
 
-def _of_list(path: Path) -> Iterator[Source]:
+def _check_allowed(url: Given, allow_urls: bool) -> None:
+    if not allow_urls:
+        raise UserError(f"{url}: nothing is downloaded unless you ask for it: add --allow-urls")
+
+
+def _of_list(path: Path, allow_urls: bool) -> Iterator[Source]:
     """The sources on the lines of a text file; empty lines and those that begin with # are left out."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -164,7 +170,8 @@ def _of_list(path: Path) -> Iterator[Source]:
     if not lines:
         raise UserError(f"{path}: no sources in this list; expected a path on every line")
     for line in lines:
-        yield from expand([line], inside=None if is_camera(line) or is_url(line) else path.parent)
+        inside = None if is_camera(line) or is_url(line) else path.parent
+        yield from expand([line], inside=inside, allow_urls=allow_urls)
 
 
 def _download(url: str) -> Iterator[Source]:
