@@ -72,7 +72,8 @@ def test_training_and_prediction_see_the_same_pixels(detector: str, photographs:
         assert len(dataset.pixels) == 2
         assert (dataset.contract.aligned_px or 72, dataset.contract.detector) == (aligned_px, detector)
         model = Recorder()
-        Recognizer(Model(model, ("a", "b"), dataset.contract, {})).predict(dataset.manifest.paths)
+        recognizer = Recognizer(Model(model, ("a", "b"), dataset.contract, {}))
+        recognizer.predict(dataset.manifest.paths, faces="whole-image" if template == "none" else "largest")
         assert torch.equal(model.seen, torch.from_numpy(np.array(dataset.pixels)).permute(0, 3, 1, 2).float())
     assert isinstance(datasets["face store of this size"].pixels, np.memmap)
     assert datasets["folder"].pixels_sha256() == datasets["face store of this size"].pixels_sha256()

@@ -105,12 +105,12 @@ def test_train_writes_a_model_that_predicts_what_was_tested(faces: Path, tmp_pat
     run = train(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", **CPU)
     recognizer = facenet2expnet.Recognizer.load(run)
     assert recognizer.classes == tiny.CLASSES
-    found = recognizer.predict(faces)
+    found = recognizer.predict(faces, faces="whole-image")
     assert len(found) == 24
     predictions = pd.read_parquet(run / "predictions.parquet")
     tested = predictions[predictions["method"] == "fn2en"].set_index("image")
     again = found.table()
-    again["image"] = [str(Path(image).relative_to(faces).as_posix()) for image in again["image"]]
+    again["image"] = [str(Path(image).relative_to(faces).as_posix()) for image in again["source"]]
     again = again.set_index("image").loc[tested.index]
     for name in tiny.CLASSES:
         assert np.allclose(again[f"p_{name}"], tested[f"p_{name}"], atol=1e-6)

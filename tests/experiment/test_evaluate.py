@@ -41,7 +41,7 @@ def test_the_table_has_the_answers_of_the_recognizer(faces: Path, tmp_path: Path
     found = facenet2expnet.evaluate(model, faces)
     table = found.predictions
     pictures = [faces / name for name in table["image"]]
-    expected = Recognizer.load(model).predict(pictures)
+    expected = Recognizer.load(model).predict(pictures, faces="whole-image")
     assert list(table["predicted"]) == expected.labels
     assert np.allclose(table[[f"p_{name}" for name in CLASSES]], expected.probabilities, atol=1e-6)
     assert list(table["truth"]) == [picture.parent.name for picture in pictures]

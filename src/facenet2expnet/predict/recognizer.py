@@ -49,7 +49,8 @@ class Options:
     """How `Recognizer.stream` looks at its sources.
 
     Attributes:
-        faces: one of `FACES`; None for "all", and "whole-image" for the faces of a face store.
+        faces: one of `FACES`; None for "all", and "whole-image" for the faces of a face store. "largest" with a model
+            that has a detector of its own looks for and cuts out the face exactly as its training did.
         detector: "mtcnn", "viola-jones" or "dlib68"; None for the model's own, or "mtcnn" if it learned from cut-outs.
         min_face_px: side of the smallest face to look for; None for a 64th of a photograph's longer side and a 32nd of
             a video's, at least 20.
@@ -213,7 +214,9 @@ class Recognizer:
         total = _count(expand(listed), every) if progress else 0
         sources = expand(listed, allow_urls=options.allow_urls)
         people, done = _People(options, contract.detector), 0
-        with contextlib.closing(_look_at(_frames(sources, every), options, contract)) as batches:
+        as_trained = contract == self.contract and options.faces == "largest"
+        as_trained = as_trained and options.min_face_px is None and options.min_score is None
+        with contextlib.closing(_look_at(_frames(sources, every), options, contract, as_trained)) as batches:
             for batch in batches:
                 for result in self._classify(batch, people):
                     done += 1
@@ -290,10 +293,11 @@ class _People:
         return self.smoother.update(number, time_s, probabilities) if self.smoother and number else None
 
 
-def _look(frame: Frame, options: Options, contract: CropContract, key: Future[_Seen] | None) -> _Seen:
+def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bool, key: Future[_Seen] | None) -> _Seen:
     """Read a picture if it is not read yet, find its faces, and cut them out; runs in a thread.
 
     Args:
+        as_trained: look for the face exactly as in training, in place of all faces of a photograph.
         key: the frame whose boxes are carried over to this one; None to look for faces.
     """
     try:
@@ -308,7 +312,10 @@ def _look(frame: Frame, options: Options, contract: CropContract, key: Future[_S
             faces = key.result().faces
         else:
             smallest = options.min_face_px or (max(height, width) / VIDEO_SHARE if frame.source.moving else None)
-            faces = detect.find_in_photo(pixels, contract, min_face_px=smallest, min_score=options.min_score)
+            if as_trained:
+                faces = detect.find_faces(pixels, contract)
+            else:
+                faces = detect.find_in_photo(pixels, contract, min_face_px=smallest, min_score=options.min_score)
             faces = faces[:1] if options.faces == "largest" else faces
         return _Seen(frame, pixels, faces, [cut_face(pixels, face, contract) for face in faces])
     except (UserError, ValueError, MemoryError, cv2.error) as error:
@@ -316,7 +323,7 @@ def _look(frame: Frame, options: Options, contract: CropContract, key: Future[_S
 
 
 def _look_at(
-    frames: Generator[Frame, None, None], options: Options, contract: CropContract
+    frames: Generator[Frame, None, None], options: Options, contract: CropContract, as_trained: bool
 ) -> Generator[list[_Seen], None, None]:
     """Look for faces in several threads; yield the frames in their order, a few together, those of a camera alone."""
     with _threads(options.workers) as (pool, count), contextlib.closing(frames):
@@ -328,7 +335,7 @@ def _look_at(
         for frame in frames:
             live = frame.source.kind == "camera"
             carried = frame.source is source and frame.source.moving and since_key + 1 < options.detect_every
-            task = pool.submit(_look, frame, options, contract, key if carried else None)
+            task = pool.submit(_look, frame, options, contract, as_trained, key if carried else None)
             key, since_key, source = (key, since_key + 1, source) if carried else (task, 0, frame.source)
             waiting.append(task)
             while len(waiting) > (0 if live else 2 * count):
