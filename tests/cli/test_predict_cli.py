@@ -188,7 +188,10 @@ def test_ctrl_c_ends_a_camera_cleanly(video: Path) -> None:
     write_video(Path("long.mp4"), [np.ascontiguousarray(DATA.astronaut()[:256, 100:356])] * 1500)
     code = "from facenet2expnet.cli.main import run; run()"
     command = [sys.executable, "-c", code, "predict", "run", "camera:long.mp4", "--out", "t.csv"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # background jobs ignore it
+    )  # fmt: skip
     for _ in range(600):
         time.sleep(0.1)
         if Path("t.csv").is_file() and len(Path("t.csv").read_bytes().splitlines()) > 4:
