@@ -64,12 +64,11 @@ def main() -> None:
         folder = given.out / f"{name}-{given.width}"
         if (folder / "start.json").is_file():
             continue
-        stage = [f"stage1.epochs={epochs}", "stage1.warmup_epochs=1"]
-        settings = [f"expnet.width={given.width}", f"expnet.start={start}", *stage, *given.settings]
+        settings = [f"expnet.width={given.width}", f"expnet.start={start}", *given.settings]
         recipe = replace(recipes.override(recipes.load("quick"), settings), name="start")
         with console.progress() as display:
             pretrain(
-                manifest, recipe=recipe, out=folder, licence=LICENCE, device=given.device, threads=given.threads,
+                manifest, recipe=recipe, out=folder, epochs=epochs, licence=LICENCE, device=given.device, threads=given.threads,
                 resume=given.resume and folder.is_dir(), progress=display,
             )  # fmt: skip
 

@@ -60,8 +60,8 @@ def test_a_start_says_what_it_is_made_of(start: Path) -> None:
 def test_more_epochs_explain_more_of_held_out_faces(pictures: Path, tmp_path: Path) -> None:
     found = []
     for epochs in (1, 25):
-        recipe = tiny.tiny_recipe(BN, f"stage1.epochs={epochs}", "augment.erasing=0", "stage1.lr=0.01")
-        out = pretrain(pictures, recipe=recipe, out=tmp_path / str(epochs), **CPU)
+        recipe = tiny.tiny_recipe(BN, "augment.erasing=0", "stage1.lr=0.01")
+        out = pretrain(pictures, recipe=recipe, out=tmp_path / str(epochs), epochs=epochs, **CPU)
         found.append(json.loads((out / "start.json").read_text())["r2_held_out"])
     assert found[1] > found[0] + 0.1
 
