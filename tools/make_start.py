@@ -68,8 +68,8 @@ def main() -> None:
         recipe = replace(recipes.override(recipes.load("quick"), settings), name="start")
         with console.progress() as display:
             pretrain(
-                manifest, recipe=recipe, out=folder, epochs=epochs, licence=LICENCE, device=given.device, threads=given.threads,
-                resume=given.resume and folder.is_dir(), progress=display,
+                manifest, recipe=recipe, out=folder, epochs=epochs, licence=LICENCE, device=given.device,
+                threads=given.threads, resume=given.resume and folder.is_dir(), progress=display,
             )  # fmt: skip
 
 
