@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -585,3 +586,35 @@ def test_the_model_knows_how_tightly_its_pictures_are_cut(tmp_path: Path) -> Non
     assert framing.size == pytest.approx(0.97, abs=0.1)
     assert framing.not_found < 0.1
     assert "framing" not in read_json(out / "run.json")["identity"]["contract"]
+
+
+def test_several_teachers_are_fine_tuned_and_the_baseline_is_the_first(faces: Path, tmp_path: Path) -> None:
+    found = {}
+    for count in (1, 2):
+        recipe = tiny.tiny_recipe("stage2.soft_labels=0.5", f"face_net.teachers={count}")
+        run = compare(faces, recipe=recipe, out=tmp_path / f"{count}", folds=2, first_folds=1, **CPU)
+        fold = run / "fold-1"
+        found[count] = {str(path.relative_to(fold)): load_file(path) for path in fold.rglob("*.safetensors")}
+    one, two = found[1], found[2]
+    first, second = "fine-tune/fine_tune.safetensors", "fine-tune/teacher-2/fine_tune.safetensors"
+    assert second not in one
+
+    def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(left[name], right[name]) for name in left)
+
+    assert same(one[first], two[first])
+    assert not same(two[first], two[second])
+    assert not same(one["fn2en/stage2.safetensors"], two["fn2en/stage2.safetensors"])
+
+
+def test_votes_need_their_columns_and_change_what_is_learned(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny.tiny_recipe("scratch.votes=true")
+    wanted: dict[str, Any] = {"methods": ["scratch"], "folds": 2, "first_folds": 1, **CPU}
+    with pytest.raises(UserError, match=r"scratch\.votes is true, expected .* columns p_<class>"):
+        compare(with_subjects(faces, tmp_path), recipe=recipe, out=tmp_path / "none", **wanted)
+    assert not (tmp_path / "none").exists()
+    voted = with_subjects(faces, tmp_path, "voted.csv", p_anger="3", p_happiness="1", p_surprise="")
+    run = compare(voted, recipe=recipe, out=tmp_path / "run", **wanted)
+    predictions = pd.read_parquet(run / "predictions.parquet")
+    assert (predictions["p_anger"] > predictions["p_happiness"]).all()
+    assert (predictions["p_happiness"] > predictions["p_surprise"]).mean() > 0.9

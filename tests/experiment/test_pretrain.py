@@ -15,12 +15,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tiny
+from facenet2expnet import recipes
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.compare import train
 from facenet2expnet.experiment.pretrain import _hold_out, pretrain
+from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.training import pretrain as module
 from facenet2expnet.training.loop import fit
 from facenet2expnet.training.pretrain import LARGEST_TARGET, STD_FLOOR, robust_loss
+from facenet2expnet.training.start import load_start, start_folder
 from facenet2expnet.training.statistics import FeatureStatistics
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
@@ -60,8 +63,8 @@ def test_a_start_says_what_it_is_made_of(start: Path) -> None:
 def test_more_epochs_explain_more_of_held_out_faces(pictures: Path, tmp_path: Path) -> None:
     found = []
     for epochs in (1, 25):
-        recipe = tiny.tiny_recipe(BN, f"stage1.epochs={epochs}", "augment.erasing=0", "stage1.lr=0.01")
-        out = pretrain(pictures, recipe=recipe, out=tmp_path / str(epochs), **CPU)
+        recipe = tiny.tiny_recipe(BN, "augment.erasing=0", "stage1.lr=0.01")
+        out = pretrain(pictures, recipe=recipe, out=tmp_path / str(epochs), epochs=epochs, **CPU)
         found.append(json.loads((out / "start.json").read_text())["r2_held_out"])
     assert found[1] > found[0] + 0.1
 
@@ -215,3 +218,24 @@ def test_units_that_hardly_respond_do_not_rule_the_loss() -> None:
     assert target.tolist() == [1.0, 0.5, LARGEST_TARGET]  # 1 / (a tenth of the median) would be 10
     assert loss.statistics.std.min() == pytest.approx(STD_FLOOR)
     assert loss.standardises
+
+
+@pytest.mark.parametrize("name", ["quick", "best"])
+def test_the_presets_begin_with_the_start_of_the_package(name: str) -> None:
+    """Its file is small, says what it was made of, and its weights are those of the recipe's net, in half precision."""
+    recipe = recipes.load(name)
+    folder = start_folder(recipe, face_net="dlib-resnet29", tap=recipe.face_net.tap)
+    weights, card = folder / "start.safetensors", json.loads((folder / "start.json").read_text())
+    assert weights.stat().st_size < 8_000_000
+    assert card["r2_held_out"] > 0.4
+    assert card["data"]["trained_on"] > 20_000
+    assert "FER2013" in card["licence"]
+    own = recipe.expnet
+    net = ExpNet(
+        2, input_px=recipe.crop.crop_px, bridge_chw=(128, 8, 8), width=own.width, batch_norm=own.batch_norm,
+        blocks=own.blocks, pool_to_tap=own.pool_to_tap,
+    )  # fmt: skip
+    before = net.convolutions.conv1.weight.clone()
+    load_start(folder, net)
+    assert not torch.equal(net.convolutions.conv1.weight, before)
+    assert torch.equal(net.convolutions.conv1.weight, load_file(weights)["convolutions.conv1.weight"].float())

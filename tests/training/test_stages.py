@@ -16,7 +16,7 @@ from torch.nn import functional
 import tiny
 from facenet2expnet.crop import centre_crop
 from facenet2expnet.errors import UserError
-from facenet2expnet.nets.classifier import ExpressionClassifier
+from facenet2expnet.nets.classifier import AveragedTeacher, ExpressionClassifier
 from facenet2expnet.nets.storage import read_tensors
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
@@ -483,3 +483,16 @@ def test_a_face_net_or_layer_that_does_not_exist_is_refused(setting: str, messag
     assert stages.check(tiny.tiny_recipe()).name == "tiny"
     with pytest.raises(UserError, match=message):
         stages.check(tiny.tiny_recipe(setting))
+
+
+def test_several_teachers_answer_with_their_mean() -> None:
+    members = [teacher(), teacher()]
+    with torch.no_grad():
+        for parameter in members[1].parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    crops = STILL(faces().stored(ALL))
+    scores, (features,) = AveragedTeacher(members).eval().with_taps(crops, ["late"])
+    one, two = (member.with_taps(crops, ["late"]) for member in members)
+    assert not torch.equal(one[0], two[0])
+    torch.testing.assert_close(scores, (one[0] + two[0]) / 2)
+    torch.testing.assert_close(features, (one[1][0] + two[1][0]) / 2)

@@ -199,9 +199,10 @@ def pretrain(
         Path,
         typer.Argument(help="A folder of face pictures, a manifest, or a folder of prepared faces."),
     ],
-    recipe: RecipeName = "best",
+    recipe: RecipeName = "quick",
     settings: Settings = None,
     out: Out = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the faces; 20 unless the recipe says.")] = None,
     licence: Annotated[str, typer.Option(help="Licence of the pictures; saved with the start.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     device: Device = "auto",
@@ -211,7 +212,7 @@ def pretrain(
 ) -> None:
     """Teach an expression net the face net's features, once, on many faces without labels: a start for small sets.
 
-    Example: fn2en pretrain faces/ --set stage1.epochs=30 --out starts/mine
+    Example: fn2en pretrain faces/ --epochs 30 --out starts/mine
     """
     import facenet2expnet
     from facenet2expnet import recipes
@@ -220,7 +221,7 @@ def pretrain(
     with console.progress(quiet) as display:
         start = facenet2expnet.pretrain(
             faces, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("start", resume),
-            licence=licence, seed=seed, device=device, threads=threads, resume=resume, progress=display,
+            epochs=epochs, licence=licence, seed=seed, device=device, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
     print(f"start:  {start}")
     print(f"use it: fn2en train DATA --set expnet.start={start}")

@@ -25,6 +25,9 @@ from facenet2expnet.training.start import save_start
 from facenet2expnet.training.teacher import TrainingSet
 
 RECORD = "pretrain.json"
+EPOCHS = 20
+"""Passes over the faces, where neither the call nor the recipe says how many."""
+
 HELD_OUT, MOST_HELD_OUT = 0.05, 2000
 """Share of the faces that R2 is measured on, and their largest number."""
 
@@ -34,8 +37,9 @@ log = logging.getLogger(__name__)
 def pretrain(
     data: str | Path | Manifest,
     *,
-    recipe: Recipe | str = "best",
+    recipe: Recipe | str = "quick",
     out: str | Path,
+    epochs: int | None = None,
     licence: str = "",
     seed: int = 0,
     device: str = "auto",
@@ -45,7 +49,7 @@ def pretrain(
 ) -> Path:
     """Distil the untouched face net into an expression net on faces without labels; write a start.
 
-        pretrain("faces/", recipe="best", out="starts/mine")     # then: recipe with expnet.start = "starts/mine"
+        pretrain("faces/", out="starts/mine")     # then: recipe with expnet.start = "starts/mine"
 
     Every step sees fresh views, each mixed with another face. A part of the faces is held out; R2 of it is logged after
     every epoch.
@@ -53,8 +57,9 @@ def pretrain(
     Args:
         data: a folder of pictures at any depth, a CSV or Parquet manifest, a face store, or a manifest; labels are not
             used.
-        recipe: its crop, augmentation, face net, expression net, and stage 1's epochs and optimiser are used.
+        recipe: its crop, augmentation, face net, expression net with its own start, and stage 1's optimiser are used.
         out: the folder of the start; new, or with `resume` one that the same call began.
+        epochs: passes over the faces; None for the recipe's stage1.epochs, or EPOCHS if that is 0.
         licence: what is known of the pictures' licence; saved with the start.
         seed, device, threads, resume, progress: see `compare`.
     Returns:
@@ -64,8 +69,9 @@ def pretrain(
     """
     started, out = time.monotonic(), Path(out)
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    if not recipe.stage1.epochs:
-        raise UserError("stage1.epochs is 0, expected 1 or more: pretraining trains as [stage1] says")
+    epochs = epochs or recipe.stage1.epochs or EPOCHS
+    warmup = min(recipe.stage1.warmup_epochs, epochs - 1)
+    recipe = recipes.override(recipe, [f"stage1.epochs={epochs}", f"stage1.warmup_epochs={warmup}"])
     earlier = begin(out / RECORD, "a pretraining", ["fn2en"], [seed], threads, resume=resume)
     info, compute = stages.check(recipe), choose_device(device)
     dataset = _load_faces(data, recipe, progress)
