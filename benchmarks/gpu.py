@@ -89,6 +89,8 @@ WITH_START = "FN2EN, start"
 LARGEST_FILE = 16_000_000
 RESERVE_S = 15.0
 """Kept at the end of a part for writing what was done."""
+FROM_NOISE = ["expnet.start=none", "stage1.epochs=40"]
+"""FN2EN without a start: the paper's stage 1 on the pictures with labels."""
 LIVE = ["stage1.cached_views=0", "stage1.mixed_views=0.0"]
 START = ["stage1.batch_size=256", "stage1.lr=2e-3", "stage1.warmup_epochs=1", "stage1.schedule=cosine"]
 """Pretraining on a GPU: larger steps than the CPU's, the rate times the root of the factor."""
@@ -152,7 +154,7 @@ class Setup:
         self.size = SMALL if given.miniature else Size()
         self.miniature = given.miniature
         precision = "bf16-mixed" if self.device.type == "cuda" else "32-true"
-        first = [f"precision={precision}", *(MINIATURE if given.miniature else [])]
+        first = [f"precision={precision}", *FROM_NOISE, *(MINIATURE if given.miniature else [])]
         self.recipe = recipes.override(recipes.load(given.recipe), [*first, *given.settings])
         larger = [] if given.miniature else START
         self.pretraining = recipes.override(self.recipe, [*LIVE, *larger, *given.start_settings])
@@ -176,7 +178,9 @@ class Setup:
         made = self.given_start or self.start("fer", self.recipe.expnet.width)
         if not self.given_start and not (made / CARD).is_file():
             return None
-        stages.check(recipes.override(self.recipe, [f"expnet.start={made}"]))  # raises what does not fit
+        stages.check(
+            recipes.override(self.recipe, [f"expnet.start={made}", "stage1.epochs=0"])
+        )  # raises what does not fit
         return made
 
     @cached_property
@@ -351,7 +355,7 @@ def rows_of(setup: Setup) -> list[Row]:
     start, recipe = setup.start_for_tables(), setup.recipe
     rows = [Row(method, method, recipe, f"{method}-{training_key(method, recipe)}") for method in METHODS]
     if start:
-        recipe = recipes.override(recipe, [f"expnet.start={start}"])
+        recipe = recipes.override(recipe, [f"expnet.start={start}", "stage1.epochs=0"])
         weights = sha256((start / WEIGHTS).read_bytes()).hexdigest()[:10]
         rows.append(Row(WITH_START, "fn2en", recipe, f"fn2en-{training_key('fn2en', recipe)}-{weights}"))
     return rows

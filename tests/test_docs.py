@@ -190,7 +190,7 @@ def test_the_tables_have_every_field_and_preset() -> None:
     for name, value in recipes.to_dict(Recipe()).items():
         expected = value if isinstance(value, dict) else [name]
         assert set(expected) <= set(fields)
-    assert "| `stage1.epochs` | `300` | `30` | `20` | `20` |" in tool["preset_table"]()
+    assert "| `stage1.epochs` | `300` | `0` | `0` |" in tool["preset_table"]()
 
 
 def readme_blocks() -> list[tuple[int, str, str]]:

@@ -57,7 +57,7 @@ def test_the_script_trains_and_prints(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["face_net.name=tiny", "face_net.tap=late", "crop.stored_px=36", "crop.crop_px=32", "expnet.width=0.1"]
-    small += ["expnet.hidden=16", "scratch.epochs=1", "scratch.warmup_epochs=0"]
+    small += ["expnet.hidden=16", "scratch.epochs=1", "scratch.warmup_epochs=0", "expnet.start=none"]
     words = ["press.py", str(data / "press"), "--out", str(tmp_path / "run"), "--recipe", "quick", "--device", "cpu"]
     words += ["--method", "scratch", "--folds", "3", "--seeds", "4", "--threads", "1"]
     monkeypatch.setattr(sys, "argv", words + [word for setting in small for word in ("--set", setting)])
