@@ -58,10 +58,10 @@ def main() -> None:
     ]
     both = Manifest(pd.concat(parts, ignore_index=True).fillna(""), given.out, name="FER2013 and press, without labels")
     plan = [
-        ("fer", faces, given.epochs, "none"),
-        ("all", both, given.more_epochs, str(given.out / f"fer-{given.width}")),
+        ("fer", faces, given.epochs, "none", FER2013),
+        ("all", both, given.more_epochs, str(given.out / f"fer-{given.width}"), f"{FER2013} and {PRESS}"),
     ]
-    for name, manifest, epochs, start in plan:
+    for name, manifest, epochs, start, pictures in plan:
         folder = given.out / f"{name}-{given.width}"
         if (folder / "start.json").is_file():
             continue
@@ -69,8 +69,8 @@ def main() -> None:
         recipe = replace(recipes.override(recipes.load("quick"), settings), name="start")
         with console.progress() as display:
             pretrain(
-                manifest, recipe=recipe, out=folder, epochs=epochs, licence=LICENCE.format(pictures), device=given.device,
-                threads=given.threads, resume=given.resume and folder.is_dir(), progress=display,
+                manifest, recipe=recipe, out=folder, epochs=epochs, licence=LICENCE.format(pictures),
+                device=given.device, threads=given.threads, resume=given.resume and folder.is_dir(), progress=display,
             )  # fmt: skip
 
 
