@@ -14,6 +14,9 @@ import gpu
 import tiny
 import training_speed
 from facenet2expnet.data import bundled
+from facenet2expnet.nets.classifier import ExpressionClassifier
+from facenet2expnet.nets.storage import read_tensors
+from facenet2expnet.predict.model_folder import load_model
 
 SETTINGS = ["--set", "face_net.name=tiny", "--set", "face_net.tap=late", "--device", "cpu", "--miniature"]
 
@@ -38,63 +41,98 @@ def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, di
 
 def test_the_starts_are_packed(done: tuple[Path, dict[str, Any]]) -> None:
     out, results = done
-    assert [(row["faces"], row["width"], row["finished"]) for row in results["start"]] == [
-        ("fer", 0.1, True),
-        ("all", 0.1, True),
+    assert [(row["faces"], row["width"], row["state"]) for row in results["start"]] == [
+        ("fer", 0.1, "finished"),
+        ("all", 0.1, "finished"),
     ]
     # 48 faces of Training without the copy of a PublicTest picture; 12 press faces without labels; 3 held out
     assert [row["faces_seen"] for row in results["start"]] == [44, 56]
-    assert len(results["start"][0]["r2_by_epoch"]) == 1
-    with zipfile.ZipFile(out / "start-all.zip") as packed:
-        assert set(packed.namelist()) == {"all-0.1/start.json", "all-0.1/start.safetensors"}
-        assert json.loads(packed.read("all-0.1/start.json"))["face_net"] == "tiny"
+    with zipfile.ZipFile(out / "start-all-0.1.zip") as packed:
+        assert set(packed.namelist()) == {"start.json", "start.safetensors"}
+        card = json.loads(packed.read("start.json"))
+    assert card["face_net"] == "tiny"
+    fer = json.loads((out.with_name("out.work") / "starts" / "fer-0.1" / "start.json").read_text())
+    assert card["began_with"]["data"] == fer["data"]
 
 
-def test_the_tables_have_every_method_and_the_start(done: tuple[Path, dict[str, Any]]) -> None:
+def test_the_tables_have_every_method_with_and_without_the_start(done: tuple[Path, dict[str, Any]]) -> None:
     out, results = done
     predictions = pd.read_parquet(out / "tables-predictions.parquet")
     counted = predictions.groupby("group")[["method", "seed", "fold"]].nunique()
     assert counted.loc["press"].tolist() == [4, 1, 2]
-    assert counted.loc["ferplus"].tolist() == [4, 1, 1]
+    assert counted.loc["ferplus-18"].tolist() == [4, 1, 1]
     assert len(predictions) == 4 * (30 + 18)
     assert results["tables"]["press"]["trainings"] == results["tables"]["press"]["planned"] == 2
-    for name in ("From scratch (BN)", "Fine-tuned face net", "| FN2EN |", "FN2EN, start"):
-        assert name in results["tables"]["ferplus"]["table"]
-    assert "FN2EN, start minus FN2EN" in results["tables"]["press"]["paired"]
-    with_start, without = (predictions[predictions["method"] == name] for name in ("FN2EN, start", "fn2en"))
-    assert not (with_start["p_anger"].to_numpy() == without["p_anger"].to_numpy()).all()
+    names = [row["method"] for row in results["tables"]["ferplus-18"]["comparison"]]
+    assert names == ["From scratch (BN)", "Fine-tuned face net", "FN2EN", gpu.WITHOUT]
+    assert [row["method"] for row in results["tables"]["press"]["sizes"]] == ["scratch", "fine-tune", "fn2en", names[3]]
+    pairs = [row["comparison"] for row in results["tables"]["press"]["paired"]]
+    assert any("FN2EN" in pair and gpu.WITHOUT in pair for pair in pairs)
+    test_sets = predictions[predictions["method"] == "fn2en"].groupby(["group", "fold"])["image"].agg(frozenset)
+    assert not test_sets["press"].iloc[0] & test_sets["press"].iloc[1]
+
+
+def test_the_start_of_fer_is_loaded(done: tuple[Path, dict[str, Any]]) -> None:
+    out, results = done
+    work = out.with_name("out.work")
+    start = work / "starts" / "fer-0.1"
+    assert results["tables"]["start"] == results["curve"]["start"] == str(start)
+    run = next((work / "runs" / "press").iterdir())
+    trained = pd.read_csv(run / "table.csv").set_index(["number", "method"])["folder"]
+    begun = read_tensors(start / "start.safetensors")[0]
+    distances = []
+    for number in (0, 1):
+        model = load_model(run / trained[number, "fn2en"] / "model").module
+        assert isinstance(model, ExpressionClassifier)
+        weights = model.net.state_dict()
+        kept = [name for name, value in begun.items() if value.ndim > 1]
+        distances.append(sum(float((weights[name] - begun[name].float()).norm()) for name in kept))
+    assert distances[0] < 0.2 * distances[1]  # one epoch of stage 2 changes little
 
 
 def test_the_curve_has_its_figure(done: tuple[Path, dict[str, Any]]) -> None:
     out, _ = done
     curve = pd.read_csv(out / "curve.csv")
-    assert sorted(set(curve["pictures"])) == [9, 18]
-    assert len(curve) == 2 * 4
+    assert curve["pictures"].tolist() == [9] * 4 + [18] * 4
     assert (curve["seeds"] == 1).all()
     assert curve["accuracy"].between(0, 1).all()
     assert (out / "curve.webp").read_bytes()[8:12] == b"WEBP"
 
 
-def test_models_are_left_out_without_their_script(done: tuple[Path, dict[str, Any]]) -> None:
-    script = gpu.ROOT / "tools" / "train_models" / "make.py"
-    if not script.is_file():
-        assert done[1]["models"] == {"left_out": "tools/train_models/make.py is not there"}
+def test_the_curve_takes_the_tables_trainings(done: tuple[Path, dict[str, Any]]) -> None:
+    out, results = done
+    of_tables = pd.read_parquet(out / "tables-predictions.parquet").query("group == 'ferplus-18' and method == 'fn2en'")
+    row = next(row for row in results["curve"]["rows"] if row["pictures"] == 18 and row["line"] == "FN2EN")
+    assert row["accuracy"] == pytest.approx((of_tables["label"] == of_tables["predicted"]).mean())
 
 
-def test_models_come_from_their_script(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_left_out_without_their_script(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.register_tiny()
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    results = call(data, tmp_path / "out", "--part", "models")
+    assert results["models"] == {"left_out": "tools/train_models/make.py is not there"}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_models_come_from_their_script(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
     script = tmp_path / "tools" / "train_models" / "make.py"
     script.parent.mkdir(parents=True)
     script.write_text(
-        "def make(data, out, *, device, minutes):\n"
-        "    assert (data / 'press').is_dir() and device == 'cpu' and 0 < minutes < 1\n"
-        "    (out / 'small').mkdir(parents=True)\n"
-        "    (out / 'small' / 'model.json').write_text('{}')\n"
+        "import pathlib, sys\n"
+        "data, _, out, *options = sys.argv[1:]\n"
+        "assert options[:3] == ['--device', 'cpu', '--minutes'] and 0 < float(options[3]) < 1\n"
+        "(pathlib.Path(out) / 'small').mkdir(parents=True)\n"
+        "(pathlib.Path(out) / 'small' / 'model.json').write_text('{}')\n"
+        f"sys.exit({int(fails)})\n"
     )
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     tiny.register_tiny()
     results = call(data, tmp_path / "out", "--part", "models", "--minutes", "0.9")
-    assert results["models"] == {"files": ["models.zip"]}
-    assert zipfile.ZipFile(tmp_path / "out" / "models.zip").namelist() == ["small/model.json"]
+    assert results["models"] == {"files": ["model-small.zip"]}
+    assert zipfile.ZipFile(tmp_path / "out" / "model-small.zip").namelist() == ["model.json"]
+    assert ("non-zero exit status 1" in results["ended_early"].get("models", "")) == fails
 
 
 def test_speed_is_measured_and_the_papers_table_extrapolated(done: tuple[Path, dict[str, Any]]) -> None:
@@ -102,46 +140,93 @@ def test_speed_is_measured_and_the_papers_table_extrapolated(done: tuple[Path, d
     speed = results["speed"]
     assert [row["stage"] for row in speed["stages"]] == ["fine_tune", "stage1", "stage2", "scratch", "pretrain"]
     assert all(row["pictures_per_s"] > 0 for row in speed["stages"])
-    assert {row["method"] for row in speed["faces"]} == {"expression net, width 0.1", "face net tiny"}
-    share = speed["paper_share"]
-    seconds = share["seconds_per_epoch"]
+    assert [row["method"] for row in speed["paper"]["nets"]] == ["face net tiny", "expression net"]
+    seconds = speed["paper"]["seconds_per_epoch"]
     fold = 50 * seconds["fine_tune"] + 300 * seconds["stage1"] + 50 * seconds["stage2"]
-    assert share["ten_folds_hours_extrapolated"] == pytest.approx(10 * fold / 3600)
-    assert "Everything else is extrapolated, not run" in (out / "summary.md").read_text()
+    assert speed["paper"]["ten_folds_hours_extrapolated"] == pytest.approx(10 * fold / 3600)
+    text = (out / "summary.md").read_text()
+    assert "minutes and hours are extrapolated, not run" in text
+    assert "| fine tune |" in text
 
 
 def test_all_files_are_few_and_small(done: tuple[Path, dict[str, Any]]) -> None:
     out, results = done
     files = [path for path in out.rglob("*") if path.is_file()]
-    assert {path.name for path in files} <= {
-        *("results.json", "summary.md", "start-fer.zip", "start-all.zip"),
-        *("tables-predictions.parquet", "curve.csv", "curve.webp", "models.zip"),
+    assert {path.name for path in files if not path.name.startswith("model-")} == {
+        *("results.json", "summary.md", "start-fer-0.1.zip", "start-all-0.1.zip"),
+        *("tables-predictions.parquet", "curve.csv", "curve.webp"),
     }
     assert all(path.stat().st_size <= gpu.LARGEST_FILE for path in files)
-    assert results["ended_early"] == {}
+    assert set(results["ended_early"]) <= {"models"}
 
 
-def test_what_was_done_stays_when_time_runs_out(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def start(done: tuple[Path, dict[str, Any]]) -> str:
+    return str(done[0].with_name("out.work") / "starts" / "fer-0.1")
+
+
+def test_what_was_done_stays_when_time_runs_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
     tiny.register_tiny()
-    trained = []
+    words = ["--seeds", "0", "1", "--part", "tables", "--start", start]
+    begun = []
 
-    def run_two(*given: Any, **named: Any) -> None:
-        if len(trained) == 2 * 3:  # three methods each
-            raise gpu.OutOfTime
-        trained.append(given[0].method)
-        original(*given, **named)
+    def run_two(*given: Any, **named: Any) -> Path:
+        begun.append(named["out"])
+        if len(begun) == 3:
+            named["progress"] = gpu.Clock(0.0).check
+        elif len(begun) > 3:
+            raise gpu.EndedEarly("out of time")
+        return original(*given, **named)
 
-    original = gpu.run_job
-    monkeypatch.setattr(gpu, "run_job", run_two)
-    results = call(data, tmp_path / "out", "--seeds", "0", "1", "--part", "tables")
+    original = gpu.ablation.ablate
+    monkeypatch.setattr(gpu.ablation, "ablate", run_two)
+    results = call(data, tmp_path / "out", *words)
     assert results["ended_early"] == {"tables": "out of time"}
     assert (results["tables"]["press"]["trainings"], results["tables"]["press"]["planned"]) == (2, 4)
-    assert results["tables"]["ferplus"]["trainings"] == 0
-    assert len(pd.read_parquet(tmp_path / "out" / "tables-predictions.parquet")) == 3 * 30
-    monkeypatch.setattr(gpu, "run_job", original)
-    again = call(data, tmp_path / "out", "--seeds", "0", "1", "--part", "tables")
+    assert results["tables"]["ferplus-18"] == {"trainings": 0, "planned": 2}
+    assert len(pd.read_parquet(tmp_path / "out" / "tables-predictions.parquet")) == 4 * 30
+    trained = tmp_path / "out.work" / "runs" / "press"
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("model.safetensors")}
+    assert before
+    monkeypatch.setattr(gpu.ablation, "ablate", original)
+    again = call(data, tmp_path / "out", "--seeds", "0", *words[3:])
     assert again["ended_early"] == {}
-    assert again["tables"]["ferplus"]["trainings"] == 2
+    assert (again["tables"]["press"]["trainings"], again["tables"]["ferplus-18"]["trainings"]) == (2, 1)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing was trained twice
+
+
+def test_several_processes_train_at_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    """The tiny face net is not known to other processes, which shows that an error in one is passed on."""
+    tiny.register_tiny()
+    monkeypatch.setattr(gpu, "SMALL", gpu.replace(gpu.SMALL, labels=(18,)))
+    words = ["--part", "curve", "--seeds", "0", "--workers", "1", "--start", start]
+    results = call(data, tmp_path / "out", *words)
+    assert "UserError" in results["ended_early"]["curve"]
+    assert "tiny" in results["ended_early"]["curve"]
+    assert results["curve"]["rows"] == []
+
+
+def test_a_start_that_is_cut_off_goes_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.register_tiny()
+    monkeypatch.setattr(gpu, "MARGIN_S", -1e9)
+    results = call(data, tmp_path / "out", "--part", "start")
+    assert results["ended_early"] == {"start": "out of time"}
+    assert [row["state"].partition(";")[0] for row in results["start"]] == ["cut off"]
+    assert "cut off" in (tmp_path / "out" / "summary.md").read_text()
+    monkeypatch.setattr(gpu, "MARGIN_S", 30.0)
+    again = call(data, tmp_path / "out", "--part", "start")
+    assert again["ended_early"] == {}
+    assert [row["state"] for row in again["start"]] == ["finished", "finished"]
+
+
+def test_tables_need_a_start(data: Path, tmp_path: Path) -> None:
+    tiny.register_tiny()
+    results = call(data, tmp_path / "out", "--part", "tables")
+    assert "run the part start first, or give --start" in results["ended_early"]["tables"]
 
 
 def test_without_time_nothing_begins_and_other_results_stay(data: Path, tmp_path: Path) -> None:
@@ -162,6 +247,7 @@ def test_a_part_that_fails_leaves_the_others_running(
         raise RuntimeError("no kernel")
 
     monkeypatch.setitem(gpu.PARTS, "tables", fail)
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
     results = call(data, tmp_path / "out", "--part", "tables", "models")
     assert results["ended_early"] == {"tables": "RuntimeError: no kernel"}
     assert "models" in results
