@@ -18,9 +18,9 @@ network is needed. The parts run in this order, each in its share of the time th
   table on a set of CK+'s size, of which a few epochs are timed, with the milliseconds of one face at 224 pixels. Those
   at 64 pixels are in the tables.
 
-What is worth keeping lies in --out, in files of at most 16 MB: results.json, summary.md, predictions, curve, zipped
-starts and models. They are written when a part is done or out of time, starts one by one. What is computed on the way
-lies in OUT.work: the same command goes on there, and keeps what is finished.
+What is worth keeping lies in --out, in small files: results.json, summary.md, predictions, curve, starts, models. They
+are written when a part is done or out of time, starts one by one. What is computed on the way lies in OUT.work: the
+same command goes on there, and keeps what is finished.
 """
 
 from __future__ import annotations
@@ -28,16 +28,12 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
+import shutil
 import signal
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
-import warnings
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,9 +50,7 @@ import press
 import training_speed
 from facenet2expnet import recipes
 from facenet2expnet.crop import CropContract
-from facenet2expnet.data import bundled, sources, splits
-from facenet2expnet.data.dataset import load_dataset
-from facenet2expnet.data.duplicates import picture_hashes
+from facenet2expnet.data import splits
 from facenet2expnet.data.manifest import Manifest, read_manifest
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
@@ -70,10 +64,7 @@ from facenet2expnet.files import read_json, write_atomic, write_json
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.recipe import STAGES, Recipe
 from facenet2expnet.report import tables
-from facenet2expnet.training import stages
-from facenet2expnet.training.loop import EpochRecord
 from facenet2expnet.training.start import CARD, WEIGHTS
-from facenet2expnet.training.teacher import TrainingSet
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARES = {"start": 0.35, "tables": 0.25, "curve": 0.2, "models": 0.1, "speed": 0.1}
@@ -81,7 +72,6 @@ SHARES = {"start": 0.35, "tables": 0.25, "curve": 0.2, "models": 0.1, "speed": 0
 WITHOUT = "FN2EN, without a start"
 ROWS = {"0 scratch": "scratch", "0 fine-tune": "fine-tune", "0 fn2en": "fn2en", "1 fn2en": WITHOUT}
 """Rows of an ablation, which changes the start alone -> rows of the tables."""
-LARGEST_FILE = 16_000_000
 MARGIN_S = 30.0
 """How much longer than its part a start may take that is nearly done."""
 RESERVE_S = 15.0
@@ -94,7 +84,6 @@ START = ["stage1.batch_size=256", "stage1.lr=2e-3", "stage1.warmup_epochs=1", "s
 """Pretraining on a GPU: larger steps than the CPU's, the rate times the root of the factor."""
 MINIATURE = ["crop.stored_px=36", "crop.crop_px=32", "expnet.width=0.1", "expnet.hidden=16", "stage1.cached_views=3"]
 MINIATURE += [f"{stage}.{number}" for stage in STAGES for number in ("epochs=1", "warmup_epochs=0", "batch_size=8")]
-PAPER_EPOCHS = {"fine_tune": 50, "stage1": 300, "stage2": 50}
 
 
 class EndedEarly(Exception):
@@ -159,7 +148,7 @@ class Setup:
         """Keep a part's results on disk, with the summary of all."""
         self.results[part] = value
         write_json(self.out / "results.json", self.results)
-        write_atomic(self.out / "summary.md", "\n".join(markdown("GPU benchmark", self.results)).encode())
+        write_atomic(self.out / "summary.md", markdown("GPU benchmark", self.results).lstrip().encode())
 
     def start(self, faces: str, width: float) -> Path:
         """Return the folder of a start, whether it is there or not."""
@@ -167,20 +156,16 @@ class Setup:
 
     def fer2013(self, name: str) -> Manifest:
         """Return "ferplus", FER+ as fer2013_small.py draws it, for the longest curve, or "faces", to pretrain on."""
-        if not (self.work / "faces.csv").is_file():
-            path, pictures = self.data / "fer2013", self.work / "fer2013"
-            every = sources.read_into("fer2013", path, pictures, unlabelled="keep")
-            dataset = load_dataset(every, CropContract(stored_px=48, crop_px=48), min_classes=0)
-            groups = pd.Series(picture_hashes(dataset.pixels), index=dataset.manifest.table["image"])
-            voted = replace(sources.read("fer2013", path, labels="ferplus"), root=pictures)
-            voted = voted.rows(voted.table["image"].isin(groups.index).to_numpy())
-            of_voted, most = groups[voted.table["image"]].to_numpy(), max(self.size.labels)
-            drawn = fer2013_small.draw(voted, of_voted, choose=False, unlabelled=0, training=most)
-            drawn.save(self.work / "ferplus.csv")
-            choosing, _ = fer2013_small.training_rows(voted.table, of_voted)
-            kept_out = set(voted.table["image"].iloc[choosing])
-            fer2013_small.untested(dataset.manifest, groups.to_numpy(), kept_out).save(self.work / "faces.csv")
-        return read_manifest(self.work / f"{name}.csv")
+        data, path = self.data / "fer2013", self.work / f"{name}.csv"
+        if not path.is_file():
+            if name == "faces":
+                manifest = fer2013_small.faces(data, self.work, labels="ferplus")
+            else:
+                manifest = fer2013_small.subset(
+                    data, self.work, choose=False, unlabelled=0, training=max(self.size.labels), labels="ferplus"
+                )
+            manifest.save(path)
+        return read_manifest(path)
 
     def ferplus(self, labels: int) -> dict[str, Manifest]:
         """Return FER+ with so many labels in the form of `plan`; smaller sets are parts of larger ones."""
@@ -218,13 +203,11 @@ def make_starts(setup: Setup, clock: Clock) -> None:
             found = training_speed.measure("pretrain", recipe, setup.device, pictures=pictures, epochs=2)
             fitting = PLANNED * own.left * float(found["pictures_per_s"]) / len(pd.read_csv(faces / "manifest.csv"))
             epochs = 1 if setup.given.miniature else min(MOST_EPOCHS, max(1, int(fitting)))
-            warmup = min(recipe.stage1.warmup_epochs, epochs - 1)
-            settings = [f"stage1.epochs={epochs}", f"stage1.warmup_epochs={warmup}"]
-            recipes.save(recipes.override(recipe, settings), planned)
+            recipes.save(recipes.override(recipe, [f"stage1.epochs={epochs}"]), planned)
         recipe = recipes.read(planned)
-        row: dict[str, Any] = {"faces": name, "width": width, "epochs": recipe.stage1.epochs}
+        row = {"faces": name, "width": width, "epochs": recipe.stage1.epochs}
         done.append(row | {"state": f"cut off; its checkpoint is in {folder}"})
-        print(f"start {name}-{width:g}: {recipe.stage1.epochs} epochs", flush=True)
+        print(f"start {folder.name}: {recipe.stage1.epochs} epochs", flush=True)
         try:
             if not (folder / CARD).is_file():
                 pretrain(
@@ -232,10 +215,12 @@ def make_starts(setup: Setup, clock: Clock) -> None:
                     device=setup.given.device, resume=(folder / "pretrain.json").is_file(),
                     progress=Clock(clock.end + MARGIN_S).check,
                 )  # fmt: skip
+            (kept := setup.out / "starts" / folder.name).mkdir(parents=True, exist_ok=True)
+            for file in (WEIGHTS, CARD):
+                shutil.copy(folder / file, kept)
             card = read_json(folder / CARD)
-            row |= {"state": "finished", "faces_seen": card["data"]["trained_on"], "r2_held_out": card["r2_held_out"]}
-            row["file"] = pack([folder / WEIGHTS, folder / CARD], setup.out / f"start-{folder.name}.zip", folder)
-            done[-1] = row
+            seen = {"faces_seen": card["data"]["trained_on"], "r2_held_out": card["r2_held_out"]}
+            done[-1] = row | {"state": "finished"} | seen
         finally:
             done[-1]["seconds"] = time.time() - started
             setup.record("start", done)
@@ -255,13 +240,13 @@ class Task:
     device: str
     clock: Clock
 
-    def run(self, threads: int | None = None) -> str:
+    def run(self) -> str:
         """Train what is not trained yet; return why it stopped, "" if all is done."""
+        torch.backends.cudnn.benchmark = True
         try:
             ablation.ablate(
                 self.manifest, [self.change], recipe=self.recipe, out=self.folder, methods=METHODS, protocol="split",
-                seeds=[self.seed], device=self.device, threads=threads, progress=self.clock.check,
-                resume=(self.folder / ablation.RECORD).is_file(),
+                seeds=[self.seed], device=self.device, progress=self.clock.check, resume=(self.folder / ablation.RECORD).is_file(),
             )  # fmt: skip
         except EndedEarly as error:
             return str(error)
@@ -275,14 +260,7 @@ class Task:
         if not (path := self.folder / "predictions.parquet").is_file():
             return pd.DataFrame()
         table = pd.read_parquet(path)
-        table = table[table["method"].isin(list(ROWS))]
-        return table.assign(method=table["method"].map(ROWS), fold=self.fold, group=self.group)
-
-
-def run_in_process(task: Task) -> str:
-    """Run a task in a process of its own; one thread, as others run beside it."""
-    torch.backends.cudnn.benchmark = True
-    return task.run(threads=1)
+        return table.assign(method=table["method"].map(ROWS), fold=self.fold, group=self.group).dropna(subset="method")
 
 
 def plan(setup: Setup, clock: Clock, groups: dict[str, dict[str, Manifest]]) -> list[Task]:
@@ -318,8 +296,9 @@ def run_all(tasks: Sequence[Task], workers: int) -> None:
     if not workers:
         reasons.update(task.run() for task in tasks)
     else:
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(tasks))) as pool:  # ends them at the end
-            results = pool.imap_unordered(run_in_process, tasks)
+        context, one_thread = multiprocessing.get_context("spawn"), (torch.set_num_threads, (1,))
+        with context.Pool(min(workers, len(tasks)), *one_thread) as pool:  # ends its processes at the end
+            results = pool.imap_unordered(Task.run, tasks)
             try:
                 reasons.update(results.next(timeout=max(1.0, tasks[0].clock.left + 5)) for _ in tasks)
             except multiprocessing.TimeoutError:
@@ -332,8 +311,8 @@ def run_all(tasks: Sequence[Task], workers: int) -> None:
 def gather(tasks: Sequence[Task]) -> pd.DataFrame:
     """Return the predictions of the tasks that are finished, method by method."""
     found = pd.concat([task.predictions() for task in tasks], ignore_index=True)
-    parts = [found[found["method"] == name] for name in ROWS.values()] if len(found) else []
-    return pd.concat(parts, ignore_index=True) if parts else found
+    order = list(ROWS.values())
+    return found.sort_values("method", key=lambda names: names.map(order.index), kind="stable") if len(found) else found
 
 
 def make_tables(setup: Setup, clock: Clock) -> None:
@@ -350,6 +329,7 @@ def make_tables(setup: Setup, clock: Clock) -> None:
         run_all(tasks, setup.given.workers)
     finally:
         result: dict[str, Any] = {"start": tasks[0].recipe.expnet.start}
+        crop_px = setup.recipe.crop.crop_px
         for group in dict.fromkeys(task.group for task in tasks):
             own = [task for task in tasks if task.group == group]
             done = [task for task in own if len(task.predictions())]
@@ -357,12 +337,11 @@ def make_tables(setup: Setup, clock: Clock) -> None:
             if done:
                 metrics = summarise(gather(done), own[0].manifest.classes)
                 trained = pd.read_csv(done[0].folder / "table.csv")
-                names = (trained["number"].astype(str) + " " + trained["method"]).map(ROWS)
-                models = dict(zip(names, trained["folder"], strict=True))
-                crop_px = setup.recipe.crop.crop_px
+                trained.index = trained["number"].astype(str) + " " + trained["method"]
+                models = {ROWS[key]: trained["folder"][key] for key in ROWS}
                 sizes = [
-                    measure(name, load_model(done[0].folder / models[name] / "model").module, crop_px, setup.device)
-                    for name in ROWS.values()
+                    measure(name, load_model(done[0].folder / path / "model").module, crop_px, setup.device)
+                    for name, path in models.items()
                 ]
                 result[group]["comparison"] = tables.comparison_text(metrics, "", sizes).to_dict("records")
                 result[group] |= {"paired": tables.paired_text(metrics).to_dict("records"), "sizes": sizes}
@@ -392,8 +371,8 @@ def make_curve(setup: Setup, clock: Clock) -> None:
 
 
 def make_models(setup: Setup, clock: Clock) -> None:
-    """Call the script that makes the models to ship, if it is there; zip the folders that it writes."""
-    script, out = ROOT / "tools" / "train_models" / "make.py", setup.work / "models"
+    """Call the script that makes the models to ship, if it is there."""
+    script, out = ROOT / "tools" / "train_models" / "make.py", setup.out / "models"
     if not script.is_file():
         setup.record("models", {"left_out": "tools/train_models/make.py is not there"})
         return
@@ -403,121 +382,46 @@ def make_models(setup: Setup, clock: Clock) -> None:
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
         raise EndedEarly(str(error)) from None
     finally:
-        packed = []
-        for folder in sorted(path for path in out.glob("*") if path.is_dir()):
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            packed.append(pack(files, setup.out / f"model-{folder.name}.zip", folder))
-        setup.record("models", {"files": packed})
+        files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+        setup.record("models", {"files": files})
 
 
 def measure_speed(setup: Setup, clock: Clock) -> None:
     """Measure pictures a second, waits for the device, and a share of the paper's table."""
     found: dict[str, Any] = {"stages": []}
+    live, small = recipes.override(setup.recipe, LIVE), setup.given.miniature
+    of_stage = {stage: setup.pretraining if stage == "pretrain" else live for stage in (*STAGES, "pretrain")}
     try:
         found["matmul_gflop_per_s"] = training_speed.matmul_rate(setup.device, setup.recipe.precision)
-        found["waits"] = find_waits(setup) if setup.device.type == "cuda" else "only looked for on a CUDA device"
-        found["paper"] = time_paper(setup, clock)
+        if setup.device.type == "cuda":
+            found["waits"] = {stage: training_speed.waits(stage, of_stage[stage], setup.device) for stage in of_stage}
+        paper = recipes.override(recipes.preset("paper"), ["face_net.weights=generated"])
+        paper = recipes.override(setup.recipe if small else paper, [f"precision={setup.recipe.precision}"])
+        found["paper"] = training_speed.time_paper(
+            paper, setup.device, setup.work / "ckplus", timed=setup.size.timed_epochs, most=24 if small else None,
+            on_epoch=clock.check,
+        )  # fmt: skip
         for side in setup.size.speed_px:
-            for stage in (*STAGES, "pretrain"):
+            for stage, recipe in of_stage.items():
                 clock.check()
-                settings = [f"crop.stored_px={side * 9 // 8}", f"crop.crop_px={side}"]
-                recipe, batch = live(setup, stage, settings)
                 row = training_speed.measure(
-                    stage, recipe, setup.device, pictures=setup.size.speed_pictures, epochs=setup.size.timed_epochs
-                )
-                found["stages"].append({"side_px": side, "width": recipe.expnet.width, "batch": batch} | row)
+                    stage, recipes.override(recipe, [f"crop.stored_px={side * 9 // 8}", f"crop.crop_px={side}"]),
+                    setup.device, pictures=setup.size.speed_pictures, epochs=setup.size.timed_epochs,
+                )  # fmt: skip
+                found["stages"].append({"side_px": side, "width": recipe.expnet.width} | row)
     finally:
         setup.record("speed", found)
 
 
-def live(setup: Setup, stage: str, settings: Sequence[str] = ()) -> tuple[Recipe, int]:
-    """Return the recipe of a stage with the teacher in every step, and its batch size."""
-    recipe = setup.pretraining if stage == "pretrain" else recipes.override(setup.recipe, LIVE)
-    recipe = recipes.override(recipe, settings)
-    return recipe, getattr(recipe, "stage1" if stage == "pretrain" else stage).batch_size
-
-
-def find_waits(setup: Setup) -> dict[str, list[str]]:
-    """List the lines that wait for the device while a stage trains for one epoch, with how often they do."""
-    waits = {}
-    for stage in (*STAGES, "pretrain"):
-        recipe, batch = live(setup, stage)
-        torch.cuda.set_sync_debug_mode("warn")
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                training_speed.train(stage, recipe, setup.device, 40 * batch, 1, lambda record: None)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        places = [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
-        waits[stage] = [f"{place} x {count}" for place, count in Counter(places).most_common(12)]
-    return waits
-
-
-def time_paper(setup: Setup, clock: Clock) -> dict[str, Any]:
-    """Time a few epochs of stages 0, 1 and 2 of the paper's recipe on the sample in CK+'s layout, and both nets.
-
-    VGG-16 has generated weights, which take as long as VGG-Face's. In miniature the recipe's own face net and size
-    stand in, on a few pictures.
-    """
-    folder, small = setup.work / "ckplus", setup.given.miniature
-    if not folder.is_dir():
-        bundled.export_ckplus(folder)
-    manifest, timed = sources.read("ckplus", folder), setup.size.timed_epochs
-    settings = ["crop.detector=already-cropped", "crop.template=none", f"precision={setup.recipe.precision}"]
-    settings += [f"{stage}.epochs={timed + 1}" for stage in PAPER_EPOCHS] + [f"{s}.milestones=[]" for s in PAPER_EPOCHS]
-    paper = setup.recipe if small else recipes.override(recipes.preset("paper"), ["face_net.weights=generated"])
-    recipe = recipes.override(paper, settings)
-    rows = splits.choose(manifest, "subject-groups", 10).splits[0].train[: 24 if small else None]
-    dataset = load_dataset(manifest.rows(rows), recipe.crop)
-    labels, classes = manifest.labels[rows], len(manifest.classes)
-    data = TrainingSet(dataset.pixels, np.arange(len(rows)), labels, classes, setup.device)
-    records: list[EpochRecord] = []
-
-    def on_epoch(record: EpochRecord) -> None:
-        records.append(record)
-        clock.check()
-
-    context = stages.TrainingContext(recipe, 0, setup.device, on_epoch)
-    with tempfile.TemporaryDirectory() as work:
-        teacher = stages.fine_tune(data, context, Path(work))
-        student = stages.fn2en(data, teacher, context, Path(work))
-    nets = {f"face net {recipe.face_net.name}": teacher, "expression net": student}
-    seconds = {stage: statistics.median([r.seconds for r in records if r.stage == stage][1:]) for stage in PAPER_EPOCHS}
-    fold = sum(PAPER_EPOCHS[stage] * seconds[stage] for stage in PAPER_EPOCHS)
-    return {
-        "what": f"{timed} epochs of a stage were timed after a first one; minutes and hours are extrapolated, not run",
-        "pictures": len(rows),
-        "crop_px": recipe.crop.crop_px,
-        "seconds_per_epoch": seconds,
-        "fold_minutes_extrapolated": fold / 60,
-        "ten_folds_hours_extrapolated": 10 * fold / 3600,
-        "nets": [measure(name, net, recipe.crop.crop_px, setup.device) for name, net in nets.items()],
-    }
-
-
-def pack(files: Sequence[Path], target: Path, root: Path) -> str:
-    """Zip files below `root`; return the name of the zip, or why it was left out."""
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
-        for file in files:
-            packed.write(file, file.relative_to(root))
-    if (size := target.stat().st_size) <= LARGEST_FILE:
-        return target.name
-    target.unlink()
-    return f"{target.name} left out: {size / 1e6:.1f} MB"
-
-
-def markdown(title: str, value: Any, level: int = 1) -> list[str]:
-    """Return any results as lines of Markdown: dictionaries are sections, lists of dictionaries are tables."""
+def markdown(title: str, value: Any, level: int = 1) -> str:
+    """Return any results as Markdown: dictionaries are sections, lists of dictionaries are tables."""
     if isinstance(value, dict):
-        lines = ["#" * level + " " + title, ""]
-        for key in sorted(value, key=lambda key: isinstance(value[key], dict | list)):  # single values come first
-            lines += markdown(key.replace("_", " "), value[key], level + 1)
-        return lines
+        keys = sorted(value, key=lambda key: isinstance(value[key], dict | list))  # single values come first
+        parts = [markdown(key.replace("_", " "), value[key], level + 1) for key in keys]
+        return "\n".join([f"\n{'#' * level} {title}\n", *parts])
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return [f"{title}:", "", comparison.markdown(tables.as_text(pd.DataFrame(value))), ""]
-    text = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return [f"{title}: {text:.5g}" if isinstance(text, float) else f"{title}: {text}", ""]
+        return f"\n{title}:\n\n{comparison.markdown(tables.as_text(pd.DataFrame(value)))}\n"
+    return f"- {title}: {value:.5g}" if isinstance(value, float) else f"- {title}: {value}"
 
 
 PARTS: dict[str, Callable[[Setup, Clock], None]] = {

@@ -15,21 +15,29 @@ import argparse
 import statistics
 import tempfile
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from facenet2expnet import recipes
+from facenet2expnet.data import bundled, sources, splits
+from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.device import autocast, choose_device
+from facenet2expnet.experiment import speed
 from facenet2expnet.recipe import STAGES, Recipe
 from facenet2expnet.training import stages
 from facenet2expnet.training.loop import EpochRecord
 from facenet2expnet.training.teacher import TrainingSet
 
 CLASSES = 7
+PAPER_EPOCHS = {"fine_tune": 50, "stage1": 300, "stage2": 50}
+"""The epochs of the paper's table."""
 
 
 def measure(
@@ -113,6 +121,74 @@ def train(
         else:
             teacher = stages.pretrained_teacher(recipe, CLASSES, device)
             stages.fn2en(data, teacher, context, Path(folder))
+
+
+def waits(stage: str, recipe: Recipe, device: torch.device) -> list[str]:
+    """List the lines that wait for a CUDA device in 40 steps of a stage and what precedes it, and how often they do."""
+    batch = getattr(recipe, "stage1" if stage == "pretrain" else stage).batch_size
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            train(stage, recipe, device, 40 * batch, 1, lambda record: None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    places = [f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+    return [f"{place} x {count}" for place, count in Counter(places).most_common(12)]
+
+
+def time_paper(
+    recipe: Recipe,
+    device: torch.device,
+    folder: Path,
+    *,
+    timed: int = 3,
+    most: int | None = None,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> dict[str, Any]:
+    """Time a few epochs of stages 0, 1 and 2 on the sample in CK+'s layout, of CK+'s size, and one face in both nets.
+
+    Args:
+        recipe: of the paper; generated weights of VGG-16 take as long as VGG-Face's.
+        device: where to compute.
+        folder: for the sample's pictures, written once.
+        timed: epochs of each stage that are timed, after a first one.
+        most: use no more training pictures than these.
+        on_epoch: called after every epoch.
+    Returns:
+        pictures, crop_px, seconds_per_epoch of each stage, what PAPER_EPOCHS and ten folds would take, rows of sizes.
+    """
+    if not folder.is_dir():
+        bundled.export_ckplus(folder)
+    settings = ["crop.detector=already-cropped", "crop.template=none", "expnet.start=none"]
+    settings += [f"{stage}.{setting}" for stage in PAPER_EPOCHS for setting in (f"epochs={timed + 1}", "milestones=[]")]
+    recipe = recipes.override(recipe, settings)
+    manifest = sources.read("ckplus", folder)
+    manifest = manifest.rows(splits.choose(manifest, "subject-groups", 10).splits[0].train[:most])
+    pixels, count, classes = load_dataset(manifest, recipe.crop).pixels, len(manifest), len(manifest.classes)
+    data = TrainingSet(pixels, np.arange(count), manifest.labels, classes, device)
+    seconds: dict[str, list[float]] = {stage: [] for stage in PAPER_EPOCHS}
+
+    def keep(record: EpochRecord) -> None:
+        seconds[record.stage].append(record.seconds)
+        on_epoch(record)
+
+    context = stages.TrainingContext(recipe, 0, device, keep)
+    with tempfile.TemporaryDirectory() as work:
+        teacher = stages.fine_tune(data, context, Path(work))
+        student = stages.fn2en(data, teacher, context, Path(work))
+    nets = {f"face net {recipe.face_net.name}": teacher, "expression net": student}
+    of_epoch = {stage: statistics.median(own[1:]) for stage, own in seconds.items()}
+    fold = sum(PAPER_EPOCHS[stage] * of_epoch[stage] for stage in PAPER_EPOCHS)
+    return {
+        "what": f"{timed} epochs of a stage were timed after a first one; minutes and hours are extrapolated, not run",
+        "pictures": count,
+        "crop_px": recipe.crop.crop_px,
+        "seconds_per_epoch": of_epoch,
+        "fold_minutes_extrapolated": fold / 60,
+        "ten_folds_hours_extrapolated": 10 * fold / 3600,
+        "nets": [speed.measure(name, net, recipe.crop.crop_px, device) for name, net in nets.items()],
+    }
 
 
 def main() -> None:
