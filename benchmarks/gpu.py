@@ -246,7 +246,8 @@ class Task:
         try:
             ablation.ablate(
                 self.manifest, [self.change], recipe=self.recipe, out=self.folder, methods=METHODS, protocol="split",
-                seeds=[self.seed], device=self.device, progress=self.clock.check, resume=(self.folder / ablation.RECORD).is_file(),
+                seeds=[self.seed], device=self.device, progress=self.clock.check,
+                resume=(self.folder / ablation.RECORD).is_file(),
             )  # fmt: skip
         except EndedEarly as error:
             return str(error)
@@ -296,8 +297,8 @@ def run_all(tasks: Sequence[Task], workers: int) -> None:
     if not workers:
         reasons.update(task.run() for task in tasks)
     else:
-        context, one_thread = multiprocessing.get_context("spawn"), (torch.set_num_threads, (1,))
-        with context.Pool(min(workers, len(tasks)), *one_thread) as pool:  # ends its processes at the end
+        context, count = multiprocessing.get_context("spawn"), min(workers, len(tasks))
+        with context.Pool(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:  # ended with the block
             results = pool.imap_unordered(Task.run, tasks)
             try:
                 reasons.update(results.next(timeout=max(1.0, tasks[0].clock.left + 5)) for _ in tasks)
