@@ -211,12 +211,12 @@ def make_starts(setup: Setup, clock: Clock) -> None:
         try:
             if not (folder / CARD).is_file():
                 pretrain(
-                    faces, recipe=recipe, out=folder, licence="research only: FER2013, press",
-                    device=setup.given.device, resume=(folder / "pretrain.json").is_file(),
-                    progress=Clock(clock.end + MARGIN_S).check,
+                    faces, recipe=recipe, out=folder, device=setup.given.device,
+                    licence="research only: FER2013" + (", press" if name == "all" else ""),
+                    resume=(folder / "pretrain.json").is_file(), progress=Clock(clock.end + MARGIN_S).check,
                 )  # fmt: skip
             (kept := setup.out / "starts" / folder.name).mkdir(parents=True, exist_ok=True)
-            for file in (WEIGHTS, CARD):
+            for file in (WEIGHTS, CARD, "log.txt"):  # the log has R2 after every epoch
                 shutil.copy(folder / file, kept)
             card = read_json(folder / CARD)
             seen = {"faces_seen": card["data"]["trained_on"], "r2_held_out": card["r2_held_out"]}
@@ -360,7 +360,7 @@ def make_curve(setup: Setup, clock: Clock) -> None:
         rows, every = [], gather(tasks)
         for (group, method), part in every.groupby(["group", "method"], sort=False) if len(every) else []:
             scores, own = scores_of_method(part, tasks[0].manifest.classes), "fn2en" if method == WITHOUT else method
-            row = {"line": tables.display_name(method), "method": own, "pictures": int(group.partition("-")[2])}
+            row = {"line": tables.display_name(method), "method": own, "pictures": int(str(group).partition("-")[2])}
             row |= {"accuracy": scores["mean"]["accuracy"], "std": scores["std_over_seeds"]["accuracy"]}
             row |= {key: scores["mean"][key] for key in ("balanced_accuracy", "negative_log_likelihood")}
             rows.append(row | {"seeds": part["seed"].nunique()})

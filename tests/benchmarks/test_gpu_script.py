@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import multiprocessing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ import gpu
 import tiny
 import training_speed
 from facenet2expnet.data import bundled
+from facenet2expnet.experiment import speed
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.storage import read_tensors
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.report import ablation_page
 
+KEPT = ("start.json", "start.safetensors", "log.txt")
 SETTINGS = ["--set", "face_net.name=tiny", "--set", "face_net.tap=late", "--device", "cpu", "--miniature"]
 
 
@@ -28,23 +32,25 @@ def call(data: Path, out: Path, *words: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_pages() -> Iterator[None]:
-    """Ablations write no pages and figures, which take most of the time of miniature trainings."""
+def without_slow_parts() -> Iterator[None]:
+    """Ablations write no pages, nets are timed once, and matrices are small: these took most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation_page, "write_ablation", lambda folder: folder)
+        patch.setattr(speed, "REPEATS", 1)
+        rate = training_speed.matmul_rate
+        patch.setattr(training_speed, "matmul_rate", lambda device, precision: rate(device, precision, size=64))
         yield
 
 
 @pytest.fixture(scope="module")
 def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """All parts; the sample has one expression and the matrices are small, which saves half of the time."""
+    """All parts; the sample has one expression, which saves time."""
     tiny.register_tiny()
-    out, sample, rate = tmp_path_factory.mktemp("gpu") / "out", bundled.read_sample(), training_speed.matmul_rate
+    out, sample = tmp_path_factory.mktemp("gpu") / "out", bundled.read_sample()
     with pytest.MonkeyPatch.context() as patch:
         surprised = sample.groupby(["subject", "sequence"])["label"].transform(lambda labels: "surprise" in set(labels))
         few = sample[surprised & (sample["subject"] < "S040")]
         patch.setattr(bundled, "read_sample", lambda: few)
-        patch.setattr(training_speed, "matmul_rate", lambda device, precision: rate(device, precision, size=64))
         return out, call(data, out, "--seeds", "0")
 
 
@@ -60,6 +66,7 @@ def test_the_starts_are_kept(done: tuple[Path, dict[str, Any]]) -> None:
     assert card["face_net"] == "tiny"
     fer = json.loads((out.with_name("out.work") / "starts" / "fer-0.1" / "start.json").read_text())
     assert card["began_with"]["data"] == fer["data"]
+    assert "R2" in (out / "starts" / "fer-0.1" / "log.txt").read_text()
 
 
 def test_the_tables_have_every_method_with_and_without_the_start(done: tuple[Path, dict[str, Any]]) -> None:
@@ -144,13 +151,13 @@ def test_models_come_from_their_script(
 
 def test_speed_is_measured_and_the_papers_table_extrapolated(done: tuple[Path, dict[str, Any]]) -> None:
     out, results = done
-    speed = results["speed"]
-    assert [row["stage"] for row in speed["stages"]] == ["fine_tune", "stage1", "stage2", "scratch", "pretrain"]
-    assert all(row["pictures_per_s"] > 0 for row in speed["stages"])
-    assert [row["method"] for row in speed["paper"]["nets"]] == ["face net tiny", "expression net"]
-    seconds = speed["paper"]["seconds_per_epoch"]
+    found = results["speed"]
+    assert [row["stage"] for row in found["stages"]] == ["fine_tune", "stage1", "stage2", "scratch", "pretrain"]
+    assert all(row["pictures_per_s"] > 0 for row in found["stages"])
+    assert [row["method"] for row in found["paper"]["nets"]] == ["face net tiny", "expression net"]
+    seconds = found["paper"]["seconds_per_epoch"]
     fold = 50 * seconds["fine_tune"] + 300 * seconds["stage1"] + 50 * seconds["stage2"]
-    assert speed["paper"]["ten_folds_hours_extrapolated"] == pytest.approx(10 * fold / 3600)
+    assert found["paper"]["ten_folds_hours_extrapolated"] == pytest.approx(10 * fold / 3600)
     text = (out / "summary.md").read_text()
     assert "minutes and hours are extrapolated, not run" in text
     assert "| fine_tune |" in text
@@ -159,7 +166,7 @@ def test_speed_is_measured_and_the_papers_table_extrapolated(done: tuple[Path, d
 def test_only_what_is_worth_keeping_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     out, results = done
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    starts = {f"starts/{name}-0.1/{file}" for name in ("fer", "all") for file in ("start.json", "start.safetensors")}
+    starts = {f"starts/{name}-0.1/{file}" for name in ("fer", "all") for file in KEPT}
     assert {file for file in files if not file.startswith("models/")} == starts | {
         *("results.json", "summary.md", "tables-predictions.parquet", "curve.csv", "curve.webp")
     }
@@ -205,13 +212,30 @@ def test_what_was_done_stays_when_time_runs_out(
 def test_several_processes_train_at_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
-    """The tiny face net is not known to other processes, which shows that an error in one is passed on."""
+    """Forked processes know the tiny face net; those that the script starts by itself are new."""
     tiny.register_tiny()
-    monkeypatch.setattr(gpu, "SMALL", gpu.replace(gpu.SMALL, labels=(18,)))
-    words = ["--part", "curve", "--seeds", "0", "--workers", "1", "--start", start]
+    monkeypatch.setattr(gpu, "SMALL", dataclasses.replace(gpu.SMALL, labels=(18,)))
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    words = ["--part", "curve", "--seeds", "0", "--workers", "2", "--start", start]
     results = call(data, tmp_path / "out", *words)
-    assert "UserError" in results["ended_early"]["curve"]
-    assert "tiny" in results["ended_early"]["curve"]
+    assert results["ended_early"] == {}
+    assert [(row["pictures"], row["seeds"]) for row in results["curve"]["rows"]] == [(18, 1)] * 4
+
+
+def test_an_error_in_another_process_is_passed_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
+    tiny.register_tiny()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no kernel")
+
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    monkeypatch.setattr(gpu.ablation, "ablate", fail)
+    results = call(data, tmp_path / "out", "--part", "curve", "--workers", "2", "--start", start)
+    assert results["ended_early"] == {"curve": "RuntimeError: no kernel"}
     assert results["curve"]["rows"] == []
 
 
