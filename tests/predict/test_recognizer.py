@@ -23,7 +23,7 @@ from facenet2expnet.predict import model_folder
 from facenet2expnet.predict import recognizer as module
 from facenet2expnet.predict.model_folder import Model, save_model
 from facenet2expnet.predict.recognizer import Options, Recognizer
-from facenet2expnet.predict.results import NO_FACE
+from facenet2expnet.faces.prepare import NO_FACE
 from facenet2expnet.predict.scores import class_probabilities
 
 
