@@ -21,12 +21,13 @@ from facenet2expnet.data.manifest import from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
+from facenet2expnet.faces.prepare import NO_FACE
 from facenet2expnet.faces.store import prepare
 from facenet2expnet.predict import model_folder
 from facenet2expnet.predict import recognizer as module
 from facenet2expnet.predict.model_folder import Model, save_model
 from facenet2expnet.predict.recognizer import Options, Recognizer
-from facenet2expnet.faces.prepare import NO_FACE
+from facenet2expnet.predict.results import FrameResult
 from facenet2expnet.predict.scores import class_probabilities
 from facenet2expnet.predict.sources import Source
 from local_server import Server
@@ -306,11 +307,10 @@ def test_what_was_found_before_a_fault_is_not_lost(model: Model, monkeypatch: py
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(module, "expand", expand)
-    found = []
+    found: list[FrameResult] = []
     with pytest.raises(OSError, match="the disk is gone"):
-        for result in Recognizer(model).stream([noise()], faces="whole-image", workers=4):
-            found.append(result.source)
-    assert found == ["0", "1", "2"]
+        found.extend(Recognizer(model).stream([noise()], faces="whole-image", workers=4))
+    assert [result.source for result in found] == ["0", "1", "2"]
 
 
 @pytest.mark.usefixtures("two_faces")

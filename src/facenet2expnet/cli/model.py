@@ -109,18 +109,17 @@ def predict(
     lines = _timeline(timeline)
     recognizer, summary, interrupted = Recognizer.load(model, device), Summary(), False
     with console.progress(quiet, bar=not live) as display, contextlib.ExitStack() as stack:
-        sinks = _sinks(draw, sources, lines, show, stack)
+        sinks = [summary.add, *_sinks(draw, sources, lines, show, stack)]
         progress = None if live else display.of("pictures and frames")
         results = stack.enter_context(contextlib.closing(recognizer.stream(sources, options, progress=progress)))
         if out:
             writer = stack.enter_context(TableWriter(out, recognizer.classes, smoothed=asked_s is not None))
-            sinks += [writer.write, stack.enter_context(_skipped_list(skipped_path(out)))]
+            sinks = [writer.write, stack.enter_context(_skipped_list(skipped_path(out))), *sinks]
         view = stack.enter_context(_live_view(live and not quiet, summary))
         try:
             for result in results:
                 for sink in sinks:
                     sink(result)
-                summary.add(result)
                 view()
         except _Closed:
             pass
@@ -435,7 +434,9 @@ def _as_text(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["source"]].map(lambda source: Path(source).name or source)
     if (table["time_s"] > 0).any() or table["track"].notna().any():
         shown["time, s"] = table["time_s"].map("{:.2f}".format)
-        shown["track"] = table["track"].map(lambda track: "" if track is None or track != track else f"#{track}")
+        shown["track"] = [
+            "" if none else f"#{n}" for n, none in zip(table["track"], table["track"].isna(), strict=True)
+        ]
     places = zip(*(table[name] for name in ("x", "y", "width", "height")), strict=True)
     shown["face"] = ["" if x != x else f"{w:.0f} x {h:.0f} at {x:.0f}, {y:.0f}" for x, y, w, h in places]
     shown["expression"] = table["label"].fillna(table["note"])

@@ -391,7 +391,7 @@ def _look_at(
 
 
 def _frames(sources: Iterator[Source], every: video.Every) -> Generator[Frame, None, None]:
-    """Yield the frames of all sources in order; a source that can't be read, or not on, ends with one without pixels."""
+    """Yield the frames of all sources in order; what can't be read, or not on, ends with one without pixels."""
     for source in sources:
         if not source.moving:
             if isinstance(source.value, str):
