@@ -46,8 +46,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[MODEL] SOURCE...",
-            help="MODEL: a model folder or a run; without one the package's own. SOURCE: pictures, folders, patterns, "
-            "lists (.txt), videos, webcam or camera:1.",
+            help="MODEL: a model folder or a run; no model is shipped yet, so name one. SOURCE: pictures, folders, "
+            "patterns, lists (.txt), videos, webcam or camera:1.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .jsonl or .parquet.")] = None,

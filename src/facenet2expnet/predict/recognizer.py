@@ -156,7 +156,7 @@ class Recognizer:
 
         Args:
             path: a model folder, a run folder with one model, or the name of a model of the package; by default the
-                package's "standard".
+                package's "standard". No model is shipped yet, so for now this is an error.
         Raises:
             UserError: If there is no model, a file is damaged, or there is no such device.
         """
