@@ -66,7 +66,9 @@ def draw(manifest: Manifest, groups: np.ndarray, *, choose: bool, unlabelled: in
     rows = np.concatenate([*parts.values(), without_label])
     chosen = table.iloc[rows].reset_index(drop=True)
     chosen["split"] = np.repeat(["train", "test", ""], [*map(len, parts.values()), len(without_label)])
-    chosen.loc[len(rows) - len(without_label) :, "label"] = ""
+    hidden = chosen.index >= len(rows) - len(without_label)
+    chosen.loc[hidden, "label"] = ""
+    chosen.loc[hidden, [column for column in chosen if column.startswith("p_")]] = 0.0
     return replace(manifest, table=chosen, name=f"FER2013, {training} pictures", contract=None)
 
 

@@ -12,7 +12,7 @@ network is needed. The parts run in this order, each in its share of the time th
   FER2013's Training part without copies of PublicTest and without the pictures kept for choosing, at every width; then
   "all", which goes on from there with the unlabelled press faces. The epochs are chosen from a measured speed.
 - tables: press (five folds) and FER+ with 1,000 labels (tested on PublicTest), all methods, FN2EN with and without the
-  start "fer", which has seen no person of press and no picture of PublicTest.
+  start "fer", which has seen no picture of press and none of PublicTest.
 - curve: the same methods on 100 to 4,000 labels of FER+.
 - models: the models to ship, made by `make(data, out, device=..., minutes=...)` of tools/train_models/make.py.
 - speed: pictures a second of every stage at 64 and 224 pixels, milliseconds of one face, the places that wait for the

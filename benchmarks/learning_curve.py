@@ -4,11 +4,11 @@
     fn2en ablate runs/public.csv --out runs/curve --protocol split --seeds 3 --threads 1 \
         --method scratch --method fine-tune --method fn2en \
         --vary pictures=100 --vary pictures=250 --vary pictures=500 --vary pictures=1000 --vary pictures=2000
-    cp runs/curve/table.csv runs/without-start.csv
+    cp runs/curve/table.csv runs/start.csv
     fn2en ablate runs/public.csv --out runs/curve --resume --protocol split --seeds 3 --threads 1 \
-        --method fn2en --set expnet.start=starts/fer2013 \
+        --method fn2en --set expnet.start=none --set stage1.epochs=40 \
         --vary pictures=100 --vary pictures=250 --vary pictures=500 --vary pictures=1000 --vary pictures=2000
-    python benchmarks/learning_curve.py runs/without-start.csv start=runs/curve/table.csv \
+    python benchmarks/learning_curve.py runs/start.csv "without a start"=runs/curve/table.csv \
         --out docs/images/learning-curve.webp
 
 The unchanged recipe has all 4,000 pictures. The second ablation goes on in the first one's folder, where it finds the

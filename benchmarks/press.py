@@ -1,8 +1,9 @@
 """FN2EN on 1,312 labelled press photographs of 812 people, a set of CK+'s size, beside both baselines.
 
-    python benchmarks/press.py PRESS --out runs/press
-    python benchmarks/press.py PRESS --out runs/press-start --method fn2en --set expnet.start=starts/fer2013
-    python benchmarks/press.py --merge runs/press start=runs/press-start --mean fine-tune
+    python benchmarks/press.py PRESS --out runs/press --recipe quick
+    python benchmarks/press.py PRESS --out runs/none --recipe quick --method fn2en --set expnet.start=none \
+        --set stage1.epochs=40
+    python benchmarks/press.py --merge runs/press "without a start"=runs/none --mean fine-tune
 
 PRESS holds faces.zip, labelled.csv (image, label, subject) and unlabelled.csv (image, subject). The zip is unpacked
 once, to the folder RUN.data beside the run. Five folds, no subject in two of them, two seeds. Seeds can be run one by

@@ -91,7 +91,7 @@ def train(
     settings = [f"{name}.epochs={epochs if name == stage else 1}" for name in STAGES]
     settings += [f"{name}.warmup_epochs=0" for name in STAGES]
     settings += [f"stage1.epochs={epochs}"] if stage == "pretrain" else []
-    recipe = recipes.override(recipe, settings)
+    recipe = recipes.override(recipe, [*settings, "expnet.start=none"])
     rng, side = np.random.default_rng(0), recipe.crop.stored_px
     pixels = rng.integers(0, 256, (pictures, side, side, 3), dtype=np.uint8)
     rows, few = np.arange(pictures), np.arange(4)

@@ -1,7 +1,7 @@
 """Make the start of this package: dlib's face net distilled into an expression net, on faces without labels.
 
     python tools/make_start.py FER2013 PRESS --out starts --threads 1
-    cp -r starts/all-0.25/start.* src/facenet2expnet/models/starts/faces-0.25/
+    cp starts/fer-0.25/start.* src/facenet2expnet/models/starts/faces-0.25/
 
 FER2013 and PRESS are the folders of benchmarks/fer2013_small.py and benchmarks/press.py. The first start, fer-WIDTH,
 sees the pictures of FER2013's Training part, without those that the benchmarks test on and their copies. The second,
@@ -26,10 +26,11 @@ from facenet2expnet.experiment.pretrain import pretrain
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 LICENCE = (
-    "Weights: Apache-2.0. They were learned from pictures of third parties: FER2013 (found by web search, no licence "
-    "statement known to us) and press photographs of Labeled Faces in the Wild (research use); we claim nothing for "
-    "the pictures. For research and evaluation. Face net: dlib's ResNet-29, public domain."
+    "Weights: Apache-2.0. They were learned from pictures of third parties: {}; we claim nothing for the pictures. "
+    "For research and evaluation. Face net: dlib's ResNet-29, public domain."
 )
+FER2013 = "FER2013 (found by web search, no licence statement known to us)"
+PRESS = "press photographs of Labeled Faces in the Wild (research use)"
 
 
 def main() -> None:
@@ -57,10 +58,10 @@ def main() -> None:
     ]
     both = Manifest(pd.concat(parts, ignore_index=True).fillna(""), given.out, name="FER2013 and press, without labels")
     plan = [
-        ("fer", faces, given.epochs, "none"),
-        ("all", both, given.more_epochs, str(given.out / f"fer-{given.width}")),
+        ("fer", faces, given.epochs, "none", FER2013),
+        ("all", both, given.more_epochs, str(given.out / f"fer-{given.width}"), f"{FER2013} and {PRESS}"),
     ]
-    for name, manifest, epochs, start in plan:
+    for name, manifest, epochs, start, pictures in plan:
         folder = given.out / f"{name}-{given.width}"
         if (folder / "start.json").is_file():
             continue
@@ -68,8 +69,8 @@ def main() -> None:
         recipe = replace(recipes.override(recipes.load("quick"), settings), name="start")
         with console.progress() as display:
             pretrain(
-                manifest, recipe=recipe, out=folder, epochs=epochs, licence=LICENCE, device=given.device,
-                threads=given.threads, resume=given.resume and folder.is_dir(), progress=display,
+                manifest, recipe=recipe, out=folder, epochs=epochs, licence=LICENCE.format(pictures),
+                device=given.device, threads=given.threads, resume=given.resume and folder.is_dir(), progress=display,
             )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; a copy from the CPU to CUDA does not wait for what is queued there.
+    """Return a tensor on a device; a copy from the CPU to CUDA need not wait for what is queued there.
 
     A blocking copy of pageable memory ends in a synchronisation of the stream. A non-blocking one returns once CUDA has
     staged the source, which may then be changed.

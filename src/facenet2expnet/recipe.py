@@ -302,6 +302,11 @@ def contradictions(recipe: Recipe) -> list[str]:
     standardises = any(term.loss == "standardised-l2" for term in stage1.losses)
     if stage2.standardised_input and not standardises:
         faults.append('stage2.standardised_input is true, expected a term "standardised-l2" in stage1.losses with it')
+    if started and not (standardises and stage2.standardised_input):
+        faults.append(
+            f"expnet.start is '{recipe.expnet.start}', expected stage2.standardised_input = true and a term "
+            '"standardised-l2" in stage1.losses with it: a start gives standardised features'
+        )
     if stage2.batch_norm == "frozen" and not recipe.expnet.batch_norm:
         faults.append('stage2.batch_norm is "frozen", expected expnet.batch_norm = true with it')
     if stage1.mixed_views and not stage1.cached_views:

@@ -69,7 +69,7 @@ def pretrain(
     """
     started, out = time.monotonic(), Path(out)
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    epochs = epochs or recipe.stage1.epochs or EPOCHS
+    epochs = recipe.stage1.epochs or EPOCHS if epochs is None else epochs
     warmup = min(recipe.stage1.warmup_epochs, epochs - 1)
     recipe = recipes.override(recipe, [f"stage1.epochs={epochs}", f"stage1.warmup_epochs={warmup}"])
     earlier = begin(out / RECORD, "a pretraining", ["fn2en"], [seed], threads, resume=resume)
@@ -100,6 +100,9 @@ def pretrain(
             "tap": recipe.face_net.tap or info.default_tap,
             "data": about["manifest"] | {"trained_on": len(train), "held_out": len(held_out)},
             "licence": licence or "not stated",
+            "mean": list(recipe.crop.mean),
+            "scale": recipe.crop.scale,
+            "began_with": stages.start_metadata(recipe),
             "r2_held_out": records[-1].r2,
             "recipe": recipes.to_dict(recipe),
             "seed": seed,

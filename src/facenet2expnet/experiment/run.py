@@ -77,7 +77,7 @@ def load_pictures(
         report = partial(progress, "reading faces") if progress else None
         dataset = load_dataset(data, recipe.crop, min_classes=min_classes, progress=report)
     voting = [stage for stage in ("fine_tune", "stage2", "scratch") if getattr(recipe, stage).votes]
-    if voting and dataset.manifest.votes is None:
+    if min_classes and voting and dataset.manifest.votes is None:
         raise UserError(f"{voting[0]}.votes is true, expected a manifest with shares of votes in columns p_<class>")
     return dataset
 

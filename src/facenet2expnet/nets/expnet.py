@@ -79,7 +79,10 @@ class ExpNet(nn.Module):
         channels = [max(1, round(c * width)) for c in CHANNELS]
         smallest, side = 1, input_px
         if pool_to_tap and bridge_chw:
-            smallest, channels[-1] = max(bridge_chw[1:]), max(channels[-1], bridge_chw[0])
+            smallest = max(bridge_chw[1:])
+            channels[-1] = max(
+                channels[-1], bridge_chw[0] if smallest > 1 else 0
+            )  # a vector has no map to be as deep as
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for number, (incoming, outgoing) in enumerate(zip([3, *channels], channels, strict=False), start=1):
             layers[f"conv{number}"] = nn.Conv2d(incoming, outgoing, kernel_size=3, padding=1, bias=not batch_norm)

@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.files import read_json
 from facenet2expnet.nets import face
 from facenet2expnet.nets.bridge import as_chw
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier, Teacher
@@ -32,7 +34,7 @@ from facenet2expnet.training.distil import DistilStage, Teaching
 from facenet2expnet.training.loop import EpochCallback, EpochRecord, Stage, best_epoch, fit
 from facenet2expnet.training.losses import FeatureLoss
 from facenet2expnet.training.pretrain import PretrainStage, robust_loss
-from facenet2expnet.training.start import WEIGHTS, load_start, start_folder
+from facenet2expnet.training.start import CARD, WEIGHTS, load_start, start_folder
 from facenet2expnet.training.statistics import measure_features
 from facenet2expnet.training.teacher import TrainingSet, cache_views, tapped_features
 
@@ -103,6 +105,16 @@ def given_weights_sha256(recipe: Recipe) -> str:
     return sha256(weights_sha256(net).encode() + start).hexdigest()
 
 
+def start_metadata(recipe: Recipe) -> dict[str, Any] | None:
+    """Return what is known of the pictures of the recipe's start, and its own start; None without one."""
+    if recipe.expnet.start == NO_START:
+        return None
+    folder = _start_folder(recipe, load_face_net(recipe))
+    metadata, weights = read_json(folder / CARD), (folder / WEIGHTS).read_bytes()
+    own = {key: metadata.get(key) for key in ("data", "licence", "began_with")}
+    return own | {"sha256": sha256(weights).hexdigest()}
+
+
 def pretrained_teacher(recipe: Recipe, classes: int, device: torch.device) -> FaceClassifier:
     """Return the pretrained face net as a teacher, frozen; its class scores are all 0."""
     teacher = _face_classifier(recipe, classes, device)
@@ -151,7 +163,7 @@ def fn2en(data: TrainingSet, teacher: Teacher, context: TrainingContext, folder:
     recipe, stage1, stage2 = context.recipe, context.recipe.stage1, context.recipe.stage2
     tap, augment = _tap(recipe, teacher.face_net), _augment(recipe, data)
     views, feature_loss, compares = None, None, bool(stage1.epochs or stage2.distil_weight)
-    if stage1.cached_views:
+    if stage1.cached_views and (compares or stage2.soft_labels):
         views = cache_views(
             teacher, data, tap, augment, stage1.cached_views, context.views_folder or folder, mixed=stage1.mixed_views,
             keep_features=compares, seed=context.seed, precision=recipe.precision, progress=context.progress,

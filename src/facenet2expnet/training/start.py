@@ -18,7 +18,7 @@ from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.storage import read_tensors, write_tensors
 from facenet2expnet.recipe import SHIPPED_START, Recipe
 
-FORMAT = "facenet2expnet-start-1"
+FORMAT = "facenet2expnet-start-2"
 WEIGHTS, CARD = "start.safetensors", "start.json"
 SHIPPED = Path(facenet2expnet.__file__).parent / "models" / "starts"
 """The starts of the package, a folder each: what expnet.start = "faces" chooses from."""
@@ -27,6 +27,8 @@ SETTINGS = {
     "face_net": "face_net.name",
     "tap": "face_net.tap",
     "input_px": "crop.crop_px",
+    "mean": "crop.mean",
+    "scale": "crop.scale",
     **{key: f"expnet.{key}" for key in NET_SETTINGS},
 }
 """What a start and the net that begins with it must have in common -> its name in a recipe."""
@@ -42,6 +44,8 @@ def start_folder(recipe: Recipe, *, face_net: str, tap: str) -> Path:
         "face_net": face_net,
         "tap": tap,
         "input_px": recipe.crop.crop_px,
+        "mean": list(recipe.crop.mean),
+        "scale": recipe.crop.scale,
         **{key: getattr(recipe.expnet, key) for key in NET_SETTINGS},
     }
     folders = [Path(recipe.expnet.start)]

@@ -273,7 +273,7 @@ def _fill(
             with autocast(data.device, precision):
                 scores, (features,) = teacher.with_taps(crops, [tap])
             check_finite(features, start // BATCH + 1)
-            if (largest := float(features.abs().max())) > LARGEST_HALF:
+            if files["features"].size and (largest := float(features.abs().max())) > LARGEST_HALF:
                 raise StageStopped(
                     f"layer '{tap}' gives {largest:g}, expected at most {LARGEST_HALF:g} for the cache in half "
                     "precision: set stage1.cached_views=0"

@@ -35,7 +35,7 @@ def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manif
         labels: "fer2013" for the competition's labels, "ferplus" for FER+'s majority. With FER+ the vote shares
             are in the columns `p_<class>`.
         unlabelled: "drop" or "keep" the pictures without a label: some of the zip form's, and with FER+ those without a
-            majority, whose vote shares may still be learned.
+            majority.
     Raises:
         UserError: If no form of the dataset is there, FER+'s file does not fit, or a line is damaged.
     """
