@@ -313,11 +313,14 @@ def test_what_was_found_before_a_fault_is_not_lost(model: Model, monkeypatch: py
     assert [result.source for result in found] == ["0", "1", "2"]
 
 
-@pytest.mark.usefixtures("two_faces")
-def test_the_largest_face_is_taken_also_if_the_training_took_the_central_one(model: Model) -> None:
+def test_the_largest_face_is_taken_also_if_the_training_took_the_central_one(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest, central = Face(np.array([10.0, 10, 110, 130]), 0.99), Face(np.array([190.0, 140, 210, 160]), 0.99)
+    monkeypatch.setitem(detect.FINDERS, "mtcnn", lambda *_: [central, largest])
     contract = CropContract(detector="mtcnn", choice="central", stored_px=40, crop_px=32)
     (result,) = Recognizer(replace(model, contract=contract)).predict(noise(300, 400), faces="largest").results
-    assert result.faces[0].box_xyxy_px.tolist() == [60, 20, 160, 150]
+    assert result.faces[0].box_xyxy_px.tolist() == [10, 10, 110, 130]
 
 
 def test_faces_that_were_cut_out_otherwise_are_warned_about(
