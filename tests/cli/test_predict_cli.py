@@ -314,9 +314,13 @@ def test_a_file_name_that_is_not_utf_8(
 ) -> None:
     name = os.fsdecode(b"\xff.png")
     Image.fromarray(DATA.astronaut()).save(folder / name)
-    for out in ("t.csv", "t.parquet"):
-        assert fn2en("predict", "run", name, "--out", out, "--draw", "drawn", monkeypatch=monkeypatch) == 0
-    assert "1 picture, 1 face" in capsys.readouterr().out
+    odd = os.fsdecode(b"\xff")
+    for out in ("t.csv", "t.parquet", f"{odd}.csv"):
+        assert fn2en("predict", "run", name, "--out", out, "--draw", f"d{odd}", monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "1 picture, 1 face" in printed
+    assert "drawn to d\\xff" in printed
+    assert "1 row written to \\xff.csv" in printed
     assert pd.read_csv("t.csv")["source"].tolist() == pd.read_parquet("t.parquet")["source"].tolist() == ["\\xff.png"]
 
 

@@ -92,7 +92,7 @@ def predict(
     from facenet2expnet.cli.main import INTERRUPTED
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.recognizer import Options, Recognizer
-    from facenet2expnet.predict.sources import check_sources, is_camera
+    from facenet2expnet.predict.sources import check_sources, is_camera, printable
     from facenet2expnet.predict.table import TableWriter, check_table_name
 
     if out:
@@ -127,10 +127,10 @@ def predict(
             interrupted = not live
     summary.print(out, quiet)
     if draw:
-        print(f"drawn to {draw}")
+        print(f"drawn to {printable(str(draw))}")
     if out:
         if interrupted:
-            print(f"rows so far in {out}")
+            print(f"rows so far in {printable(str(out))}")
         _say_written(writer.rows_written, summary.unread, out)
     if recognizer.contract.detector == "already-cropped" and faces != "whole-image" and summary.like_cut_outs:
         print("these look like cut-out faces; add --faces whole-image")
@@ -419,9 +419,11 @@ def skipped_path(table: Path) -> Path:
 
 def _say_written(rows: int, skipped: int, path: Path) -> None:
     """Say that a table was written, and the list of skipped images beside it."""
-    print(f"{rows} row{'' if rows == 1 else 's'} written to {path}")
+    from facenet2expnet.predict.sources import printable
+
+    print(f"{rows} row{'' if rows == 1 else 's'} written to {printable(str(path))}")
     if skipped:
-        print(f"{_count(skipped, 'image')} skipped, listed in {skipped_path(path)}")
+        print(f"{_count(skipped, 'image')} skipped, listed in {printable(str(skipped_path(path)))}")
 
 
 def _count(number: int, what: str) -> str:
