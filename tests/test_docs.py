@@ -25,6 +25,7 @@ from facenet2expnet import recipes
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.data import bundled
 from facenet2expnet.experiment.variants import PICTURES, RECIPE, vary
+from facenet2expnet.predict.results import columns
 from facenet2expnet.predict.video import VideoWriter
 from facenet2expnet.recipe import Recipe
 
@@ -208,6 +209,14 @@ def readme_blocks() -> list[tuple[int, str, str]]:
         else:
             assert not line.startswith("    "), f"README.md line {number}: put code between ``` lines"
     return blocks
+
+
+def test_the_table_in_the_readme_has_the_columns_that_are_written() -> None:
+    (table,) = (text for _, _, text in readme_blocks() if "faces.csv" in text and "source," in text)
+    header, *rows = table.splitlines()[1:]
+    names = header.removesuffix(",...").split(",")
+    assert names == columns(["anger", "contempt", "others"])[: len(names)]
+    assert {len(row.removesuffix(",...").split(",")) for row in rows} == {len(names)}
 
 
 @pytest.fixture

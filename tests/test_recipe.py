@@ -53,7 +53,7 @@ def test_missing_numbers_have_the_defaults(tmp_path: Path) -> None:
 
 def test_overrides_take_numbers_text_lists_and_tables() -> None:
     settings = ["stage1.epochs=10", "face_net.tap=level2", "stage1.milestones=[3, 5]", "stage1.schedule=step"]
-    settings += ["name=mine", "crop.scale=1", "calibrate=true", "stage2.standardised_input=false"]
+    settings += ["name=mine", "crop.scale=1", "calibrate=true", "stage2.standardised_input=false", "expnet.start=none"]
     settings += ['stage1.losses=[{loss="p-norm"}, {loss="rkd", weight=0.5}]']
     recipe = recipes.override(recipes.preset("quick"), settings)
     assert (recipe.stage1.epochs, recipe.face_net.tap, recipe.name) == (10, "level2", "mine")

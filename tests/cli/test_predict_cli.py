@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,10 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.predict import model_folder
+from facenet2expnet.predict import video as video_module
 from facenet2expnet.predict.model_folder import Model, save_model
+from facenet2expnet.predict.results import FrameResult
+from facenet2expnet.predict.video import TimedFrame
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "predict"))
 
@@ -202,6 +208,160 @@ def test_ctrl_c_ends_a_camera_cleanly(video: Path) -> None:
     assert "Traceback" not in err
     table = pd.read_csv("t.csv")
     assert f"{len(table)} rows written to t.csv" in out
+
+
+def test_ctrl_c_on_a_video_keeps_the_rows_so_far(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, seen = command.Summary.add, []
+
+    def add(self: command.Summary, result: FrameResult) -> None:
+        plain(self, result)
+        seen.append(result)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command.Summary, "add", add)
+    assert fn2en("predict", "run", video, "--out", "t.csv", "--timeline", "t.svg", monkeypatch=monkeypatch) == 130
+    printed = capsys.readouterr()
+    assert "3 frames, 3 faces" in printed.out
+    assert "rows so far in t.csv" in printed.out
+    assert len(pd.read_csv("t.csv")) == 3
+    assert Path("t.svg").is_file()
+    assert printed.err.strip().splitlines()[-1] == "fn2en: interrupted"
+
+
+def test_q_in_the_window_is_a_normal_end(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import cv2
+
+    for name in ("namedWindow", "imshow", "destroyWindow"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda *_: ord("q"))
+    assert fn2en("predict", "run", video, "--show", monkeypatch=monkeypatch) == 0
+    assert "interrupted" not in capsys.readouterr().err
+
+
+def test_a_camera_without_frames(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(which: str) -> Iterator[TimedFrame]:
+        raise KeyboardInterrupt
+        yield
+
+    for read in (lambda which: iter([]), interrupt):
+        monkeypatch.setattr(video_module, "read_camera", read)
+        assert fn2en("predict", "run", "webcam", monkeypatch=monkeypatch) == 2
+        assert capsys.readouterr().err.strip().splitlines()[-1] == "fn2en: no frames were read"
+
+
+def test_a_camera_that_is_unplugged_is_an_error_after_the_summary(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(which: str) -> Iterator[TimedFrame]:
+        yield TimedFrame(0, 0.0, DATA.astronaut()[:256, 100:356])
+        raise UserError("camera 0 gives no more frames; check the cable")
+
+    monkeypatch.setattr(video_module, "read_camera", read)
+    assert fn2en("predict", "run", "webcam", "--out", "t.csv", monkeypatch=monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert "1 frame, 1 face" in printed.out
+    assert "2 rows written to t.csv" in printed.out
+    assert printed.err.strip().splitlines()[-1] == "fn2en: webcam: camera 0 gives no more frames; check the cable"
+
+
+def test_a_live_view_has_no_bar_beside_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from facenet2expnet.cli import console
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(console, "err", Console(file=io.StringIO(), force_terminal=True))
+    begun: list[str] = []
+    plain = console.Bar
+    monkeypatch.setattr(console, "Bar", lambda bars: begun.append("bar") or plain(bars))
+    monkeypatch.setattr(video_module, "read_camera", lambda which: iter([TimedFrame(0, 0.0, DATA.astronaut())]))
+    assert fn2en("predict", "run", "webcam", monkeypatch=monkeypatch) == 0
+    assert begun == []
+    assert fn2en("predict", "run", "astronaut.png", monkeypatch=monkeypatch) == 0
+    assert begun == ["bar"]
+
+
+def test_a_file_that_is_named_as_a_camera_is_no_camera(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "camera:1").mkdir()
+    Image.fromarray(DATA.astronaut()).save(folder / "camera:1" / "a.png")
+    live: list[bool] = []
+    plain = command._live_view
+    monkeypatch.setattr(command, "_live_view", lambda on, summary: live.append(on) or plain(on, summary))
+    assert fn2en("predict", "run", "camera:1", monkeypatch=monkeypatch) == 0
+    assert live == [False]
+
+
+def test_the_sources_are_not_drawn_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder / "trip" / "1.jpg").read_bytes()
+    assert fn2en("predict", "run", "trip/1.jpg", "--draw", "trip/1.jpg", monkeypatch=monkeypatch) == 2
+    assert "trip/1.jpg is one of the sources, and would be overwritten" in capsys.readouterr().err
+    assert fn2en("predict", "run", "trip", "--draw", "trip", monkeypatch=monkeypatch) == 0
+    assert (folder / "trip" / "1.jpg").read_bytes() == before
+    assert sorted(path.name for path in Path("trip").glob("*drawn*")) == ["1-drawn.jpg", "2-drawn.png"]
+
+
+def test_a_file_name_that_is_not_utf_8(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"\xff.png")
+    Image.fromarray(DATA.astronaut()).save(folder / name)
+    odd = os.fsdecode(b"\xff")
+    for out in ("t.csv", "t.parquet", f"{odd}.csv"):
+        assert fn2en("predict", "run", name, "--out", out, "--draw", f"d{odd}", monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert "1 picture, 1 face" in printed
+    assert "drawn to d\\xff" in printed
+    assert "1 row written to \\xff.csv" in printed
+    assert pd.read_csv("t.csv")["source"].tolist() == pd.read_parquet("t.parquet")["source"].tolist() == ["\\xff.png"]
+
+
+def test_cut_out_faces_are_told_from_photographs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint = "these look like cut-out faces; add --faces whole-image"
+    (folder / "cut").mkdir()
+    Image.fromarray(DATA.astronaut()[50:190, 155:295]).save(folder / "cut" / "a.png")  # the face fills it
+    Image.fromarray(np.full((40, 40, 3), 130, np.uint8)).save(folder / "wall.png")
+    for sources, hinted in ((["cut"], True), (["wall.png"], True), (["astronaut.png", "wall.png"], False)):
+        assert fn2en("predict", "run", *sources, monkeypatch=monkeypatch) == 0
+        assert (hint in capsys.readouterr().out.splitlines()) == hinted
+    assert fn2en("predict", "run", "cut", "--faces", "whole-image", monkeypatch=monkeypatch) == 0
+    assert hint not in capsys.readouterr().out
+
+
+def test_of_many_bad_pictures_the_first_ten_are_printed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(25):
+        (folder / "trip" / f"{number + 4}.png").write_bytes(b"nothing")
+    assert fn2en("predict", "run", "trip", "--out", "t.csv", monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("skipped trip/") == 10
+    assert "... and 16 more skipped" in printed
+    assert "26 images skipped, listed in t.skipped.csv" in printed
+    assert len(pd.read_csv("t.skipped.csv")) == 26
+
+
+def test_a_timeline_without_a_face_is_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("av")
+    from clip import write_video
+
+    write_video(folder / "wall.mp4", [np.full((96, 96, 3), 130, np.uint8)] * 3)
+    assert fn2en("predict", "run", "wall.mp4", "--timeline", "t.svg", monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr()
+    assert "3 frames" in printed.out
+    assert "no timeline was drawn: t.svg needs a video with faces, and there is none" in printed.err
 
 
 def test_the_live_view_shows_the_faces() -> None:

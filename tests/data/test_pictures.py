@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +151,24 @@ def test_contact_sheet_has_a_tile_with_a_caption_for_each_picture(tmp_path: Path
     assert (pixels[142:, :128] < 128).any()  # its caption
     assert pixels[82, 3 * 128 + 64].tolist() == [128, 128, 128]  # a picture that can't be read
     assert (pixels[14:, 4 * 128 :] == 255).all()  # beyond the limit
+
+
+def test_a_large_picture_gives_our_message_only(tmp_path: Path) -> None:
+    """Not Pillow's warning, too, which names a decompression bomb."""
+    solid("1", 0, (10_000, 10_000)).save(tmp_path / "large.png")
+    code = (
+        "import sys; from pathlib import Path; from facenet2expnet.data import pictures\n"
+        "pictures.count_frames(Path(sys.argv[1]))\n"
+        "try: pictures.read_picture(Path(sys.argv[1]))\n"
+        "except pictures.UserError as error: print(error)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path / "large.png"], capture_output=True, text=True)
+    assert ran.stdout == f"is too large: 10000 x 10000 pixels, the limit is {pictures.MAX_PIXELS} pixels\n"
+    assert ran.stderr == ""
+
+
+def test_a_large_animation_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 20)
+    solid("P", 0).save(tmp_path / "a.gif", save_all=True, append_images=[solid("P", 1)])
+    with pytest.raises(UserError, match=r"^is too large: 6 x 4 pixels, the limit is 20 pixels"):
+        next(iter(pictures.read_animation(tmp_path / "a.gif")))

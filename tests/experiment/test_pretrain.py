@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -181,6 +182,10 @@ def test_pretraining_goes_on_from_another_start(pictures: Path, start: Path, tmp
     out = pretrain(pictures, recipe=recipe, out=tmp_path / "longer", **CPU)
     one, two = (load_file(folder / "start.safetensors") for folder in (start, out))
     assert torch.equal(one["convolutions.conv1.weight"], two["convolutions.conv1.weight"])
+    began_with = json.loads((out / "start.json").read_text())["began_with"]
+    assert began_with["licence"] == "CC0"
+    assert began_with["data"]["unlabelled"] == 40
+    assert began_with["sha256"] == hashlib.sha256((start / "start.safetensors").read_bytes()).hexdigest()
 
 
 def test_a_folder_without_a_start_is_named(tmp_path: Path) -> None:

@@ -141,3 +141,49 @@ def test_a_video_is_drawn_frame_by_frame(tmp_path: Path) -> None:
 def test_a_result_without_pixels_can_not_be_drawn() -> None:
     with pytest.raises(ValueError, match="there are no pixels to draw on: they were not kept"):
         result("a", None, face(1, 1, 9)).draw()
+
+
+@pytest.fixture
+def holiday(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a picture, in the working directory."""
+    (tmp_path / "hol").mkdir()
+    Image.fromarray(np.full((60, 80, 3), 130, np.uint8)).save(tmp_path / "hol" / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "hol"
+
+
+def test_the_sources_are_never_overwritten(holiday: Path) -> None:
+    pixels, before = np.full((60, 80, 3), 130, np.uint8), (holiday / "a.jpg").read_bytes()
+    with DrawingWriter(Path("hol"), ["hol"]) as drawings:
+        drawings.write(result("elsewhere/a.jpg", pixels, face(20, 20, 20)))  # of the same name
+        drawings.write(result("hol/a.jpg", pixels, face(20, 20, 20)))
+    assert (holiday / "a.jpg").read_bytes() == before
+    assert sorted(path.name for path in holiday.iterdir()) == ["a-drawn-2.jpg", "a-drawn.jpg", "a.jpg"]
+    with pytest.raises(UserError, match="is one of the sources, and would be overwritten; give another name"):
+        DrawingWriter(holiday / ".." / "hol" / "a.jpg", "hol/a.jpg")
+    (holiday / "link.jpg").symlink_to("a.jpg")
+    with pytest.raises(UserError, match="is one of the sources"):
+        DrawingWriter(Path("hol/link.jpg"), ["hol/a.jpg"])
+
+
+def test_the_second_drawing_replaces_the_first(holiday: Path) -> None:
+    for _ in range(2):
+        with DrawingWriter(Path("drawn"), ["hol"]) as drawings:
+            drawings.write(result("hol/a.jpg", np.full((60, 80, 3), 130, np.uint8)))
+    assert [path.name for path in Path("drawn").iterdir()] == ["a.jpg"]
+
+
+def test_many_pictures_of_one_name_are_numbered_without_a_search(tmp_path: Path) -> None:
+    drawings = DrawingWriter(tmp_path)
+    names = [drawings._path(result(f"{number}/a.png", None)).name for number in range(20_000)]
+    assert names[:3] == ["a.png", "a-2.png", "a-3.png"]
+    assert len(set(names)) == 20_000
+
+
+def test_a_video_needs_pyav_before_any_work(holiday: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [Image.new("RGB", (8, 8), grey) for grey in ("black", "white")]
+    frames[0].save(holiday / "b.gif", save_all=True, append_images=frames[1:])
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(UserError, match="PyAV is needed"):
+        DrawingWriter(Path("drawn"), ["hol"])
+    DrawingWriter(Path("drawn"), ["hol/a.jpg"])

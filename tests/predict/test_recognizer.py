@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import threading
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +21,16 @@ from facenet2expnet.data.manifest import from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
+from facenet2expnet.faces.prepare import NO_FACE
 from facenet2expnet.faces.store import prepare
 from facenet2expnet.predict import model_folder
 from facenet2expnet.predict import recognizer as module
 from facenet2expnet.predict.model_folder import Model, save_model
 from facenet2expnet.predict.recognizer import Options, Recognizer
-from facenet2expnet.predict.results import NO_FACE
+from facenet2expnet.predict.results import FrameResult
 from facenet2expnet.predict.scores import class_probabilities
+from facenet2expnet.predict.sources import Source
+from local_server import Server
 
 
 @pytest.fixture
@@ -260,3 +266,74 @@ def test_pictures_of_a_turned_phone_give_the_same_face(orientation: int, model: 
     (result,) = Recognizer(model).predict(tmp_path / "phone.png").results
     (face,) = result.faces
     np.testing.assert_allclose(face.box_xyxy_px, [119, 64, 206, 173], atol=4)
+
+
+def test_downloaded_pictures_are_read(model: Model) -> None:
+    """All of them, also while others are being downloaded; one that is missing does not stop the others."""
+    server = Server()
+    buffer = io.BytesIO()
+    Image.fromarray(noise()).save(buffer, format="png")
+    server.files = {f"{number}.png": buffer.getvalue() for number in range(8)}
+    server.files["bad.png"] = b"no picture"
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    names = [*(f"{number}.png" for number in range(4)), "none.png", "bad.png", *(f"{n}.png" for n in range(4, 8))]
+    urls = [f"{server.url}/{name}" for name in names]
+    found = Recognizer(model).predict(urls, faces="whole-image", allow_urls=True, workers=2)
+    server.shutdown()
+    server.server_close()
+    assert [result.source for result in found.results] == urls
+    assert len(found) == 8
+    (missing, missing_why), (bad, bad_why) = found.skipped
+    assert (missing, missing_why) == (urls[4], "could not be downloaded: HTTP Error 404: Not Found")
+    assert bad == urls[5]
+    assert "is not a picture" in bad_why
+
+
+def test_a_bad_source_in_the_middle_does_not_lose_the_others(model: Model, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.fromarray(noise()).save(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("a.png\nempty\ncamera:97\nb.png\n")
+    found = Recognizer(model).predict(tmp_path / "list.txt", faces="whole-image")
+    assert [result.unread for result in found.results] == [False, True, True, False]
+    assert found.results[1].note == "no pictures or videos in this folder"
+    assert "camera 97 is not there" in found.results[2].note
+
+
+def test_what_was_found_before_a_fault_is_not_lost(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def expand(*_: object, **__: object) -> Iterator[Source]:
+        for number in range(3):
+            yield Source(str(number), "picture", noise())
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(module, "expand", expand)
+    found: list[FrameResult] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        found.extend(Recognizer(model).stream([noise()], faces="whole-image", workers=4))
+    assert [result.source for result in found] == ["0", "1", "2"]
+
+
+def test_the_largest_face_is_taken_also_if_the_training_took_the_central_one(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest, central = Face(np.array([10.0, 10, 110, 130]), 0.99), Face(np.array([190.0, 140, 210, 160]), 0.99)
+    monkeypatch.setitem(detect.FINDERS, "mtcnn", lambda *_: [central, largest])
+    contract = CropContract(detector="mtcnn", choice="central", stored_px=40, crop_px=32)
+    (result,) = Recognizer(replace(model, contract=contract)).predict(noise(300, 400), faces="largest").results
+    assert result.faces[0].box_xyxy_px.tolist() == [10, 10, 110, 130]
+
+
+def test_faces_that_were_cut_out_otherwise_are_warned_about(
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "faces" / "a").mkdir(parents=True)
+    Image.fromarray(noise()).save(tmp_path / "faces" / "a" / "1.png")
+    contract = CropContract(stored_px=40, crop_px=32)
+    prepare(from_folder(tmp_path / "faces"), contract, tmp_path / "store")
+    Recognizer(model).predict(tmp_path / "store")
+    assert "cut out otherwise" not in caplog.text
+    other = replace(contract, detector="mtcnn", margin=0.5)
+    Recognizer(replace(model, contract=other)).predict(tmp_path / "store")
+    assert "store: its faces were cut out otherwise than those of the model: detector already-cropped, not mtcnn; " in (
+        caplog.text
+    )

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facenet2expnet.data.pictures import read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict import sources as module
 from facenet2expnet.predict.recognizer import Recognizer
@@ -62,6 +61,30 @@ def test_patterns_and_single_files(folder: Path) -> None:
     assert list(kinds("a[1].jpg")) == ["a[1].jpg"]  # a file of this name goes before the pattern
 
 
+def test_a_list_that_windows_wrote(folder: Path) -> None:
+    """Its first bytes are a byte order mark."""
+    (folder / "trip" / "list.txt").write_bytes(b"\xef\xbb\xbf2.jpg\r\n10.jpg\r\n")
+    assert list(kinds("trip/list.txt")) == ["trip/2.jpg", "trip/10.jpg"]
+
+
+def test_an_empty_folder_or_list_is_an_error_before_any_work(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="empty: no pictures or videos in this folder"):
+        check_sources(["trip/2.jpg", "empty"])
+    (folder / "list.txt").write_text("empty\ntrip/2.jpg\ngone.jpg\n")
+    first, *rest = expand(check_sources(["list.txt"]))  # in a list, it does not stop the others
+    assert (first.name, first.kind, first.value) == ("empty", "unread", "no pictures or videos in this folder")
+    assert [source.name for source in rest] == ["trip/2.jpg", "gone.jpg"]
+
+
+def test_names_can_always_be_printed(folder: Path) -> None:
+    name = os.fsdecode(b"\xff.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / name)
+    (source,) = expand([name])
+    assert source.name == "\\xff.png"
+    assert source.value == Path(name)
+
+
 def test_a_list_names_sources_from_its_own_folder(folder: Path) -> None:
     (folder / "trip" / "list.txt").write_text("# of the trip\n2.jpg\n\n  day 2  \nwebcam\n")
     assert list(kinds("trip/list.txt").items()) == [
@@ -97,15 +120,15 @@ def test_nothing_is_downloaded_unless_asked(folder: Path) -> None:
         check_sources([url])
     (folder / "web.txt").write_text(f"{url}\n")
     with pytest.raises(UserError, match="nothing is downloaded unless you ask for it"):
-        list(expand(["web.txt"]))
+        check_sources(["web.txt"])
+    assert [source.kind for source in expand(["web.txt"])] == ["unread"]
     assert server.requests == []
     for source in expand(check_sources([url, "web.txt"], allow_urls=True), allow_urls=True):
         assert (source.name, source.kind) == (url, "picture")
-        assert isinstance(source.value, Path)
-        assert read_picture(source.value).shape == (8, 8, 3)
-    assert not source.value.exists()  # type: ignore[union-attr]
-    with pytest.raises(UserError, match="could not be downloaded: HTTP Error 404"):
-        list(expand([f"{server.url}/none.png"], allow_urls=True))
+        assert isinstance(source.value, np.ndarray)
+        assert source.value.shape == (8, 8, 3)
+    (missing,) = expand([f"{server.url}/none.png"], allow_urls=True)
+    assert (missing.kind, missing.value) == ("unread", "could not be downloaded: HTTP Error 404: Not Found")
     server.shutdown()
     server.server_close()
 

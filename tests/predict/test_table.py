@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.faces.prepare import NO_FACE
 from facenet2expnet.predict import table as module
-from facenet2expnet.predict.results import NO_FACE, FaceResult, FrameResult, column_types, columns, to_table
+from facenet2expnet.predict.results import FaceResult, FrameResult, column_types, columns, to_table
 from facenet2expnet.predict.table import TableWriter
 
 CLASSES = ("joy", "Wut, groß")

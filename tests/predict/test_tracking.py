@@ -233,6 +233,43 @@ def test_frames_without_faces_are_nothing_special() -> None:
     assert tracker.update(*_at(scene((12, 20, RED)), 3.0)) == [2]
 
 
+def test_frames_that_are_far_apart_do_not_break_a_track() -> None:
+    tracker = Tracker(None, "mtcnn")
+    assert [tracker.update(*_at(scene((10 + 4 * n, 20, RED)), n)) for n in range(6)] == [[1]] * 6  # one a second
+    assert tracker.update(*_at(scene(), 6.0)) == []
+    assert tracker.update(*_at(scene((38, 20, RED)), 7.0)) == [1]
+    assert tracker.update(*_at(scene((38, 20, RED)), 12.0)) == [2]
+
+
+def test_a_track_without_a_speed_takes_the_nearest_face() -> None:
+    tracker = Tracker(None, "mtcnn")
+    assert tracker.update(*_at(scene((10, 20, RED), (200, 20, BLUE)), 0.0)) == [1, 2]
+    assert tracker.update(*_at(scene((45, 20, RED), (165, 20, BLUE)), 0.1)) == [1, 2]
+    assert tracker.update(*_at(scene((80, 20, RED), (350, 20, BLUE)), 0.2)) == [1, 3]  # too far away
+
+
+def test_a_moving_face_keeps_its_number_if_boxes_are_carried(model, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """A face of 40 px that moves 10 px a frame, and is looked for in every third frame."""
+    from facenet2expnet.faces import detect
+    from facenet2expnet.predict.sources import Source
+    from facenet2expnet.predict.video import TimedFrame
+
+    made = [scene((20 + 10 * n, 40, RED))[0] for n in range(30)]
+    frames = [TimedFrame(n, n / 25, pixels) for n, pixels in enumerate(made)]
+
+    def find(pixels: np.ndarray, *rest: object, **named: object) -> list[Face]:
+        left = int(np.flatnonzero(pixels[60, :, 0] > 200)[0])
+        return [Face(np.array([left, 40.0, left + 40, 80]), 1.0)]
+
+    monkeypatch.setattr(detect, "find_in_photo", find)
+    monkeypatch.setattr(module, "load_describer", lambda: None)
+    monkeypatch.setattr(module, "_opened", lambda source, every: (frame for frame in frames))
+    monkeypatch.setattr(module, "expand", lambda *_, **__: iter([Source("clip.mp4", "video", Path("clip.mp4"))]))
+    found = list(Recognizer(model, "cpu").stream([], detect_every=3))
+    assert [result.faces[0].track for result in found] == [1] * 30
+    assert found[1].faces[0].box_xyxy_px[0] == found[0].faces[0].box_xyxy_px[0] != found[3].faces[0].box_xyxy_px[0]
+
+
 def test_the_describer_gives_dlibs_descriptor() -> None:
     """The face chip is placed as dlib places it: its own descriptor of the astronaut is near."""
     dlib, data = pytest.importorskip("dlib"), pytest.importorskip("skimage.data")

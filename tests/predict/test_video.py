@@ -264,3 +264,38 @@ def test_a_video_that_can_not_be_written(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"full\.mp4 could not be written: No space left"):
         write()
+
+
+def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "x.mp4", tmp_path / "file" / "folder" / "x.mp4"):
+        with pytest.raises(UserError, match=r"x\.mp4 could not be written: .* is not a folder"):
+            VideoWriter(path)
+
+
+class Camera:
+    """In place of OpenCV's: every second read fails, and after six frames all do."""
+
+    def __init__(self, number: int) -> None:
+        self.reads = 0
+
+    def isOpened(self) -> bool:
+        return True
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.reads += 1
+        good = self.reads % 2 == 0 and self.reads <= 12
+        return good, np.full((4, 4, 3), 7, np.uint8) if good else None
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_camera_that_is_unplugged_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    monkeypatch.setattr(video, "FAILED_READ_S", 0.02)
+    frames, numbers = read_camera("0"), []
+    with pytest.raises(UserError, match="camera 0 gives no more frames; check the cable"):
+        numbers.extend(frame.number for frame in frames)
+    frames = read_camera("0")
+    assert next(frames).number <= 5  # after a read that failed

@@ -16,6 +16,11 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["facenet2expnet.training.stages", "torch._dynamo"])  # imported once
 JOINT = ("stage2.distil_weight=0.5", "stage2.soft_labels=0.5", "stage1.cached_views=0")
 """The live teacher in stage 2 as well."""
+QUICK = (
+    "stage1.epochs=0", "stage1.mixed_views=0.5", "stage2.soft_labels=0.9", "expnet.blocks=residual",
+    "expnet.pool_to_tap=true", "stage2.ema_decay=0.9",
+)  # fmt: skip
+"""As the recipe `quick`: no stage 1, views without features, residual blocks; and averaged weights."""
 
 
 def train(*given: Any) -> int | None:
@@ -30,7 +35,7 @@ def train(*given: Any) -> int | None:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, Tensor]]:
     """Give the weights of uninterrupted trainings, by their settings."""
     found = {}
-    for settings in ((), JOINT):
+    for settings in ((), JOINT, QUICK):
         folder = tmp_path_factory.mktemp("whole")
         assert train(folder, "", 1, settings) == 0
         found[settings] = load_file(folder / "model.safetensors")
@@ -46,6 +51,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, .
         ("write", 3, ()),
         ("loss:stage2", 5, ()),
         ("loss:stage2", 5, JOINT),
+        ("loss:stage2", 5, QUICK),
     ],
 )
 def test_a_killed_training_resumes_bit_for_bit(

@@ -58,12 +58,16 @@ class Bar(Display):
 
 
 @contextmanager
-def progress(quiet: bool = False) -> Iterator[Display]:
-    """Show progress and log messages of the package while a command runs; if quiet, warnings only."""
+def progress(quiet: bool = False, *, bar: bool = True) -> Iterator[Display]:
+    """Show progress and log messages of the package while a command runs; if quiet, warnings only.
+
+    Args:
+        bar: False for a command with a live view of its own on the terminal, which allows for one only.
+    """
     package = logging.getLogger("facenet2expnet")
-    bars_shown = sys.stderr.isatty() and not quiet
+    rich_shown = sys.stderr.isatty() and not quiet
     handler: logging.Handler = logging.StreamHandler()
-    if bars_shown:  # messages appear above the bars
+    if rich_shown:  # messages appear above the bars
         plain = NullHighlighter()
         handler = RichHandler(console=err, highlighter=plain, show_time=False, show_level=False, show_path=False)
     handler.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -72,12 +76,12 @@ def progress(quiet: bool = False) -> Iterator[Display]:
     package.setLevel(logging.INFO)
     package.addHandler(handler)
     try:
-        if bars_shown:
+        if rich_shown and bar:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err, transient=True) as bars:
                 yield Bar(bars)
         else:
-            yield Display() if quiet else Lines()
+            yield Display() if rich_shown or quiet else Lines()
     finally:
         package.removeHandler(handler)
         package.setLevel(level)

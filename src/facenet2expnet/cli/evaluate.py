@@ -30,11 +30,12 @@ def evaluate(
     """
     import facenet2expnet
     from facenet2expnet.cli import console
-    from facenet2expnet.cli.model import check_table_name, write_table
+    from facenet2expnet.cli.model import write_table
+    from facenet2expnet.predict.table import check_table_name
     from facenet2expnet.report import tables
 
     if out:
-        check_table_name(out)
+        check_table_name(out, (".csv", ".json", ".parquet"))
     with console.progress(quiet) as display:
         found = facenet2expnet.evaluate(model, data, device=device, progress=display.of("reading faces"))
     for note in found.notes:

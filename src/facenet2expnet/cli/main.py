@@ -65,7 +65,8 @@ def run() -> None:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
-            print("fn2en: interrupted; continue a run with --resume --out FOLDER", file=sys.stderr)
+            resumed = "" if "predict" in sys.argv[1:2] else "; continue a run with --resume --out FOLDER"
+            print(f"fn2en: interrupted{resumed}", file=sys.stderr)
         raise
 
 

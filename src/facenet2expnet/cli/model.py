@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
 
     from facenet2expnet.data.pictures import Skipped
     from facenet2expnet.predict.results import FrameResult
+    from facenet2expnet.report.timeline import Timeline
 
 ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run folder with one model.")]
 TableFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")]
 SHOWN = 40
+SKIPPED_SHOWN = 10
+FILLS, MANY = 0.7, 0.8
+"""A face box with so large a part of its picture's shorter side fills it; and so many pictures are nearly every one."""
+
 DRAWN_SMOOTH_S = 0.5
 """Time constant of the smoothing in drawings and timelines, unless --smooth names another."""
 
@@ -40,8 +46,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[MODEL] SOURCE...",
-            help="MODEL: a model folder or a run; without one the package's own. SOURCE: pictures, folders, patterns, "
-            "lists (.txt), videos, webcam or camera:1.",
+            help="MODEL: a model folder or a run; no model is shipped yet, so name one. SOURCE: pictures, folders, "
+            "patterns, lists (.txt), videos, webcam or camera:1.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .jsonl or .parquet.")] = None,
@@ -83,9 +89,10 @@ def predict(
     Example: fn2en predict runs/mine holiday/ --out faces.csv --draw drawn/
     """
     from facenet2expnet.cli import console
+    from facenet2expnet.cli.main import INTERRUPTED
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.recognizer import Options, Recognizer
-    from facenet2expnet.predict.sources import check_sources
+    from facenet2expnet.predict.sources import check_sources, is_camera, printable
     from facenet2expnet.predict.table import TableWriter, check_table_name
 
     if out:
@@ -93,37 +100,54 @@ def predict(
     model, sources = split_model(inputs)
     asked_s = _seconds(smooth)
     smooth_s = asked_s or (DRAWN_SMOOTH_S if track and (draw or timeline or show) else None)
-    options = Options(faces, detector, min_face, min_score, every, detect_every, track, smooth_s, allow_urls, workers)
+    options = Options(
+        faces=faces, detector=detector, min_face_px=min_face, min_score=min_score, every=every,
+        detect_every=detect_every, track=track, smooth_s=smooth_s, allow_urls=allow_urls, workers=workers,
+    )  # fmt: skip
     check_sources(sources, allow_urls=allow_urls)
-    live = any(source == "webcam" or source.startswith("camera:") for source in sources)
-    recognizer, summary = Recognizer.load(model, device), Summary()
-    with console.progress(quiet) as display, contextlib.ExitStack() as stack:
-        sinks = _sinks(draw, timeline, show, stack)
+    live = any(is_camera(source) for source in sources)
+    lines = _timeline(timeline)
+    recognizer, summary, interrupted = Recognizer.load(model, device), Summary(), False
+    with console.progress(quiet, bar=not live) as display, contextlib.ExitStack() as stack:
+        sinks = [summary.add, *_sinks(draw, sources, lines, show, stack)]
         progress = None if live else display.of("pictures and frames")
         results = stack.enter_context(contextlib.closing(recognizer.stream(sources, options, progress=progress)))
         if out:
             writer = stack.enter_context(TableWriter(out, recognizer.classes, smoothed=asked_s is not None))
-            sinks.append(writer.write)
+            sinks = [writer.write, stack.enter_context(_skipped_list(skipped_path(out))), *sinks]
         view = stack.enter_context(_live_view(live and not quiet, summary))
         try:
             for result in results:
                 for sink in sinks:
                     sink(result)
-                summary.add(result)
                 view()
-        except KeyboardInterrupt:
-            if not live:
-                raise
+        except _Closed:
+            pass
+        except KeyboardInterrupt:  # the usual end of a camera
+            interrupted = not live
     summary.print(out, quiet)
     if draw:
-        print(f"drawn to {draw}")
+        print(f"drawn to {printable(str(draw))}")
     if out:
-        _say_written(writer.rows_written, summary.skipped, out)
-    if not summary.read:
-        named = _count(len(summary.skipped), "source")
-        raise UserError(f"nothing could be read of {named}; the first: {summary.skipped[0].reason}")
-    if timeline:
+        if interrupted:
+            print(f"rows so far in {printable(str(out))}")
+        _say_written(writer.rows_written, summary.unread, out)
+    if recognizer.contract.detector == "already-cropped" and faces != "whole-image" and summary.like_cut_outs:
+        print("these look like cut-out faces; add --faces whole-image")
+    if lines and lines.faces:
+        lines.write()
         print(f"timeline: {timeline}")
+    elif lines:
+        print(f"no timeline was drawn: {timeline} needs a video with faces, and there is none", file=sys.stderr)
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if summary.lost:
+        raise UserError(f"{summary.lost.image}: {summary.lost.reason}")
+    if summary.skipped and not summary.read:
+        named = _count(summary.unread, "source")
+        raise UserError(f"nothing could be read of {named}; the first: {summary.skipped[0].reason}")
+    if not summary.read:
+        raise UserError("no frames were read")
 
 
 def split_model(inputs: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -155,12 +179,19 @@ def split_model(inputs: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 class Summary:
-    """What is printed at the end: the first rows, and what was found in all."""
+    """What is printed at the end: the first rows, and what was found in all.
+
+    Attributes:
+        skipped: the first of what could not be read, and why; `unread` counts all.
+        lost: a camera that is not there, or gave no more frames.
+    """
 
     def __init__(self) -> None:
         self.first: list[FrameResult] = []
         self.skipped: list[Skipped] = []
-        self.read = self.faces = self.rows = self.without = self.moving = 0
+        self.lost: Skipped | None = None
+        self.read = self.faces = self.rows = self.without = self.moving = self.unread = 0
+        self.found = self.filled = self.empty = 0  # pictures with a found face, those that it fills, those without
         self.labels: Counter[str] = Counter()
         self.times: deque[float] = deque(maxlen=30)
         self.last: FrameResult | None = None
@@ -170,12 +201,18 @@ class Summary:
         import dataclasses
 
         from facenet2expnet.data.pictures import Skipped
+        from facenet2expnet.predict.sources import is_camera
 
+        if result.pixels is not None and not result.moving:
+            self._compare_size(result, min(result.pixels.shape[:2]))
         result = dataclasses.replace(result, pixels=None)
         self.last = result
         self.times.append(time.monotonic())
         if result.unread:
-            self.skipped.append(Skipped(result.source, result.note))
+            self.unread += 1
+            skipped = Skipped(result.source, result.note)
+            self.skipped = [*self.skipped, skipped][:SKIPPED_SHOWN]
+            self.lost = skipped if is_camera(result.source) else self.lost
         else:
             self.read += 1
             self.without += not result.faces
@@ -185,6 +222,20 @@ class Summary:
         self.labels.update(result.labels)
         if sum(max(1, len(one.faces)) for one in self.first) < SHOWN:
             self.first.append(result)
+
+    def _compare_size(self, result: FrameResult, shorter_px: int) -> None:
+        """Count a picture whose largest face fills it; the faces of a face store were not looked for."""
+        if not result.faces:
+            self.empty += 1
+        elif (face := result.faces[0]).detection_score == face.detection_score:  # not NaN
+            self.found += 1
+            box = face.box_xyxy_px
+            self.filled += bool(max(box[2:] - box[:2]) >= FILLS * shorter_px)
+
+    @property
+    def like_cut_outs(self) -> bool:
+        """Whether the pictures may be cut-out faces: most have no face, or nearly every face fills its picture."""
+        return self.empty > self.found or (self.found > 0 and self.filled >= MANY * self.found)
 
     @property
     def per_second(self) -> float:
@@ -215,10 +266,12 @@ class Summary:
 
         for skipped in self.skipped:
             print(f"skipped {skipped.image}: {skipped.reason}")
+        if self.unread > len(self.skipped):
+            print(f"... and {self.unread - len(self.skipped)} more skipped")
         if self.read and (not quiet or not out):
             shown = to_table([result for result in self.first if not result.unread]).head(SHOWN)
             console.out.print(tables.to_rich(_as_text(shown)))
-            rows = self.rows - len(self.skipped)
+            rows = self.rows - self.unread
             if rows > len(shown):
                 print(f"... and {rows - len(shown)} more{'' if out else '; --out writes all of them'}")
         counted = [_count(self.read - self.moving, "picture"), _count(self.moving, "frame"), _count(self.faces, "face")]
@@ -229,23 +282,51 @@ class Summary:
 
 
 def _sinks(
-    draw: Path | None, timeline: Path | None, show: bool, stack: contextlib.ExitStack
+    draw: Path | None, sources: Sequence[str], lines: Timeline | None, show: bool, stack: contextlib.ExitStack
 ) -> list[Callable[[FrameResult], object]]:
     """What takes every result, apart from the table; `stack` closes it."""
     sinks: list[Callable[[FrameResult], object]] = []
     if draw:
         from facenet2expnet.predict.draw import DrawingWriter
 
-        sinks.append(stack.enter_context(DrawingWriter(draw)).write)
-    if timeline:
-        from facenet2expnet.report.timeline import Timeline
-
-        lines = Timeline(timeline)
-        stack.push(lambda kind, *_: None if kind and kind is not KeyboardInterrupt else lines.write())
+        sinks.append(stack.enter_context(DrawingWriter(draw, sources)).write)
+    if lines:
         sinks.append(lines.add)
     if show:
         sinks.append(stack.enter_context(_window()))
     return sinks
+
+
+def _timeline(path: Path | None) -> Timeline | None:
+    if path is None:
+        return None
+    from facenet2expnet.report.timeline import Timeline
+
+    return Timeline(path)
+
+
+@contextlib.contextmanager
+def _skipped_list(path: Path) -> Iterator[Callable[[FrameResult], None]]:
+    """Write what could not be read, with its reason, as it comes; no file if there is nothing."""
+    import csv
+
+    with contextlib.ExitStack() as stack:
+        writer: Any = None
+
+        def write(result: FrameResult) -> None:
+            nonlocal writer
+            if result.unread:
+                if writer is None:
+                    file = stack.enter_context(path.open("w", encoding="utf-8", errors="surrogateescape", newline=""))
+                    writer = csv.writer(file, lineterminator="\n")
+                    writer.writerow(["image", "reason"])
+                writer.writerow([result.source, result.note])
+
+        yield write
+
+
+class _Closed(Exception):
+    """The window was closed: the work ends, and what was found is kept."""
 
 
 @contextlib.contextmanager
@@ -272,7 +353,7 @@ def _window() -> Iterator[Callable[[FrameResult], None]]:
         if result.pixels is not None:
             cv2.imshow(title, cv2.cvtColor(result.draw(), cv2.COLOR_RGB2BGR))
             if cv2.waitKey(1 if result.moving else 0) == ord("q"):
-                raise KeyboardInterrupt
+                raise _Closed
 
     try:
         yield put
@@ -314,16 +395,9 @@ def _seconds(text: str | None) -> float | None:
         raise UserError(f"--smooth is '{text}', expected a time as 0.5s") from None
 
 
-def check_table_name(path: Path) -> None:
-    """Raise UserError, before any work, if a table can't be written to a file of this name."""
-    from facenet2expnet.errors import UserError
-
-    if path.suffix.lower() not in (".csv", ".json", ".parquet"):
-        raise UserError(f"{path}: expected a name that ends in .csv, .json or .parquet")
-
-
 def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> None:
     """Write a table in the format of its file name's ending, and the list of skipped images beside it."""
+    from facenet2expnet.data.pictures import write_skipped
     from facenet2expnet.files import atomic_path
 
     writers: dict[str, Callable[[Path], Any]] = {
@@ -333,18 +407,23 @@ def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> 
     }
     with atomic_path(path) as temporary:
         writers[path.suffix.lower()](temporary)
-    _say_written(len(table), skipped, path)
-
-
-def _say_written(rows: int, skipped: Sequence[Skipped], path: Path) -> None:
-    """Say that a table was written, and write the list of skipped images beside it."""
-    from facenet2expnet.data.pictures import write_skipped
-
-    print(f"{rows} row{'' if rows == 1 else 's'} written to {path}")
     if skipped:
-        beside = path.with_name(f"{path.stem}.skipped.csv")
-        write_skipped(skipped, beside)
-        print(f"{_count(len(skipped), 'image')} skipped, listed in {beside}")
+        write_skipped(skipped, skipped_path(path))
+    _say_written(len(table), len(skipped), path)
+
+
+def skipped_path(table: Path) -> Path:
+    """The list of skipped images beside a table."""
+    return table.with_name(f"{table.stem}.skipped.csv")
+
+
+def _say_written(rows: int, skipped: int, path: Path) -> None:
+    """Say that a table was written, and the list of skipped images beside it."""
+    from facenet2expnet.predict.sources import printable
+
+    print(f"{rows} row{'' if rows == 1 else 's'} written to {printable(str(path))}")
+    if skipped:
+        print(f"{_count(skipped, 'image')} skipped, listed in {printable(str(skipped_path(path)))}")
 
 
 def _count(number: int, what: str) -> str:
@@ -357,7 +436,9 @@ def _as_text(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["source"]].map(lambda source: Path(source).name or source)
     if (table["time_s"] > 0).any() or table["track"].notna().any():
         shown["time, s"] = table["time_s"].map("{:.2f}".format)
-        shown["track"] = table["track"].map(lambda track: "" if track is None or track != track else f"#{track}")
+        shown["track"] = [
+            "" if none else f"#{n}" for n, none in zip(table["track"], table["track"].isna(), strict=True)
+        ]
     places = zip(*(table[name] for name in ("x", "y", "width", "height")), strict=True)
     shown["face"] = ["" if x != x else f"{w:.0f} x {h:.0f} at {x:.0f}, {y:.0f}" for x, y, w, h in places]
     shown["expression"] = table["label"].fillna(table["note"])

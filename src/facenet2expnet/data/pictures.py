@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from facenet2expnet.files import write_atomic
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit against decompression bombs: a quarter of a gigabyte at three bytes a pixel."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we check the size, with our own limit
 
 BACKGROUND = 127
 """Grey level behind transparent pixels: the middle of the range, near zero after the crop contract's mean."""
@@ -55,9 +58,7 @@ def read_picture(path: Path) -> np.ndarray:
         if path.suffix.lower() in HEIC_ENDINGS:
             _register_heic()
         with Image.open(path) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UserError(f"is too large: {width} x {height} pixels, the limit is {MAX_PIXELS} pixels")
+            _check_size(image)
             image.load()
             return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
     except (UserError, MemoryError):
@@ -91,12 +92,21 @@ def read_animation(path: Path) -> Iterator[tuple[float, np.ndarray]]:
     time_s = 0.0
     try:
         with Image.open(path) as image:
+            _check_size(image)
             for frame in ImageSequence.Iterator(image):
                 duration_ms = frame.info.get("duration") or FRAME_S * 1000  # WebP knows it after decoding
                 yield time_s, np.ascontiguousarray(_to_rgb(frame.copy()))
                 time_s += float(frame.info.get("duration") or duration_ms) / 1000
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"is damaged or truncated: {error}") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UserError(f"is too large: {width} x {height} pixels, the limit is {MAX_PIXELS} pixels")
 
 
 def _register_heic() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from facenet2expnet.data.manifest import PICTURE_ENDINGS
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import write_atomic
-from facenet2expnet.predict.sources import VIDEO_ENDINGS
-from facenet2expnet.predict.video import VideoWriter
+from facenet2expnet.predict.sources import VIDEO_ENDINGS, Given, check_sources, expand
+from facenet2expnet.predict.video import VideoWriter, require_av
 
 if TYPE_CHECKING:
     from facenet2expnet.predict.results import FaceResult, FrameResult
@@ -122,17 +122,19 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont:
 class DrawingWriter:
     """Writes annotated pictures and videos to a folder, or one of them to a file; to be closed.
 
-        with DrawingWriter(Path("drawn")) as drawings:
+        with DrawingWriter(Path("drawn"), "holiday/") as drawings:
             for result in recognizer.stream("holiday/", smooth_s=0.5):
                 drawings.write(result)
 
     Args:
         out: a folder, or a file that ends as a picture or in .mp4.
+        sources: what is drawn, as for `Recognizer.stream`; none of these files is overwritten.
     Raises:
-        UserError: If a file can't be written, or a second one would go to the same name.
+        UserError: If a file can't be written, is one of the sources, or a second one would go to the same name; or if
+            a source is a video, and PyAV is not installed.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, sources: Given | Iterable[Given] = ()) -> None:
         self.out = out
         self.written: list[Path] = []
         self._is_file = out.suffix.lower() in (*PICTURE_ENDINGS, *VIDEO_ENDINGS) and not out.is_dir()
@@ -140,6 +142,16 @@ class DrawingWriter:
             raise UserError(f"{out}: expected a folder, a picture, or a video that ends in .mp4")
         self._video: VideoWriter | None = None
         self._source: str | None = None
+        self._used: set[Path] = set()
+        self._numbers: dict[Path, int] = {}
+        self._originals: set[tuple[int, int]] = set()
+        for source in expand(check_sources(sources, allow_urls=True)):  # an address is not downloaded here
+            if source.moving:
+                require_av()
+            if isinstance(source.value, Path) and (identity := _identity(source.value)):
+                self._originals.add(identity)
+        if self._is_file and self._is_original(out):
+            raise UserError(f"{out} is one of the sources, and would be overwritten; give another name")
 
     def __enter__(self) -> DrawingWriter:
         return self
@@ -189,10 +201,26 @@ class DrawingWriter:
         named = Path(result.source.replace(":", "-"))
         ending = named.suffix.lower() if named.suffix.lower() in (".jpg", ".jpeg") else ".png"
         ending = ".mp4" if result.moving else ending
-        stem, number = named.stem or "picture", 1
-        path = self.out / f"{stem}{ending}"
-        used = set(self.written)
-        while path in used:
+        stem = named.stem or "picture"
+        first = path = self.out / f"{stem}{ending}"
+        if self._is_original(path):
+            first = path = self.out / f"{stem}-drawn{ending}"
+        number = self._numbers.get(first, 1)
+        while path in self._used or self._is_original(path):
             number += 1
-            path = self.out / f"{stem}-{number}{ending}"
+            path = first.with_stem(f"{first.stem}-{number}")
+        self._numbers[first] = number
+        self._used.add(path)
         return path
+
+    def _is_original(self, path: Path) -> bool:
+        return bool(self._originals) and _identity(path) in self._originals
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever name leads to it; None if there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

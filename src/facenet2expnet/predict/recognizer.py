@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,13 @@ from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
-from facenet2expnet.faces.prepare import Progress, cut_face, whole_picture
+from facenet2expnet.faces.prepare import NO_FACE, Progress, cut_face, whole_picture
+from facenet2expnet.faces.store import FaceStore, is_store
 from facenet2expnet.predict import video
 from facenet2expnet.predict.model_folder import DEFAULT_MODEL, Model, load_model, shipped_model
-from facenet2expnet.predict.results import NO_FACE, FaceResult, FrameResult, to_table
+from facenet2expnet.predict.results import FaceResult, FrameResult, to_table
 from facenet2expnet.predict.scores import class_probabilities
-from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand
+from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, printable
 from facenet2expnet.predict.tracking import Describer, Smoother, Tracker, load_describer
 
 FACES = ("all", "largest", "whole-image")
@@ -41,6 +42,9 @@ VIDEO_SHARE = 32
 """In videos, the smallest face that is looked for by default is this part of the longer side, twice that of
 photographs: a search for faces of half the size takes four times as long."""
 
+CUT_BY = ("detector", "template", "margin")
+"""The parts of the crop contract in which a face store should agree with the model."""
+
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +54,8 @@ class Options:
 
     Attributes:
         faces: one of `FACES`; None for "all", and "whole-image" for the faces of a face store. "largest" with a model
-            that has a detector of its own looks for and cuts out the face exactly as its training did.
+            that has a detector of its own looks for and cuts out the face exactly as its training did, if that took
+            the largest, too.
         detector: "mtcnn", "viola-jones" or "dlib68"; None for the model's own, or "mtcnn" if it learned from cut-outs.
         min_face_px: side of the smallest face to look for; None for a 64th of a photograph's longer side and a 32nd of
             a video's, at least 20.
@@ -151,7 +156,7 @@ class Recognizer:
 
         Args:
             path: a model folder, a run folder with one model, or the name of a model of the package; by default the
-                package's "standard".
+                package's "standard". No model is shipped yet, so for now this is an error.
         Raises:
             UserError: If there is no model, a file is damaged, or there is no such device.
         """
@@ -180,7 +185,8 @@ class Recognizer:
             options, changes: how to look; `changes` are fields of `Options`.
             progress: called with the number of finished pictures and frames, and of all as far as that is known.
         Raises:
-            UserError: If a source does not exist or holds no picture, or a package is not installed.
+            UserError: Before any work, if a source does not exist, holds no picture or can't be read, or a package is
+                not installed.
         """
         chosen = replace(options or Options(), **changes)
         listed = check_sources(sources, allow_urls=chosen.allow_urls)
@@ -210,11 +216,13 @@ class Recognizer:
                 "The model does not say how tightly the faces that it learned from were cut; faces are cut out with "
                 "a margin of %.0f %%.", 100 * contract.margin,
             )  # fmt: skip
+        for given in listed:
+            self._compare_store(given)
         every = video.Every(options.every)
         total = _count(expand(listed), every) if progress else 0
         sources = expand(listed, allow_urls=options.allow_urls)
         people, done = _People(options, contract.detector), 0
-        as_trained = contract == self.contract and options.faces == "largest"
+        as_trained = contract == self.contract and options.faces == contract.choice == "largest"
         as_trained = as_trained and options.min_face_px is None and options.min_score is None
         with contextlib.closing(_look_at(_frames(sources, every), options, contract, as_trained)) as batches:
             for batch in batches:
@@ -223,6 +231,18 @@ class Recognizer:
                     if progress:
                         progress(done, max(done, total))
                     yield result
+
+    def _compare_store(self, given: Given) -> None:
+        """Log a warning for a face store whose faces were cut out otherwise than those of the training."""
+        if isinstance(given, np.ndarray) or not is_store(Path(given)):
+            return
+        stored = FaceStore.open(given, verify=False).manifest.contract
+        if stored is None:
+            return
+        pairs = {name: (getattr(stored, name), getattr(self.contract, name)) for name in CUT_BY}
+        differ = [f"{name} {its}, not {own}" for name, (its, own) in pairs.items() if its != own]
+        if differ:
+            log.warning("%s: its faces were cut out otherwise than those of the model: %s.", given, "; ".join(differ))
 
     def _classify(self, batch: Sequence[_Seen], people: _People) -> Iterator[FrameResult]:
         """Classify the faces of several frames together, follow the people, and yield the results in order."""
@@ -240,7 +260,7 @@ class Recognizer:
             for face, values, number in zip(seen.faces, own, numbers, strict=True):
                 smoothed = people.smooth(number, frame.time_s, values)
                 faces.append(FaceResult(face.box_xyxy_px, face.score, values, number, smoothed))
-            note = seen.reason or ("" if faces else NO_FACE)
+            note = printable(seen.reason) or ("" if faces else NO_FACE)
             yield FrameResult(
                 frame.source.name, frame.number, frame.time_s, tuple(faces), self.classes, seen.pixels, note,
                 unread=bool(seen.reason), moving=frame.source.moving,
@@ -249,13 +269,18 @@ class Recognizer:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """A frame in which faces were looked for: its pixels, faces, stored faces, or the reason why it was not read."""
+    """A frame in which faces were looked for: its pixels, faces, stored faces, or the reason why it was not read.
+
+    Attributes:
+        carried: its boxes are those of an earlier frame.
+    """
 
     frame: Frame
     pixels: np.ndarray | None
     faces: list[Face]
     crops: list[np.ndarray]
     reason: str = ""
+    carried: bool = False
 
 
 @dataclass(eq=False)
@@ -269,6 +294,7 @@ class _People:
     smoother: Smoother | None = None
     describe: Describer | None = None
     asked: bool = False
+    numbers: list[int] = field(default_factory=list)
 
     def follow(self, seen: _Seen) -> list[int | None]:
         """The number of the person of each face; None in pictures, and without tracking."""
@@ -286,7 +312,9 @@ class _People:
             self.source, self.tracker = source, Tracker(self.describe, self.detector)
             self.smoother = Smoother(self.options.smooth_s) if self.options.smooth_s else None
         assert self.tracker is not None
-        return list(self.tracker.update(seen.pixels, seen.frame.time_s, seen.faces))
+        if not seen.carried:  # carried boxes are no observation: a moving person would seem to stand still
+            self.numbers = self.tracker.update(seen.pixels, seen.frame.time_s, seen.faces)
+        return list(self.numbers[: len(seen.faces)])  # none after a frame that could not be read
 
     def smooth(self, number: int | None, time_s: float, probabilities: np.ndarray) -> np.ndarray | None:
         """The averaged probabilities of a person; None without smoothing."""
@@ -317,7 +345,8 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
             else:
                 faces = detect.find_in_photo(pixels, contract, min_face_px=smallest, min_score=options.min_score)
             faces = faces[:1] if options.faces == "largest" else faces
-        return _Seen(frame, pixels, faces, [cut_face(pixels, face, contract) for face in faces])
+        crops = [cut_face(pixels, face, contract) for face in faces]
+        return _Seen(frame, pixels, faces, crops, carried=key is not None)
     except (UserError, ValueError, MemoryError, cv2.error) as error:
         return _Seen(frame, None, [], [], str(error) or type(error).__name__)
 
@@ -332,7 +361,14 @@ def _look_at(
         source: Source | None = None
         key: Future[_Seen] | None = None
         since_key = 0
-        for frame in frames:
+        fault: Exception | None = None
+        while True:
+            try:
+                frame = next(frames, None)
+            except Exception as error:  # raised after the frames before it
+                frame, fault = None, error
+            if frame is None:
+                break
             live = frame.source.kind == "camera"
             carried = frame.source is source and frame.source.moving and since_key + 1 < options.detect_every
             task = pool.submit(_look, frame, options, contract, as_trained, key if carried else None)
@@ -350,14 +386,18 @@ def _look_at(
                 batch = []
         if batch:
             yield batch
+        if fault:
+            raise fault
 
 
 def _frames(sources: Iterator[Source], every: video.Every) -> Generator[Frame, None, None]:
-    """Yield the frames of all sources in order; a video that can't be read, or not on, ends with one without pixels."""
+    """Yield the frames of all sources in order; what can't be read, or not on, ends with one without pixels."""
     for source in sources:
         if not source.moving:
-            assert not isinstance(source.value, str)
-            yield Frame(source, 0, 0.0, source.value)
+            if isinstance(source.value, str):
+                yield Frame(source, 0, 0.0, None, source.value)
+            else:
+                yield Frame(source, 0, 0.0, source.value)
             continue
         number, time_s = -1, 0.0
         try:
@@ -365,8 +405,6 @@ def _frames(sources: Iterator[Source], every: video.Every) -> Generator[Frame, N
                 for number, time_s, pixels in frames:
                     yield Frame(source, number, time_s, pixels)
         except UserError as error:
-            if source.kind == "camera" and number < 0:
-                raise
             yield Frame(source, number + 1, time_s, None, str(error))
 
 
@@ -383,10 +421,9 @@ def _opened(source: Source, every: video.Every) -> Any:
 def _count(sources: Iterator[Source], every: video.Every) -> int:
     """The number of pictures and frames, as far as it is known without reading them."""
     count = 0
-    with contextlib.suppress(UserError):  # raised again when the sources are read; downloads are not counted
-        for source in sources:
-            if isinstance(source.value, Path):
-                count += video.count_frames(source.value, every) if source.kind == "video" else 1
+    for source in sources:  # downloads are not counted
+        if isinstance(source.value, Path):
+            count += video.count_frames(source.value, every) if source.kind == "video" else 1
     return count
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-NO_FACE = "no face found"
-
 PLACE = ("source", "frame", "time_s", "track", "x", "y", "width", "height", "detection_score")
 """The first columns of the table; the class columns and `note` follow."""
 

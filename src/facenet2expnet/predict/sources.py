@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import http.client
+import os
 import shutil
 import tempfile
 import urllib.error
@@ -15,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from facenet2expnet.data.manifest import PICTURE_ENDINGS, find_pictures
-from facenet2expnet.data.pictures import HEIC_ENDINGS, count_frames
+from facenet2expnet.data.pictures import HEIC_ENDINGS, count_frames, read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.store import FaceStore, is_store
 
@@ -23,6 +25,7 @@ VIDEO_ENDINGS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".3gp", ".ogv",
 )  # fmt: skip
 ANIMATED_ENDINGS = (".gif", ".webp", ".png")
+ENDINGS = (*PICTURE_ENDINGS, *HEIC_ENDINGS, *VIDEO_ENDINGS)
 CAMERA = "camera:"
 URL_SECONDS = 30.0
 
@@ -34,14 +37,18 @@ class Source:
     """One picture, video or camera.
 
     Attributes:
-        name: what the table calls it: its path, its URL, or its number for an array.
-        kind: "picture", "video", "animation", "camera", or "face" for a cut-out face of a face store.
-        value: path, array (H, W, 3) uint8 RGB, or the number or path of a camera.
+        name: what the table calls it: its path, its URL, or its number for an array; always printable.
+        kind: "picture", "video", "animation", "camera", "face" for a cut-out face of a face store, or "unread" for what
+            can't be read.
+        value: path, array (H, W, 3) uint8 RGB, the number or path of a camera, or the reason why it is unread.
     """
 
     name: str
     kind: str
     value: Path | np.ndarray | str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
 
     @property
     def moving(self) -> bool:
@@ -68,10 +75,10 @@ class Frame(NamedTuple):
 
 
 def check_sources(sources: Given | Iterable[Given], *, allow_urls: bool = False) -> list[Given]:
-    """Return the sources as a list after checking, before any work, that each of them is there.
+    """Return the sources as a list after checking, before any work, that each of them is there and holds something.
 
     Raises:
-        UserError: Naming the first that is not, with what a source may be.
+        UserError: Naming the first that is not there, is an empty folder or list, or can't be read.
     """
     if isinstance(sources, np.ndarray) and sources.ndim == 4:
         sources = list(sources)
@@ -87,50 +94,71 @@ def check_sources(sources: Given | Iterable[Given], *, allow_urls: bool = False)
                 f"{source}: there is no such picture, folder or video; expected a file, a folder, a pattern as "
                 "'holiday/*.jpg', a list as files.txt, webcam, or camera:1"
             )
+        elif Path(source).is_dir():
+            if is_store(Path(source)):
+                FaceStore.open(source, verify=False)
+            else:
+                _files_in(Path(source))
+        elif _is_list(Path(source)):
+            for line in _read_list(Path(source)):
+                if is_url(line):
+                    _check_allowed(line, allow_urls)
     return listed
 
 
 def expand(sources: Iterable[Given], *, inside: Path | None = None, allow_urls: bool = False) -> Iterator[Source]:
     """Yield the single pictures, videos and cameras of checked sources, one after the other.
 
+    What can't be read, such as an empty folder in a list, or an address, is one source of kind "unread".
+
     Args:
         sources: as `check_sources` returns them. A folder gives all pictures and videos in and below it, a pattern
             the files that match it, a .txt file the sources on its lines, a face store its faces.
         inside: the folder that relative paths start from; by default the working directory.
         allow_urls: download web addresses, also those in lists.
-    Raises:
-        UserError: If a folder or a list has none, or can't be read, or an address is not to be downloaded.
     """
-    endings = (*PICTURE_ENDINGS, *HEIC_ENDINGS, *VIDEO_ENDINGS)
     for number, given in enumerate(sources):
         if isinstance(given, np.ndarray):
             yield Source(str(number), "picture", given)
             continue
-        if is_url(given):
-            _check_allowed(given, allow_urls)
-            yield from _download(str(given))
-            continue
-        if is_camera(given):
-            name = str(given)
-            yield Source(name, "camera", "0" if name == "webcam" else name.removeprefix(CAMERA))
-            continue
-        path = (inside / given) if inside else Path(given)
-        if path.is_dir() and is_store(path):
-            store = FaceStore.open(path)
-            images = store.manifest.table["image"]
-            yield from (Source(str(i), "face", face) for i, face in zip(images, store.pixels, strict=True))
-        elif path.is_dir():
-            files = find_pictures(path, endings)
-            if not files:
-                raise UserError(f"{path}: no pictures or videos in this folder")
-            for file in files:
-                yield _of_file(file)
-        elif path.exists() and path.suffix.lower() == ".txt":
-            yield from _of_list(path, allow_urls)
-        elif path.exists() or not _matches(path):
-            yield _of_file(path)
-        else:
-            yield from (source for match in _matches(path) for source in expand([match]))
+        name = str(inside / given if inside else given)
+        try:
+            yield from _of_one(given, inside, allow_urls)
+        except (UserError, OSError) as error:
+            yield Source(name, "unread", str(error).removeprefix(f"{name}: "))
+
+
+def printable(text: str) -> str:
+    """Return a text in which the bytes of a file name that are not UTF-8 are written as \\xff."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def _of_one(given: str | Path, inside: Path | None, allow_urls: bool) -> Iterator[Source]:
+    """The pictures, videos and cameras of one source."""
+    if is_url(given):
+        _check_allowed(given, allow_urls)
+        yield from _download(str(given))
+        return
+    if is_camera(given):
+        name = str(given)
+        yield Source(name, "camera", "0" if name == "webcam" else name.removeprefix(CAMERA))
+        return
+    path = (inside / given) if inside else Path(given)
+    if path.is_dir() and is_store(path):
+        store = FaceStore.open(path)
+        images = store.manifest.table["image"]
+        yield from (Source(str(i), "face", face) for i, face in zip(images, store.pixels, strict=True))
+    elif path.is_dir():
+        for file in _files_in(path):
+            yield _of_file(file)
+    elif _is_list(path):
+        for line in _read_list(path):
+            beside = None if is_camera(line) or is_url(line) else path.parent
+            yield from expand([line], inside=beside, allow_urls=allow_urls)
+    elif path.exists() or not _matches(path):
+        yield _of_file(path)
+    else:
+        yield from expand(_matches(path))
 
 
 def is_url(source: Given) -> bool:
@@ -147,6 +175,14 @@ def _matches(pattern: str | Path) -> list[Path]:
     return sorted(Path(name) for name in glob.glob(str(pattern), recursive=True))
 
 
+def _files_in(folder: Path) -> list[Path]:
+    """The pictures and videos in a folder and below it; UserError if there are none, or a folder can't be read."""
+    files = find_pictures(folder, ENDINGS)
+    if not files:
+        raise UserError(f"{folder}: no pictures or videos in this folder")
+    return files
+
+
 def _of_file(path: Path) -> Source:
     ending = path.suffix.lower()
     if ending in VIDEO_ENDINGS:
@@ -160,28 +196,33 @@ def _check_allowed(url: Given, allow_urls: bool) -> None:
         raise UserError(f"{url}: nothing is downloaded unless you ask for it: add --allow-urls")
 
 
-def _of_list(path: Path, allow_urls: bool) -> Iterator[Source]:
-    """The sources on the lines of a text file; empty lines and those that begin with # are left out."""
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() == ".txt" and path.exists()
+
+
+def _read_list(path: Path) -> list[str]:
+    """The lines of a text file, one source a line; empty lines and those that begin with # are left out."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read as a list of sources ({error})") from None
     lines = [line for line in lines if line and not line.startswith("#")]
     if not lines:
         raise UserError(f"{path}: no sources in this list; expected a path on every line")
-    for line in lines:
-        inside = None if is_camera(line) or is_url(line) else path.parent
-        yield from expand([line], inside=inside, allow_urls=allow_urls)
+    return lines
 
 
 def _download(url: str) -> Iterator[Source]:
-    """Fetch a file into a temporary folder, which is deleted when the next source is asked for."""
+    """Fetch a file into a temporary folder, which is deleted when the next source is asked for.
+
+    Pictures are read here: a thread would look for the file after that. Videos are read before the next source.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / (Path(url.partition("?")[0]).name or "download")
         try:
             with urllib.request.urlopen(url, timeout=URL_SECONDS) as answer, file.open("wb") as local:
                 shutil.copyfileobj(answer, local)
-        except (urllib.error.URLError, OSError, ValueError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             raise UserError(f"{url}: could not be downloaded: {error}") from None
         source = _of_file(file)
-        yield Source(url, source.kind, source.value)
+        yield Source(url, source.kind, source.value if source.moving else read_picture(file))

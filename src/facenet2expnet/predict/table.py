@@ -20,10 +20,10 @@ ENDINGS = (".csv", ".jsonl", ".parquet")
 CHUNK_ROWS = 50_000
 
 
-def check_table_name(path: Path) -> None:
+def check_table_name(path: Path, endings: Sequence[str] = ENDINGS) -> None:
     """Raise UserError, before any work, if a table can't be written to a file of this name."""
-    if path.suffix.lower() not in ENDINGS:
-        raise UserError(f"{path}: expected a name that ends in .csv, .jsonl or .parquet")
+    if path.suffix.lower() not in endings:
+        raise UserError(f"{path}: expected a name that ends in {', '.join(endings[:-1])} or {endings[-1]}")
 
 
 class TableWriter:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -35,6 +36,12 @@ TOUCHING_IOU = 0.05
 
 MAX_GAP_S = 0.6
 """A track that was not seen for longer is over; only its descriptor can bring it back."""
+
+GAP_STEPS = 2.5
+"""Where frames are further apart than `MAX_GAP_S` allows for, a track lives for so many steps between frames."""
+
+NEAR_SIDES = 1.0
+"""A track whose speed is not known yet takes a face within this distance of its centre, in sides of its box."""
 
 CUT = 30.0
 """Mean difference, in grey levels, of two frames' small pictures at a cut."""
@@ -95,17 +102,17 @@ class _Track:
     box: np.ndarray
     begin_s: float
     seen_s: float
-    velocity: np.ndarray = field(default_factory=lambda: np.zeros(2))
+    velocity: np.ndarray | None = None
     asked: int = 0
     crossed: bool = False
 
     def predicted(self, time_s: float) -> np.ndarray:
-        return self.box + np.tile(self.velocity * (time_s - self.seen_s), 2)
+        return self.box if self.velocity is None else self.box + np.tile(self.velocity * (time_s - self.seen_s), 2)
 
     def move(self, box: np.ndarray, time_s: float) -> None:
         if time_s > self.seen_s:
             step = ((box[:2] + box[2:]) - (self.box[:2] + self.box[2:])) / 2 / (time_s - self.seen_s)
-            self.velocity = (self.velocity + step) / 2
+            self.velocity = step / 2 if self.velocity is None else (self.velocity + step) / 2
         self.box, self.seen_s = box, time_s
         self.person.seen_s = time_s
 
@@ -113,7 +120,8 @@ class _Track:
 class Tracker:
     """Numbers the people of one video, frame after frame.
 
-    Boxes are assigned to tracks by their overlap (Hungarian method), at the place that each track's speed predicts.
+    Boxes are assigned to tracks by their overlap (Hungarian method), at the place that each track's speed predicts;
+    a track that was seen once has no speed, and takes the nearest box that is left.
     When a face is new, after a crossing, and now and then, the face net describes it, and the nearest known person
     takes it. So a person who comes back after a gap or a cut has the same number. Memory does not grow with the video.
 
@@ -128,6 +136,8 @@ class Tracker:
         self._people: list[_Person] = []
         self._next = 1
         self._thumbnail: np.ndarray | None = None
+        self._before_s: float | None = None
+        self._steps_s: deque[float] = deque(maxlen=8)
 
     def update(self, pixels: np.ndarray, time_s: float, faces: Sequence[Face]) -> list[int]:
         """Return the number of the person of each face, from 1.
@@ -139,7 +149,8 @@ class Tracker:
         """
         if self._is_cut(pixels):
             self._tracks = []
-        self._tracks = [track for track in self._tracks if time_s - track.seen_s <= MAX_GAP_S]
+        longest_s = self._longest_gap_s(time_s)
+        self._tracks = [track for track in self._tracks if time_s - track.seen_s <= longest_s]
         boxes = np.array([face.box_xyxy_px for face in faces]).reshape(-1, 4)
         overlaps = _overlaps(np.array([t.predicted(time_s) for t in self._tracks]).reshape(-1, 4), boxes)
         touching = self._mark_crossings(overlaps, boxes)
@@ -147,6 +158,7 @@ class Tracker:
         for row, column in zip(*linear_sum_assignment(-overlaps), strict=True):
             if overlaps[row, column] >= MIN_IOU:
                 matched[int(column)] = self._tracks[row]
+        matched |= self._match_near(boxes, matched)
         people = self._identify(pixels, time_s, faces, matched, touching)
         tracks = []
         for column, (box, person) in enumerate(zip(boxes, people, strict=True)):
@@ -161,6 +173,32 @@ class Tracker:
         unseen = [t for t in self._tracks if t not in tracks and id(t.person) not in taken]
         self._tracks = tracks + unseen
         return [person.number for person in people]
+
+    def _longest_gap_s(self, time_s: float) -> float:
+        """The time after which a track is over, by the shortest of the last steps between frames."""
+        if self._before_s is not None and time_s > self._before_s:
+            self._steps_s.append(time_s - self._before_s)
+        self._before_s = time_s
+        return max(MAX_GAP_S, GAP_STEPS * min(self._steps_s, default=0.0))
+
+    def _match_near(self, boxes: np.ndarray, matched: dict[int, _Track]) -> dict[int, _Track]:
+        """Match the boxes that are left to tracks without a speed, by the distance of their centres."""
+        tracks = [t for t in self._tracks if t.velocity is None and all(t is not one for one in matched.values())]
+        columns = [column for column in range(len(boxes)) if column not in matched]
+        if not tracks or not columns:
+            return {}
+        old, new = np.array([track.box for track in tracks]), boxes[columns]
+        centres = [(each[:, :2] + each[:, 2:]) / 2 for each in (old, new)]
+        sides = [(each[:, 2:] - each[:, :2]).max(axis=1) for each in (old, new)]
+        distances = np.linalg.norm(centres[0][:, None] - centres[1][None], axis=2) / sides[0][:, None]
+        ratios = sides[1][None] / sides[0][:, None]
+        distances[(ratios < 0.5) | (ratios > 2)] = np.inf
+        costs = np.minimum(distances, 2 * NEAR_SIDES)
+        return {
+            columns[column]: tracks[row]
+            for row, column in zip(*linear_sum_assignment(costs), strict=True)
+            if costs[row, column] <= NEAR_SIDES
+        }
 
     def _is_cut(self, pixels: np.ndarray) -> bool:
         small = cv2.resize(pixels[:: max(1, len(pixels) // 90)], (32, 18), interpolation=cv2.INTER_AREA)

@@ -31,6 +31,9 @@ ENCODER = {"crf": "20", "preset": "veryfast", "bf": "0"}
 NO_FRAME_S = 10.0
 """A camera that gives no frame for so long counts as lost."""
 
+FAILED_READS, FAILED_READ_S = 10, 0.05
+"""A camera whose reads fail so often, with this pause between, counts as unplugged."""
+
 log = logging.getLogger(__name__)
 
 
@@ -220,7 +223,7 @@ class LatestFrame:
                 with self._changed:
                     ready = self._changed.wait_for(lambda: self._newest or self._ended, timeout=NO_FRAME_S)
                     frame, self._newest = self._newest, None
-                if self._error:
+                if self._error and frame is None:
                     raise self._error
                 if not ready:
                     raise UserError(f"gives no frames any more, for {NO_FRAME_S:.0f} s; check the cable")
@@ -254,9 +257,15 @@ def read_camera(which: str) -> Iterator[TimedFrame]:
     if not capture.isOpened():
         raise UserError(f"camera {which} is not there, or another program uses it; camera:1 is the second camera")
 
-    def next_frame() -> np.ndarray | None:
-        read, pixels = capture.read()
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if read else None
+    def next_frame() -> np.ndarray:
+        for _ in range(FAILED_READS):
+            read, pixels = capture.read()
+            if read:
+                break
+            time.sleep(FAILED_READ_S)
+        else:
+            raise UserError(f"camera {which} gives no more frames; check the cable")
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
     try:
         yield from LatestFrame(next_frame)
@@ -291,8 +300,8 @@ class VideoWriter:
         av = require_av()
         self._av, self._path, self._last = av, path, -1
         self._stream: Any = None
-        path.parent.mkdir(parents=True, exist_ok=True)
         with _writing(path, av):
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._container = av.open(str(path), "w", format="mp4", options={"movflags": "frag_keyframe+empty_moov"})
 
     def write(self, pixels: np.ndarray, time_s: float) -> None:
@@ -329,7 +338,8 @@ def _writing(path: Path, av: ModuleType) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, OSError) as error:
-        reason = error.strerror or error
+        file_on_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = f"{path.parent} is not a folder" if file_on_the_way else error.strerror or error
         raise UserError(f"{path} could not be written: {reason}; free some space or give another name") from None
 
 

@@ -57,6 +57,11 @@ class Timeline:
             values = face.probabilities if face.smoothed is None else face.smoothed
             self._numbers.extend([result.time_s, face.track or 1, *values.tolist()])
 
+    @property
+    def faces(self) -> int:
+        """The number of faces so far."""
+        return len(self._numbers) // (2 + len(self._classes))
+
     def table(self) -> pd.DataFrame:
         """The drawn numbers: `track`, `time_s` and `p_<class>`, means over equal spans of time if there are many."""
         names = ["time_s", "track", *(f"p_{name}" for name in self._classes)]
