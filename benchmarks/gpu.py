@@ -417,7 +417,7 @@ def measure_speed(setup: Setup, clock: Clock) -> None:
 def markdown(title: str, value: Any, level: int = 1) -> str:
     """Return any results as Markdown: dictionaries are sections, lists of dictionaries are tables."""
     if isinstance(value, dict):
-        keys = sorted(value, key=lambda key: isinstance(value[key], dict | list))  # single values come first
+        keys = [key for key in sorted(value, key=lambda key: isinstance(value[key], dict | list)) if value[key] != {}]
         parts = [markdown(key.replace("_", " "), value[key], level + 1) for key in keys]
         return "\n".join([f"\n{'#' * level} {title}\n", *parts])
     if isinstance(value, list) and value and isinstance(value[0], dict):
