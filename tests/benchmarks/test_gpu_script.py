@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -209,20 +210,28 @@ def test_what_was_done_stays_when_time_runs_out(
     assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing was trained twice
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are forked, as these know the tiny face net; like new ones, they do not inherit how a signal is met."""
+    fork = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+@pytest.mark.usefixtures("forked")
 def test_several_processes_train_at_once(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
-    """Forked processes know the tiny face net; those that the script starts by itself are new."""
     tiny.register_tiny()
     monkeypatch.setattr(gpu, "SMALL", dataclasses.replace(gpu.SMALL, labels=(18,)))
-    fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     words = ["--part", "curve", "--seeds", "0", "--workers", "2", "--start", start]
     results = call(data, tmp_path / "out", *words)
     assert results["ended_early"] == {}
     assert [(row["pictures"], row["seeds"]) for row in results["curve"]["rows"]] == [(18, 1)] * 4
 
 
+@pytest.mark.usefixtures("forked")
 def test_an_error_in_another_process_is_passed_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
@@ -231,8 +240,6 @@ def test_an_error_in_another_process_is_passed_on(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no kernel")
 
-    fork = multiprocessing.get_context("fork")
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: fork)
     monkeypatch.setattr(gpu.ablation, "ablate", fail)
     results = call(data, tmp_path / "out", "--part", "curve", "--workers", "2", "--start", start)
     assert results["ended_early"] == {"curve": "RuntimeError: no kernel"}
