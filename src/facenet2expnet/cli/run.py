@@ -73,6 +73,10 @@ def quickstart(
     model = min(out.rglob(f"fn2en/model/{CARD}")).parent
     print(f"model:  {model}")
     print(f"try it: fn2en predict {model} PICTURE")
+    print(
+        "The sample is rendered; the shipped start has seen photographs only. With 1,000 photographs (FER2013, FER+):"
+    )
+    print("from scratch 68.7 %, fine-tuned face net 75.0 %, FN2EN 75.9 %; see docs/results.md")
 
 
 def train(
