@@ -23,6 +23,7 @@ import facenet2expnet
 import tiny
 from facenet2expnet import recipes
 from facenet2expnet.cli.main import make_app
+from facenet2expnet.cli.run import ON_PHOTOGRAPHS
 from facenet2expnet.data import bundled
 from facenet2expnet.experiment.variants import PICTURES, RECIPE, vary
 from facenet2expnet.predict.results import columns
@@ -317,6 +318,12 @@ def test_the_commands_in_the_text_of_the_readme_run(command: str, workspace: Pat
         pytest.skip("needs more pictures than the test has; parsed above")
     prepare_files(command, workspace)
     run_shell_line(command)
+
+
+def test_the_numbers_that_the_quickstart_prints_are_those_of_the_results() -> None:
+    table = (ROOT / "docs" / "results.md").read_text().partition("## FER+, 1,000 pictures")[2].partition("\n## ")[0]
+    for method, accuracy in ON_PHOTOGRAPHS.items():
+        assert re.search(rf"^\| \**{method}\b[^|]*\| \**{accuracy} ± ", table, re.MULTILINE | re.IGNORECASE), method
 
 
 def test_the_readme_has_examples_in_both_languages() -> None:

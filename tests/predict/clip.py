@@ -78,7 +78,7 @@ def make_frames() -> tuple[list[np.ndarray], list[Truth]]:
             x, y, side = (round(v) for v in where)
             square = (x - side // 2, y - side // 2, x - side // 2 + side, y - side // 2 + side)
             paste(frame, cv2.resize(pictures[person][label], (side, side), interpolation=cv2.INTER_AREA), square[:2])
-            # Whoever is hidden by more than a third behind the new face can't be seen.
+            # A face more than a third of which is behind the new one counts as not visible.
             seen = [one for one in seen if hidden(one.square_xyxy_px, square) < 0.35]
             seen.append(Truth(number, person, square, label))
         truths += [one for one in seen if 0 < (one.square_xyxy_px[0] + one.square_xyxy_px[2]) / 2 < WIDTH - 20]

@@ -60,8 +60,8 @@ def find_faces(pixels: np.ndarray, contract: CropContract, *, min_face_px: float
         pixels: (H, W, 3) uint8 RGB.
         contract: names the detector; its template decides whether landmarks are needed.
         min_face_px: side of the smallest face to look for, in the picture's own pixels; None for a twelfth of the
-            picture's shorter side, which suits pictures of one person. dlib's detector looks for 80 px or more in the
-            searched picture, whatever is asked for.
+            picture's shorter side, which suits pictures of one person. dlib's detector ignores it: it finds faces of
+            80 px or more in the searched picture.
     Returns:
         The faces, empty if none was found. With "already-cropped" the one face is the whole picture.
     Raises:

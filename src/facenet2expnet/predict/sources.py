@@ -213,9 +213,9 @@ def _read_list(path: Path) -> list[str]:
 
 
 def _download(url: str) -> Iterator[Source]:
-    """Fetch a file into a temporary folder, which is deleted when the next source is asked for.
+    """Download a file to a temporary folder, which is deleted when the generator goes on.
 
-    Pictures are read here: a thread would look for the file after that. Videos are read before the next source.
+    A picture is read here, as threads read later than that; a video is read before the generator goes on.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / (Path(url.partition("?")[0]).name or "download")

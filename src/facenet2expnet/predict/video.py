@@ -217,7 +217,7 @@ class LatestFrame:
             self._changed.notify()
 
     def __iter__(self) -> Iterator[TimedFrame]:
-        """Yield the newest frame each time one is asked for, and none twice."""
+        """Yield the newest frame at each step, and no frame twice."""
         try:
             while True:
                 with self._changed:
@@ -236,7 +236,7 @@ class LatestFrame:
 
 
 def read_camera(which: str) -> Iterator[TimedFrame]:
-    """Yield the newest frame of a camera each time one is asked for; numbers count all frames, also the lost ones.
+    """Yield the newest frame of a camera at each step; frame numbers count the dropped frames too.
 
     Args:
         which: the camera's number, or a video that plays in its own time as if it came from a camera.
