@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from facenet2expnet.report.page import confident_mistakes, thumbnail, write_report
+from facenet2expnet import recipes
+from facenet2expnet.report.page import confident_mistakes, fn2en_words, thumbnail, write_report
 
 MakeRun = Callable[..., Path]
 VOID = {"meta", "br", "img", "hr", "link", "input"}
@@ -239,3 +240,16 @@ def test_a_thumbnail_is_a_small_jpeg_or_the_reason_why_there_is_none(tmp_path: P
     assert (head, reason) == ("data:image/jpeg;base64", "")
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (144, 72)
     assert thumbnail(tmp_path / "gone.png") == (None, "was not found")
+
+
+def test_the_page_says_how_fn2en_was_trained() -> None:
+    paper = fn2en_words(recipes.to_dict(recipes.preset("paper")))
+    assert "Stage 1 trains" in paper
+    assert "start" not in paper
+    assert paper.endswith("on the labels.")
+    best = fn2en_words(recipes.to_dict(recipes.preset("best")))
+    assert "3 copies of the face network" in best
+    assert "begins with the start 'faces'" in best
+    assert "Stage 1" not in best
+    assert "soft labels" in best
+    assert fn2en_words({}) == paper

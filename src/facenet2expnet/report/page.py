@@ -39,6 +39,29 @@ def write_report(run: Path) -> Path:
     return out
 
 
+def fn2en_words(recipe: Mapping[str, Any]) -> str:
+    """Describe what FN2EN was trained to do.
+
+    Args:
+        recipe: as nested dictionaries; without the settings that are looked at, the paper's method is described.
+    """
+    face_net, expnet, stage1, stage2 = (recipe.get(name, {}) for name in ("face_net", "expnet", "stage1", "stage2"))
+    words, count = ["FaceNet2ExpNet."], face_net.get("teachers", 1)
+    if face_net.get("fine_tuned", True):
+        several = f"{count} copies of the face network; their mean is the teacher" if count > 1 else "the face network"
+        words.append(f"Stage 0 fine-tunes {several}, on the training part.")
+    if (start := expnet.get("start", "none")) != "none":
+        words.append(f"The expression network begins with the start '{start}', distilled from faces without labels.")
+    if stage1.get("epochs", 1):
+        what = (
+            "Stage 1 trains the convolutions of the expression network to reproduce the frozen face network's features."
+        )
+        words.append(what)
+    soft = " and on the face network's soft labels" if stage2.get("soft_labels") else ""
+    words.append(f"Stage 2 adds fully connected layers and trains the whole expression network on the labels{soft}.")
+    return " ".join(words)
+
+
 def render(template: str, context: Mapping[str, Any]) -> bytes:
     """An HTML page from a template of this package; every value is escaped."""
     environment = Environment(
@@ -81,6 +104,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "curves": None,
         "sizes": tables.as_text(pd.DataFrame(run.sizes).replace({"method": tables.NAMES})),
         "paper": published,
+        "fn2en_words": fn2en_words(run.metadata.get("identity", {}).get("recipe", {})),
         "audit": {name: tables.as_text(pd.DataFrame(rows)) for name, rows in audit.items() if rows},
     }
     if run.history is not None:
