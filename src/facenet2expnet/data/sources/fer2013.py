@@ -92,11 +92,13 @@ def shares(votes: np.ndarray) -> np.ndarray:
     """The shares (N, 8) float64 of the expressions among the votes for an expression, without single votes.
 
     All expressions with two votes or more count. FER+'s own probability mode keeps the three largest and may drop
-    the picture. Rows without such votes are 0.
+    the picture. Rows without such votes are 0, and so are those with at least as many for unknown or not a face.
     """
-    kept = np.where(votes > 1, votes, 0)[:, : len(FERPLUS_VOTES)].astype(np.float64)
-    total = kept.sum(axis=1, keepdims=True)
-    return np.divide(kept, total, out=np.zeros_like(kept), where=total > 0)
+    kept = np.where(votes > 1, votes, 0).astype(np.float64)
+    expressions, others = kept[:, : len(FERPLUS_VOTES)], kept[:, len(FERPLUS_VOTES) :]
+    total = expressions.sum(axis=1, keepdims=True)
+    usable = total > others.sum(axis=1, keepdims=True)
+    return np.divide(expressions, total, out=np.zeros_like(expressions), where=usable)
 
 
 def _files(path: Path) -> list[tuple[Path, Path | None]]:

@@ -1,0 +1,119 @@
+"""Train the models that the package ships, from FER2013 with the votes of FER+.
+
+    python tools/train_models/make.py FER2013 --out runs/models --threads 1
+
+`fn2en data how-to fer2013` describes the folder FER2013, which needs the votes of FER+. Days on a busy machine, hours
+on two free cores, minutes on a GPU. `--resume` goes on where an earlier call was stopped.
+
+Training's pictures without copies of PublicTest are drawn into three parts with seed 0: 2,000 to choose by, which the
+starts of tools/make_start.py have not seen either, 1,000 to calibrate on, and all others to learn from, with the votes
+as targets. PublicTest and PrivateTest are not read; `ship.py` tests a finished model on PublicTest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from facenet2expnet import recipes
+from facenet2expnet.cli import console
+from facenet2expnet.crop import CropContract
+from facenet2expnet.data import sources
+from facenet2expnet.data.dataset import load_dataset
+from facenet2expnet.data.duplicates import picture_hashes
+from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.experiment import ablation
+from facenet2expnet.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+CALIBRATION = 1000
+TEACHER = [
+    "face_net.teachers=1", "fine_tune.epochs=7", "fine_tune.batch_size=64", "fine_tune.lr_factor_pretrained=0.1",
+    "fine_tune.votes=true",
+]  # fmt: skip
+STUDENT = ["stage2.votes=true", "stage1.cached_views=8", "stage1.mixed_views=0.5", "calibrate=true"]
+MODELS = {
+    "small": ["expnet.width=0.25", "expnet.start=faces", "stage2.epochs=40"],
+    "standard": ["expnet.width=0.5", "expnet.start=START", "stage2.epochs=16"],
+}
+"""Model -> what differs from the recipe `quick` with TEACHER and STUDENT; START is the option --start."""
+
+
+def pictures(data: Path, work: Path) -> Manifest:
+    """Return FER2013's Training part with the votes of FER+, its rows drawn into train, valid and test."""
+    manifest = sources.read_into("fer2013", data, work / "pictures", labels="ferplus", unlabelled="keep")
+    dataset = load_dataset(manifest, CropContract(stored_px=48, crop_px=48))
+    return draw(dataset.manifest, picture_hashes(dataset.pixels))
+
+
+def draw(manifest: Manifest, groups: np.ndarray) -> Manifest:
+    """Draw the parts.
+
+    Args:
+        manifest: FER2013 with votes, the pictures without a majority kept.
+        groups: (N,) of each row, equal for pictures that are copies.
+    """
+    from fer2013_small import training_rows
+
+    labelled = manifest.labels >= 0
+    own = np.flatnonzero(labelled)
+    chosen = own[training_rows(manifest.table[labelled].reset_index(drop=True), groups[labelled])[0]]
+    table, votes = manifest.table.copy(), manifest.votes
+    assert votes is not None
+    in_training = (table["split"] == "train").to_numpy()
+    first = np.zeros(len(table), bool)
+    first[np.unique(np.where(in_training, groups, -1), return_index=True)[1]] = True  # of its copies in Training
+    kept_out = set(groups[~in_training]) | set(groups[chosen])
+    usable = in_training & first & (votes.sum(1) > 0) & ~np.isin(groups, list(kept_out))
+    clear = np.flatnonzero(usable & labelled)
+    calibration = np.random.default_rng(0).permutation(clear)[:CALIBRATION]
+    table["split"] = ""
+    table.loc[usable, "split"] = "train"
+    table.loc[usable, "label"] = np.array(manifest.classes, object)[votes[usable].argmax(1)]
+    table.loc[calibration, "split"] = "valid"
+    table.loc[chosen, "split"] = "test"
+    table = table[table["split"] != ""].reset_index(drop=True)
+    return replace(manifest, table=table, name="FER2013 with FER+ votes", contract=None, notes=())
+
+
+def base_recipe(settings: list[str]) -> Recipe:
+    """Return the recipe of the models, as far as they share it."""
+    recipe = recipes.override(recipes.load("quick"), [*TEACHER, *STUDENT, *settings])
+    return replace(recipe, name="shipped")
+
+
+def main() -> None:
+    """Read the options and train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fer2013", type=Path, metavar="FER2013")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", default="starts/fer-0.5", help="the start at width 0.5 (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier call was stopped")
+    given = parser.parse_args()
+    path = given.out.with_name(given.out.name + ".data") / "manifest.csv"
+    if not path.is_file():
+        pictures(given.fer2013, path.parent).save(path)
+    small, standard = (
+        [setting.replace("START", given.start) for setting in MODELS[name]] for name in ("small", "standard")
+    )
+    with console.progress() as display:
+        ablation.ablate(
+            path, [" & ".join(standard)], recipe=base_recipe([*small, *given.settings]), out=given.out,
+            methods=("fine-tune", "fn2en"), protocol="split", device=given.device, threads=given.threads,
+            resume=given.resume and (given.out / ablation.RECORD).is_file(), progress=display,
+        )  # fmt: skip
+    print(pd.read_csv(given.out / "table.csv")[["number", "method", "accuracy", "negative_log_likelihood"]])
+
+
+if __name__ == "__main__":
+    main()
