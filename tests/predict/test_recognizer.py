@@ -337,3 +337,17 @@ def test_faces_that_were_cut_out_otherwise_are_warned_about(
     assert "store: its faces were cut out otherwise than those of the model: detector already-cropped, not mtcnn; " in (
         caplog.text
     )
+
+
+def test_a_face_below_the_smallest_probability_is_uncertain(saved: Path) -> None:
+    recognizer = Recognizer.load(saved, "cpu")
+    picture = np.full((40, 40, 3), 90, np.uint8)
+    sure = recognizer.predict(picture, faces="whole-image").table()
+    best = sure["probability"].item()
+    kept = recognizer.predict(picture, faces="whole-image", min_probability=best - 0.001)
+    unsure = recognizer.predict(picture, faces="whole-image", min_probability=best + 0.001)
+    assert kept.labels == [sure["label"].item()]
+    assert unsure.labels == unsure.table()["label"].tolist() == ["uncertain"]
+    assert unsure.table()["probability"].item() == best
+    with pytest.raises(UserError, match=r"min_probability is 1\.5, expected 0 to 1"):
+        recognizer.predict(picture, min_probability=1.5)

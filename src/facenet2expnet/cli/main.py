@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 def make_app() -> typer.Typer:
     """The command with all its groups; heavy libraries load inside the commands that need them."""
-    from facenet2expnet.cli import analyse, data, evaluate, model, nets, run
+    from facenet2expnet.cli import analyse, data, evaluate, model, models, nets, run
 
     app = typer.Typer(
         name="fn2en",
@@ -35,6 +35,7 @@ def make_app() -> typer.Typer:
     for group in (run, evaluate, model, data):
         group.add(app)
     app.command()(nets.nets)
+    app.command()(models.models)
     app.add_typer(analyse.app, name="analyse")
     return app
 

@@ -62,6 +62,9 @@ def predict(
     min_score: Annotated[
         float | None, typer.Option("--min-score", help="Leave out faces with a lower detection score; mtcnn: 0.9.")
     ] = None,
+    min_probability: Annotated[
+        float, typer.Option("--min-probability", help="Label faces whose best class has less than this uncertain.")
+    ] = 0.0,
     every: Annotated[str | None, typer.Option(help="Of videos: a frame each 0.2s, or every fifth, 5f.")] = None,
     detect_every: Annotated[
         int, typer.Option("--detect-every", min=1, help="Look for faces in every N-th frame; boxes stay in between.")
@@ -101,8 +104,8 @@ def predict(
     asked_s = _seconds(smooth)
     smooth_s = asked_s or (DRAWN_SMOOTH_S if track and (draw or timeline or show) else None)
     options = Options(
-        faces=faces, detector=detector, min_face_px=min_face, min_score=min_score, every=every,
-        detect_every=detect_every, track=track, smooth_s=smooth_s, allow_urls=allow_urls, workers=workers,
+        faces=faces, detector=detector, min_face_px=min_face, min_score=min_score, min_probability=min_probability,
+        every=every, detect_every=detect_every, track=track, smooth_s=smooth_s, allow_urls=allow_urls, workers=workers,
     )  # fmt: skip
     check_sources(sources, allow_urls=allow_urls)
     live = any(is_camera(source) for source in sources)

@@ -30,8 +30,8 @@ EDGE = "#101010"
 JPEG_QUALITY = 92
 
 
-def draw_faces(pixels: np.ndarray, faces: Sequence[FaceResult], classes: Sequence[str]) -> np.ndarray:
-    """Draw each face's box, most probable class with its probability, and track.
+def draw_faces(pixels: np.ndarray, faces: Sequence[FaceResult], labels: Sequence[str]) -> np.ndarray:
+    """Draw each face's box, label with its probability, and track.
 
     Lines and letters grow with the picture and the face, and are never smaller than what can be read. A smoothed
     probability is shown instead of the raw one, where there is one.
@@ -39,7 +39,7 @@ def draw_faces(pixels: np.ndarray, faces: Sequence[FaceResult], classes: Sequenc
     Args:
         pixels: (H, W, 3) uint8 RGB.
         faces: what to draw.
-        classes: class names, in the order of the probabilities.
+        labels: one a face.
     Returns:
         A new (H, W, 3) uint8 RGB picture.
     """
@@ -52,9 +52,9 @@ def draw_faces(pixels: np.ndarray, faces: Sequence[FaceResult], classes: Sequenc
         canvas.rectangle(outer, outline=EDGE, width=3 * line)
         canvas.rectangle(box, outline=_colour(face), width=line)
     placed: list[list[float]] = []
-    for face, box in zip(faces, boxes, strict=True):
+    for face, box, label in zip(faces, boxes, labels, strict=True):
         others = [other for other in boxes if other is not box]
-        placed.append(_draw_label(canvas, image.size, face, box, _text(face, classes), [*others, *placed]))
+        placed.append(_draw_label(canvas, image.size, face, box, _text(face, label), [*others, *placed]))
     return np.asarray(image)
 
 
@@ -89,11 +89,10 @@ def _draw_label(
     return place
 
 
-def _text(face: FaceResult, classes: Sequence[str]) -> str:
+def _text(face: FaceResult, label: str) -> str:
     values = face.probabilities if face.smoothed is None else face.smoothed
-    best = int(values.argmax())
-    name = "".join(c if c.isprintable() else "?" for c in classes[best])
-    return f"{'' if face.track is None else f'#{face.track} '}{name} {values[best]:.0%}"
+    name = "".join(c if c.isprintable() else "?" for c in label)
+    return f"{'' if face.track is None else f'#{face.track} '}{name} {values.max():.0%}"
 
 
 def _colour(face: FaceResult) -> str:

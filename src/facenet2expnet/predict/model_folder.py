@@ -42,9 +42,12 @@ class Model:
     metadata: dict[str, Any]
 
 
-def save_model(model: Model, folder: Path) -> None:
+def save_model(model: Model, folder: Path, *, half: bool = False) -> None:
     """Write `model.safetensors` and `model.json`; each file is written atomically.
 
+    Args:
+        model, folder: what and where.
+        half: write the weights of convolutions and linear layers in half precision; they are read as 32 bits again.
     Raises:
         UserError: If the folder can't be written.
     """
@@ -62,7 +65,10 @@ def save_model(model: Model, folder: Path) -> None:
         "contract": model.contract.to_dict(),
         **model.metadata,
     }
-    write_tensors(folder / WEIGHTS, module.state_dict(), {"format": FORMAT})
+    weights = module.state_dict()
+    if half:
+        weights = {name: value.half() if value.ndim > 1 else value for name, value in weights.items()}
+    write_tensors(folder / WEIGHTS, weights, {"format": FORMAT})
     write_json(folder / CARD, card)
 
 

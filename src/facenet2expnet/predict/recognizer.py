@@ -61,6 +61,7 @@ class Options:
             a video's, at least 20.
         min_score: faces with a lower detection score are left out; None for the detector's number in
             `faces.detect.MIN_SCORES`.
+        min_probability: faces whose most probable class has less than this are labelled "uncertain".
         every: of videos: "0.2s" takes a frame each 0.2 seconds, "5f" every fifth; None takes all.
         detect_every: look for faces in every n-th of these frames only; the boxes stay where they are in between.
         track: give each person of a video a number.
@@ -73,6 +74,7 @@ class Options:
     detector: str | None = None
     min_face_px: float | None = None
     min_score: float | None = None
+    min_probability: float = 0.0
     every: str | float | None = None
     detect_every: int = 1
     track: bool = True
@@ -87,6 +89,8 @@ class Options:
             raise UserError(f"detector is '{self.detector}', expected one of {', '.join(DETECTORS[1:])}")
         if self.min_face_px is not None and not 1 <= self.min_face_px <= 10_000:
             raise UserError(f"min_face_px is {self.min_face_px}, expected 1 to 10000")
+        if not 0 <= self.min_probability <= 1:
+            raise UserError(f"min_probability is {self.min_probability}, expected 0 to 1")
         if self.detect_every < 1:
             raise UserError(f"detect_every is {self.detect_every}, expected 1 or more")
         if self.smooth_s is not None:
@@ -263,7 +267,7 @@ class Recognizer:
             note = printable(seen.reason) or ("" if faces else NO_FACE)
             yield FrameResult(
                 frame.source.name, frame.number, frame.time_s, tuple(faces), self.classes, seen.pixels, note,
-                unread=bool(seen.reason), moving=frame.source.moving,
+                unread=bool(seen.reason), moving=frame.source.moving, min_probability=people.options.min_probability,
             )  # fmt: skip
 
 

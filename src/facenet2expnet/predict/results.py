@@ -12,6 +12,9 @@ import pandas as pd
 PLACE = ("source", "frame", "time_s", "track", "x", "y", "width", "height", "detection_score")
 """The first columns of the table; the class columns and `note` follow."""
 
+UNCERTAIN = "uncertain"
+"""The label of a face whose most probable class is less probable than was asked for."""
+
 
 @dataclass(frozen=True, eq=False)
 class FaceResult:
@@ -55,6 +58,7 @@ class FrameResult:
         note: why there are no faces: "no face found", or why the picture could not be read; empty otherwise.
         unread: whether the picture could not be read.
         moving: whether it is a frame of a video or a camera.
+        min_probability: faces whose most probable class has less than this are labelled `UNCERTAIN`.
     """
 
     source: str
@@ -66,6 +70,7 @@ class FrameResult:
     note: str = ""
     unread: bool = False
     moving: bool = False
+    min_probability: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pixels is not None and (self.pixels.ndim != 3 or self.pixels.shape[2] != 3):
@@ -77,8 +82,8 @@ class FrameResult:
 
     @property
     def labels(self) -> list[str]:
-        """The most probable class of every face."""
-        return [self.classes[int(face.probabilities.argmax())] for face in self.faces]
+        """The most probable class of every face, or `UNCERTAIN`."""
+        return [self._label(face.probabilities) for face in self.faces]
 
     def rows(self, *, smoothed: bool = False) -> list[list[Any]]:
         """One list for each face, or one without a face, in the order of `columns`; None where there is nothing."""
@@ -110,11 +115,15 @@ class FrameResult:
 
         if self.pixels is None:
             raise ValueError(f"{self.source}: there are no pixels to draw on: {self.note or 'they were not kept'}")
-        return draw_faces(self.pixels, self.faces, self.classes)
+        shown = [face.probabilities if face.smoothed is None else face.smoothed for face in self.faces]
+        return draw_faces(self.pixels, self.faces, [self._label(probabilities) for probabilities in shown])
+
+    def _label(self, probabilities: np.ndarray) -> str:
+        sure = probabilities.max() >= self.min_probability
+        return self.classes[int(probabilities.argmax())] if sure else UNCERTAIN
 
     def _best(self, probabilities: np.ndarray) -> list[Any]:
-        best = int(probabilities.argmax())
-        return [self.classes[best], float(probabilities[best]), *(float(p) for p in probabilities)]
+        return [self._label(probabilities), float(probabilities.max()), *(float(p) for p in probabilities)]
 
 
 def columns(classes: Sequence[str], *, smoothed: bool = False) -> list[str]:

@@ -1,0 +1,165 @@
+"""Make trained models ready to ship: seven classes, half precision, tested on PublicTest, each with a card.
+
+    python tools/train_models/ship.py runs/models FER2013 PRESS --out src/facenet2expnet/models
+
+The first folder is that of `make.py --out`. Contempt is left out if a model recognises less than half of the contempt
+pictures that were kept for choosing; the other probabilities are then shared out anew. FER2013 and PRESS are those of
+benchmarks/shipped.py, which says more of the finished models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from facenet2expnet.data.manifest import read_manifest
+from facenet2expnet.data.pictures import read_picture
+from facenet2expnet.experiment.metrics import scores_of_method
+from facenet2expnet.experiment.run import now
+from facenet2expnet.faces.framing import estimate_framing
+from facenet2expnet.faces.prepare import whole_picture
+from facenet2expnet.files import read_json, write_atomic
+from facenet2expnet.nets.classifier import ExpressionClassifier
+from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.predict.model_folder import Model, load_model, save_model
+from facenet2expnet.predict.recognizer import Recognizer
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+
+LICENCE = (
+    "other: for research and evaluation. The weights are ours (Apache-2.0), and we claim nothing for the pictures that "
+    "they were learned from: FER2013, pictures of third parties found by web search, with no licence statement known "
+    "to us; votes FER+ (MIT, Microsoft); face net dlib's ResNet-29 (public domain)."
+)
+USE = (
+    "Not for judging people. An expression is not an emotion. The EU AI Act bans inferring emotions at work and in "
+    "education."
+)
+FRAMED = 400
+"""Training pictures in which a face is looked for, to say how tightly they are cut."""
+KEPT = ("recipe", "versions", "device", "calibration", "created")
+
+
+def without_class(model: Model, left_out: str) -> Model:
+    """Return the model without a class: the probabilities of the others keep their ratios."""
+    module = model.module
+    assert isinstance(module, ExpressionClassifier)
+    rows = [number for number, name in enumerate(model.classes) if name != left_out]
+    weights = module.state_dict()
+    for name in ("net.head.scores.weight", "net.head.scores.bias"):
+        weights[name] = weights[name][rows]
+    smaller = ExpressionClassifier(ExpNet(len(rows), **module.net.arguments), model.contract.mean, model.contract.scale)
+    smaller.load_state_dict(weights)
+    return replace(model, module=smaller.eval(), classes=tuple(model.classes[row] for row in rows))
+
+
+def halved(model: Model) -> Model:
+    """Round the weights as `save_model(half=True)` does, so that what is tested is what is shipped."""
+    with torch.no_grad():
+        for value in model.module.parameters():
+            if value.ndim > 1:
+                value.copy_(value.half().float())
+    return model
+
+
+def recall(predictions: pd.DataFrame, name: str) -> float:
+    """Return the share of a class that is recognised."""
+    own = predictions[predictions["truth"] == name]
+    return float((own["predicted"] == name).mean())
+
+
+def results(rows: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the card says of a test."""
+    scores = scores_of_method(rows, classes)
+    found = {"pictures": len(rows), "accuracy": scores["pooled"]["accuracy"]}
+    found |= {
+        name: scores["pooled"][name]
+        for name in ("balanced_accuracy", "negative_log_likelihood", "expected_calibration_error")
+    }
+    return found | {"recall": {own["class"]: own["recall"] for own in scores["per_class"] if own["pictures"]}}
+
+
+def card(name: str, metadata: dict[str, Any], classes: tuple[str, ...]) -> str:
+    """Return the model's card as Markdown."""
+    lines = [
+        f"# {name}", "", f"An expression net of {metadata['parameters']:,} weights: {', '.join(classes)}.", "",
+        f"**Data.** {metadata['trained_on']['words']}", "", f"**Licence.** {metadata['licence']}", "",
+        f"**Use.** {metadata['use']}", "",
+        "| test | pictures | accuracy, % | macro recall, % | calibration error, % |", "|---|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for test, found in metadata["results"].items():
+        numbers = [found[key] for key in ("accuracy", "balanced_accuracy", "expected_calibration_error")]
+        lines.append(f"| {test} | {found['pictures']:,} | {' | '.join(f'{100 * number:.1f}' for number in numbers)} |")
+    by_class = metadata["results"][TEST]["recall"]
+    lines += ["", "| class | recall on PublicTest, % |", "|---|---:|"]
+    lines += [f"| {own} | {100 * by_class[own]:.1f} |" for own in classes if own in by_class]
+    lines += ["", f"Made by: `{metadata['command']}`. More in MODEL_CARD.md and docs/results.md.", ""]
+    return "\n".join(lines)
+
+
+TEST = "FER2013 PublicTest, FER+ majority"
+
+
+def main() -> None:
+    """Read the options; convert, test and write both models."""
+    from make import MODELS
+
+    import shipped
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("fer2013", type=Path, metavar="FER2013")
+    parser.add_argument("press", type=Path, metavar="PRESS")
+    parser.add_argument("--out", type=Path, default=ROOT / "src/facenet2expnet/models")
+    given = parser.parse_args()
+    work = given.run.with_name(given.run.name + ".shipped")
+    manifest = read_manifest(given.run.with_name(given.run.name + ".data") / "manifest.csv")
+    parts = manifest.table["split"].value_counts().to_dict()
+    faces, photos = shipped.public_test(given.fer2013, work), shipped.press_photos(given.press, work)
+    trained = pd.read_csv(given.run / "table.csv")
+    folders = trained.loc[trained["method"] == "fn2en", "folder"].tolist()
+    for name, folder in zip(MODELS, folders, strict=True):
+        model = load_model(given.run / folder / "model")
+        share = recall(pd.read_parquet(given.run / folder / "predictions.parquet"), "contempt")
+        print(f"{name}: {share:.0%} of the contempt pictures kept for choosing are recognised")
+        if share < 0.5:
+            model = without_class(model, "contempt")
+        learned = manifest.table.loc[manifest.table["split"] == "train", "image"].sample(FRAMED, random_state=0)
+        pixels = np.stack([whole_picture(read_picture(manifest.root / image), model.contract) for image in learned])
+        contract = replace(model.contract, framing=estimate_framing(pixels, np.arange(FRAMED), sample=FRAMED))
+        model = halved(replace(model, contract=contract))
+        recognizer = Recognizer(model, "cpu")
+        crops = [whole_picture(read_picture(faces.root / image), contract) for image in faces.table["image"]]
+        own = shipped.predict(recognizer, crops, faces.table["image"], faces.table["label"], method=name)
+        press = shipped.measure_press(recognizer, photos)[0]
+        words = (
+            f"{parts['train']:,} pictures of FER2013's Training part with the shares of FER+'s votes; "
+            f"{parts['valid']:,} others calibrated it. No picture of PublicTest or PrivateTest, no exact copy of the former's."
+        )  # fmt: skip
+        metadata: dict[str, Any] = {key: model.metadata[key] for key in KEPT if key in model.metadata}
+        metadata["recipe"]["expnet"]["start"] = Path(metadata["recipe"]["expnet"]["start"]).name
+        metadata |= {
+            "method": "fn2en", "command": "python tools/train_models/make.py FER2013 --out runs/models",
+            "trained_on": {"manifest": manifest.name, "sha256": manifest.sha256(), "words": words, **parts},
+            "parameters": sum(value.numel() for value in model.module.parameters()), "licence": LICENCE, "use": USE,
+            "results": {TEST: results(own, model.classes),
+                        "press photographs, faces found by MTCNN": results(press, model.classes)},
+            "shipped": now(),
+        }  # fmt: skip
+        save_model(replace(model, metadata=metadata), given.out / name, half=True)
+        text = re.sub(r"\n{3,}", "\n\n", card(name, read_json(given.out / name / "model.json"), model.classes))
+        write_atomic(given.out / name / "README.md", text.encode())
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
