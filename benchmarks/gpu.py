@@ -13,7 +13,8 @@ network is needed. The parts run in this order, each in its share of the time th
 - tables: press (five folds) and FER+ with 1,000 labels (tested on PublicTest), all methods, FN2EN with and without the
   start "fer", which has seen no picture of press and none of PublicTest. Another start is given with --start.
 - curve: the same methods on 100 to 4,000 labels of FER+.
-- models: the models to ship, made by `tools/train_models/make.py DATA --out OUT --device D --minutes M`.
+- models: the models to ship, as tools/train_models/make.py makes them, with the live teacher. The starts "fer" must be
+  there.
 - speed: pictures a second of every stage at 64 and 224 pixels, the places that wait for the device, and the paper's
   table on a set of CK+'s size, of which a few epochs are timed, with the milliseconds of one face at 224 pixels. Those
   at 64 pixels are in the tables.
@@ -30,7 +31,6 @@ import multiprocessing
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import traceback
@@ -66,7 +66,7 @@ from facenet2expnet.recipe import STAGES, Recipe
 from facenet2expnet.report import tables
 from facenet2expnet.training.start import CARD, WEIGHTS
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools" / "train_models"))
 SHARES = {"start": 0.35, "tables": 0.25, "curve": 0.2, "models": 0.1, "speed": 0.1}
 """Part -> its share of the time, relative to the parts that are still to come."""
 WITHOUT = "FN2EN, without a start"
@@ -79,6 +79,8 @@ RESERVE_S = 15.0
 PLANNED = 0.8
 """Share of the time that a start is planned to take: it also reads the faces, and these are not the measured ones."""
 MOST_EPOCHS = 400
+MODEL_EPOCHS = (60, 40)
+"""Of stage 2 of the models to ship, by width."""
 LIVE = ["stage1.cached_views=0", "stage1.mixed_views=0.0"]
 START = ["stage1.batch_size=256", "stage1.lr=2e-3", "stage1.warmup_epochs=1", "stage1.schedule=cosine"]
 """Pretraining on a GPU: larger steps than the CPU's, the rate times the root of the factor."""
@@ -372,19 +374,36 @@ def make_curve(setup: Setup, clock: Clock) -> None:
 
 
 def make_models(setup: Setup, clock: Clock) -> None:
-    """Call the script that makes the models to ship, if it is there."""
-    script, out = ROOT / "tools" / "train_models" / "make.py", setup.out / "models"
-    if not script.is_file():
-        setup.record("models", {"left_out": "tools/train_models/make.py is not there"})
-        return
-    words = [setup.data, "--out", out, "--device", setup.given.device, "--minutes", f"{clock.left / 60:.2f}"]
+    """Train the models to ship; keep those that are finished."""
+    import make
+
+    run, small, widths = setup.work / "models", setup.given.miniature, setup.size.widths
+    manifest = setup.work / "models.csv"
+    if not manifest.is_file():
+        make.pictures(setup.data / "fer2013", setup.work).save(manifest)
+    models = {
+        f"width-{width:g}": [f"expnet.width={width}", f"expnet.start={setup.start('fer', width)}", f"stage2.epochs={n}"]
+        for width, n in zip(widths, (1,) if small else MODEL_EPOCHS, strict=True)
+    }
+    if small:  # two of them, as in earnest
+        models["again"] = [*models[f"width-{widths[0]:g}"], "stage2.temperature=3.0"]
+    own = [
+        *LIVE,
+        *(MINIATURE if small else []),
+        "stage1.epochs=0",
+        f"precision={setup.recipe.precision}",
+        *setup.given.settings,
+    ]
+    settings = [*own, *(setting for setting in models[next(iter(models))])]
     try:
-        subprocess.run([sys.executable, script, *words], check=True, timeout=clock.left + MARGIN_S)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-        raise EndedEarly(str(error)) from None
+        make.train(manifest, run, models, settings=settings, device=setup.given.device, progress=clock.check)
     finally:
-        files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-        setup.record("models", {"files": files})
+        kept = []
+        for model in sorted(run.glob("trainings/*/*/*/*/model/model.json")):
+            name = model.relative_to(run / "trainings").parts[0]
+            shutil.copytree(model.parent, setup.out / "models" / name, dirs_exist_ok=True)
+            kept.append(name)
+        setup.record("models", {"trained": kept})
 
 
 def measure_speed(setup: Setup, clock: Clock) -> None:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from facenet2expnet.labels import FERPLUS_VOTES
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+for name in ("benchmarks", "tools/train_models"):
+    sys.path.insert(0, str(Path(__file__).parents[2] / name))
 
 CLASSES = ("anger", "happiness", "surprise")
 

@@ -2,8 +2,8 @@
 
     python tools/train_models/make.py FER2013 --out runs/models --threads 1
 
-`fn2en data how-to fer2013` describes the folder FER2013, which needs the votes of FER+. Days on a busy machine, hours
-on two free cores, minutes on a GPU. `--resume` goes on where an earlier call was stopped.
+`fn2en data how-to fer2013` describes the folder FER2013, which needs the votes of FER+; starts/fer-0.5 is what
+tools/make_start.py makes with --width 0.5. The same command goes on where an earlier call was stopped.
 
 Training's pictures without copies of PublicTest are drawn into three parts with seed 0: 2,000 to choose by, which the
 starts of tools/make_start.py have not seen either, 1,000 to calibrate on, and all others to learn from, with the votes
@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,10 +30,8 @@ from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.duplicates import picture_hashes
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.experiment import ablation
-from facenet2expnet.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 CALIBRATION = 1000
 TEACHER = [
@@ -41,9 +41,9 @@ TEACHER = [
 STUDENT = ["stage2.votes=true", "stage1.cached_views=8", "stage1.mixed_views=0.5", "calibrate=true"]
 MODELS = {
     "small": ["expnet.width=0.25", "expnet.start=faces", "stage2.epochs=40"],
-    "standard": ["expnet.width=0.5", "expnet.start=START", "stage2.epochs=16"],
+    "standard": ["expnet.width=0.5", "expnet.start=starts/fer-0.5", "stage2.epochs=16"],
 }
-"""Model -> what differs from the recipe `quick` with TEACHER and STUDENT; START is the option --start."""
+"""Model -> what differs from the recipe `quick` with TEACHER and STUDENT."""
 
 
 def pictures(data: Path, work: Path) -> Manifest:
@@ -83,10 +83,24 @@ def draw(manifest: Manifest, groups: np.ndarray) -> Manifest:
     return replace(manifest, table=table, name="FER2013 with FER+ votes", contract=None, notes=())
 
 
-def base_recipe(settings: list[str]) -> Recipe:
-    """Return the recipe of the models, as far as they share it."""
-    recipe = recipes.override(recipes.load("quick"), [*TEACHER, *STUDENT, *settings])
-    return replace(recipe, name="shipped")
+def train(
+    manifest: Path, out: Path, models: Mapping[str, Sequence[str]] = MODELS, *, settings: Sequence[str] = (), **how: Any
+) -> None:
+    """Fine-tune one face net, and train every model with it as the teacher.
+
+    Args:
+        manifest: the CSV of `pictures`.
+        out: the run folder; one that is there is gone on with.
+        models: model -> its settings; the first is the base of the ablation.
+        settings: for all of them.
+        how: device, threads and progress; see `ablate`.
+    """
+    first, *others = models.values()
+    recipe = recipes.override(recipes.load("quick"), [*TEACHER, *STUDENT, *first, *settings])
+    ablation.ablate(
+        manifest, [" & ".join(own) for own in others], recipe=replace(recipe, name="shipped"), out=out,
+        methods=("fine-tune", "fn2en"), protocol="split", resume=(out / ablation.RECORD).is_file(), **how,
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -94,23 +108,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fer2013", type=Path, metavar="FER2013")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", default="starts/fer-0.5", help="the start at width 0.5 (default: %(default)s)")
+    parser.add_argument("--start", type=Path, help="the start at width 0.5, starts/fer-0.5 by default")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--resume", action="store_true", help="go on where an earlier call was stopped")
     given = parser.parse_args()
-    path = given.out.with_name(given.out.name + ".data") / "manifest.csv"
-    if not path.is_file():
-        pictures(given.fer2013, path.parent).save(path)
-    small, standard = (
-        [setting.replace("START", given.start) for setting in MODELS[name]] for name in ("small", "standard")
-    )
+    manifest = given.out.with_name(given.out.name + ".data") / "manifest.csv"
+    if not manifest.is_file():
+        pictures(given.fer2013, manifest.parent).save(manifest)
+    models = dict(MODELS)
+    if given.start:
+        models["standard"] = [*models["standard"], f"expnet.start={given.start}"]
     with console.progress() as display:
-        ablation.ablate(
-            path, [" & ".join(standard)], recipe=base_recipe([*small, *given.settings]), out=given.out,
-            methods=("fine-tune", "fn2en"), protocol="split", device=given.device, threads=given.threads,
-            resume=given.resume and (given.out / ablation.RECORD).is_file(), progress=display,
+        train(
+            manifest, given.out, models, settings=given.settings, device=given.device, threads=given.threads,
+            progress=display,
         )  # fmt: skip
     print(pd.read_csv(given.out / "table.csv")[["number", "method", "accuracy", "negative_log_likelihood"]])
 

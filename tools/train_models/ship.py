@@ -65,7 +65,7 @@ def without_class(model: Model, left_out: str) -> Model:
 def halved(model: Model) -> Model:
     """Round the weights as `save_model(half=True)` does, so that what is tested is what is shipped."""
     with torch.no_grad():
-        for value in model.module.parameters():
+        for value in model.module.state_dict().values():
             if value.ndim > 1:
                 value.copy_(value.half().float())
     return model
@@ -143,7 +143,7 @@ def main() -> None:
         press = shipped.measure_press(recognizer, photos)[0]
         words = (
             f"{parts['train']:,} pictures of FER2013's Training part with the shares of FER+'s votes; "
-            f"{parts['valid']:,} others calibrated it. No picture of PublicTest or PrivateTest, no exact copy of the former's."
+            f"{parts['valid']:,} others calibrated it. None of PublicTest, PrivateTest, or copies of PublicTest's."
         )  # fmt: skip
         metadata: dict[str, Any] = {key: model.metadata[key] for key in KEPT if key in model.metadata}
         metadata["recipe"]["expnet"]["start"] = Path(metadata["recipe"]["expnet"]["start"]).name
