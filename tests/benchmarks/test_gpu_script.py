@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import make
 import pandas as pd
 import pytest
 
 import fer2013_small
 import gpu
+import make
 import tiny
 import training_speed
 from facenet2expnet.data import bundled

@@ -111,9 +111,8 @@ TEST = "FER2013 PublicTest, FER+ majority"
 
 def main() -> None:
     """Read the options; convert, test and write both models."""
-    from make import MODELS
-
     import shipped
+    from make import MODELS
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
