@@ -1,4 +1,4 @@
-"""Make trained models ready to ship: seven classes, half precision, tested on PublicTest, each with a card.
+"""Make trained models ready to ship: seven classes, weights of 8 bits, tested on PublicTest, each with a card.
 
     python tools/train_models/ship.py runs/models FER2013 PRESS --out src/facenet2expnet/models
 
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.data.pictures import read_picture
@@ -29,6 +28,7 @@ from facenet2expnet.faces.prepare import whole_picture
 from facenet2expnet.files import read_json, write_atomic
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.nets.storage import as_int8, from_int8
 from facenet2expnet.predict.model_folder import Model, load_model, save_model
 from facenet2expnet.predict.recognizer import Recognizer
 
@@ -62,12 +62,9 @@ def without_class(model: Model, left_out: str) -> Model:
     return replace(model, module=smaller.eval(), classes=tuple(model.classes[row] for row in rows))
 
 
-def halved(model: Model) -> Model:
-    """Round the weights as `save_model(half=True)` does, so that what is tested is what is shipped."""
-    with torch.no_grad():
-        for value in model.module.state_dict().values():
-            if value.ndim > 1:
-                value.copy_(value.half().float())
+def rounded(model: Model) -> Model:
+    """Round the weights as `save_model(int8=True)` does, so that what is tested is what is shipped."""
+    model.module.load_state_dict(from_int8(as_int8(model.module.state_dict())))
     return model
 
 
@@ -135,7 +132,7 @@ def main() -> None:
         learned = manifest.table.loc[manifest.table["split"] == "train", "image"].sample(FRAMED, random_state=0)
         pixels = np.stack([whole_picture(read_picture(manifest.root / image), model.contract) for image in learned])
         contract = replace(model.contract, framing=estimate_framing(pixels, np.arange(FRAMED), sample=FRAMED))
-        model = halved(replace(model, contract=contract))
+        model = rounded(replace(model, contract=contract))
         recognizer = Recognizer(model, "cpu")
         crops = [whole_picture(read_picture(faces.root / image), contract) for image in faces.table["image"]]
         own = shipped.predict(recognizer, crops, faces.table["image"], faces.table["label"], method=name)
@@ -154,7 +151,7 @@ def main() -> None:
                         "press photographs, faces found by MTCNN": results(press, model.classes)},
             "shipped": now(),
         }  # fmt: skip
-        save_model(replace(model, metadata=metadata), given.out / name, half=True)
+        save_model(replace(model, metadata=metadata), given.out / name, int8=True)
         text = re.sub(r"\n{3,}", "\n\n", card(name, read_json(given.out / name / "model.json"), model.classes))
         write_atomic(given.out / name / "README.md", text.encode())
         print(text)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -28,6 +30,40 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
             save_file(contiguous, temporary, metadata={"metadata": json.dumps(metadata)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+
+SCALE = ".scale"
+
+
+def as_int8(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Round weights of more than one dimension to 8 bits, each row with a scale of its own, NAME.scale (rows,).
+
+    A row is what gives one output channel. Weights that are rounded once stay the same when they are rounded again.
+    """
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if value.ndim < 2:
+            found[name] = value
+            continue
+        scale = value.detach().flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+        found[name] = (value.detach() / _of_rows(scale, value)).round().to(torch.int8)
+        found[name + SCALE] = scale
+    return found
+
+
+def from_int8(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `as_int8` up to the rounding; other tensors stay as they are."""
+    found: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if name + SCALE in tensors:
+            found[name] = value.float() * _of_rows(tensors[name + SCALE], value)
+        elif name.removesuffix(SCALE) not in tensors or not name.endswith(SCALE):
+            found[name] = value
+    return found
+
+
+def _of_rows(scale: Tensor, value: Tensor) -> Tensor:
+    return scale.view(-1, *[1] * (value.ndim - 1))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -14,7 +14,7 @@ from facenet2expnet.files import read_json, write_json
 from facenet2expnet.nets import face
 from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
 from facenet2expnet.nets.expnet import ExpNet
-from facenet2expnet.nets.storage import read_tensors, write_tensors
+from facenet2expnet.nets.storage import as_int8, from_int8, read_tensors, write_tensors
 
 FORMAT = "facenet2expnet-model-1"
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -42,12 +42,13 @@ class Model:
     metadata: dict[str, Any]
 
 
-def save_model(model: Model, folder: Path, *, half: bool = False) -> None:
+def save_model(model: Model, folder: Path, *, int8: bool = False) -> None:
     """Write `model.safetensors` and `model.json`; each file is written atomically.
 
     Args:
         model, folder: what and where.
-        half: write the weights of convolutions and linear layers in half precision; they are read as 32 bits again.
+        int8: write the weights of convolutions and linear layers in 8 bits, with a scale for every output channel; the
+            model that is loaded computes in 32 bits.
     Raises:
         UserError: If the folder can't be written.
     """
@@ -66,9 +67,7 @@ def save_model(model: Model, folder: Path, *, half: bool = False) -> None:
         **model.metadata,
     }
     weights = module.state_dict()
-    if half:
-        weights = {name: value.half() if value.ndim > 1 else value for name, value in weights.items()}
-    write_tensors(folder / WEIGHTS, weights, {"format": FORMAT})
+    write_tensors(folder / WEIGHTS, as_int8(weights) if int8 else weights, {"format": FORMAT})
     write_json(folder / CARD, card)
 
 
@@ -102,7 +101,7 @@ def load_model(folder: Path) -> Model:
         raise UserError(f"{folder / CARD}: {reason}; expected a file that save_model wrote") from error
     weights, _ = read_tensors(folder / WEIGHTS)
     try:
-        module.load_state_dict(weights)
+        module.load_state_dict(from_int8(weights))
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{folder / WEIGHTS}: not the weights of this model: {first}") from None

@@ -1,0 +1,30 @@
+"""Weights of 8 bits: near to the original, the same when rounded again."""
+
+from __future__ import annotations
+
+import torch
+
+from facenet2expnet.nets.storage import as_int8, from_int8
+
+
+def test_rounding_by_hand() -> None:
+    weights = {"a": torch.tensor([[1.27, -0.5, 0.004], [0.0, 254.0, 1.0]]), "b": torch.tensor([0.3, 7.0])}
+    kept = as_int8(weights)
+    assert kept["a"].tolist() == [[127, -50, 0], [0, 127, 0]]
+    torch.testing.assert_close(kept["a.scale"], torch.tensor([0.01, 2.0]))
+    assert kept["b"] is weights["b"]
+    torch.testing.assert_close(from_int8(kept)["a"], torch.tensor([[1.27, -0.5, 0.0], [0.0, 254.0, 0.0]]))
+
+
+def test_a_row_differs_by_half_a_step_at_most_and_rounding_again_changes_nothing() -> None:
+    torch.manual_seed(0)
+    weights = {"conv.weight": torch.randn(5, 3, 3, 3), "dead": torch.zeros(2, 4)}
+    once = from_int8(as_int8(weights))
+    step = weights["conv.weight"].flatten(1).abs().amax(1) / 127
+    error = (once["conv.weight"] - weights["conv.weight"]).flatten(1).abs().amax(1)
+    assert (error <= 0.501 * step).all()
+    assert (once["dead"] == 0).all()
+    twice = from_int8(as_int8(once))
+    assert sorted(twice) == sorted(weights)
+    for name in weights:
+        torch.testing.assert_close(twice[name], once[name], rtol=1e-6, atol=0)
