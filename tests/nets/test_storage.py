@@ -8,22 +8,26 @@ from facenet2expnet.nets.storage import as_int8, from_int8
 
 
 def test_rounding_by_hand() -> None:
-    weights = {"a": torch.tensor([[1.27, -0.5, 0.004], [0.0, 254.0, 1.0]]), "b": torch.tensor([0.3, 7.0])}
+    weights = {
+        "a.weight": torch.tensor([[1.27, -0.5, 0.004], [0.0, 254.0, 1.0]]),
+        "bias": torch.tensor([0.3, 7.0]),
+        "shift": torch.ones(2, 2),
+    }
     kept = as_int8(weights)
-    assert kept["a"].tolist() == [[127, -50, 0], [0, 127, 0]]
-    torch.testing.assert_close(kept["a.scale"], torch.tensor([0.01, 2.0]))
-    assert kept["b"] is weights["b"]
-    torch.testing.assert_close(from_int8(kept)["a"], torch.tensor([[1.27, -0.5, 0.0], [0.0, 254.0, 0.0]]))
+    assert kept["a.weight"].tolist() == [[127, -50, 0], [0, 127, 0]]
+    torch.testing.assert_close(kept["a.weight.scale"], torch.tensor([0.01, 2.0]))
+    assert all(kept[name] is weights[name] for name in ("bias", "shift"))
+    torch.testing.assert_close(from_int8(kept)["a.weight"], torch.tensor([[1.27, -0.5, 0.0], [0.0, 254.0, 0.0]]))
 
 
 def test_a_row_differs_by_half_a_step_at_most_and_rounding_again_changes_nothing() -> None:
     torch.manual_seed(0)
-    weights = {"conv.weight": torch.randn(5, 3, 3, 3), "dead": torch.zeros(2, 4)}
+    weights = {"conv.weight": torch.randn(5, 3, 3, 3), "dead.weight": torch.zeros(2, 4)}
     once = from_int8(as_int8(weights))
     step = weights["conv.weight"].flatten(1).abs().amax(1) / 127
     error = (once["conv.weight"] - weights["conv.weight"]).flatten(1).abs().amax(1)
     assert (error <= 0.501 * step).all()
-    assert (once["dead"] == 0).all()
+    assert (once["dead.weight"] == 0).all()
     twice = from_int8(as_int8(once))
     assert sorted(twice) == sorted(weights)
     for name in weights:

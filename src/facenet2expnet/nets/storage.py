@@ -36,13 +36,13 @@ SCALE = ".scale"
 
 
 def as_int8(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Round weights of more than one dimension to 8 bits, each row with a scale of its own, NAME.scale (rows,).
+    """Round the `weight`s of convolutions and linear layers to 8 bits, each row with a scale of its own, NAME.scale.
 
     A row is what gives one output channel. Weights that are rounded once stay the same when they are rounded again.
     """
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        if value.ndim < 2:
+        if value.ndim < 2 or not name.endswith("weight"):
             found[name] = value
             continue
         scale = value.detach().flatten(1).abs().amax(1).clamp(min=1e-12) / 127
