@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 def make_app() -> typer.Typer:
     """The command with all its groups; heavy libraries load inside the commands that need them."""
-    from facenet2expnet.cli import analyse, data, evaluate, model, models, nets, run
+    from facenet2expnet.cli import analyse, data, evaluate, export, model, models, nets, run
 
     app = typer.Typer(
         name="fn2en",
@@ -32,7 +32,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_common)
-    for group in (run, evaluate, model, data):
+    for group in (run, evaluate, model, export, data):
         group.add(app)
     app.command()(nets.nets)
     app.command()(models.models)
@@ -63,6 +63,16 @@ def run() -> None:
         if debug or (isinstance(error, OSError) and error.errno not in DISK):
             raise
         print(f"fn2en: {message}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:  # in a small installation; see docs/deploy.md
+        package = (error.name or "").partition(".")[0]
+        if debug or package in ("", "facenet2expnet"):
+            raise
+        print(
+            f"fn2en: this needs the Python package '{package}', which is not installed; pip install facenet2expnet "
+            "brings all packages, a small installation those for predicting from ONNX files",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
