@@ -57,7 +57,7 @@ def test_what_was_measured_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: p
 @pytest.mark.usefixtures("folder")
 def test_two_precisions_exclude_each_other(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert fn2en("export", "run", "a.onnx", "--int8", "--fp16", monkeypatch=monkeypatch) == 2
-    assert "--int8 and --fp16 exclude each other; write two files" in capsys.readouterr().err
+    assert "--int8, --fp16 and --compact exclude each other; write two files" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("folder")

@@ -9,15 +9,15 @@ from facenet2expnet.nets.storage import as_int8, from_int8
 
 def test_rounding_by_hand() -> None:
     weights = {
-        "a.weight": torch.tensor([[1.27, -0.5, 0.004], [0.0, 254.0, 1.0]]),
+        "a.weight": torch.tensor([[1.27, -0.5, 0.004], [0.0, -254.0, 1.0]]),
         "bias": torch.tensor([0.3, 7.0]),
         "shift": torch.ones(2, 2),
     }
     kept = as_int8(weights)
     assert kept["a.weight"].tolist() == [[127, -50, 0], [0, 127, 0]]
-    torch.testing.assert_close(kept["a.weight.scale"], torch.tensor([0.01, 2.0]))
+    torch.testing.assert_close(kept["a.weight.scale"], torch.tensor([0.01, -2.0]))
     assert all(kept[name] is weights[name] for name in ("bias", "shift"))
-    torch.testing.assert_close(from_int8(kept)["a.weight"], torch.tensor([[1.27, -0.5, 0.0], [0.0, 254.0, 0.0]]))
+    torch.testing.assert_close(from_int8(kept)["a.weight"], torch.tensor([[1.27, -0.5, 0.0], [0.0, -254.0, 0.0]]))
 
 
 def test_a_row_differs_by_half_a_step_at_most_and_rounding_again_changes_nothing() -> None:

@@ -20,6 +20,9 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The file to write.")],
     int8: Annotated[bool, typer.Option("--int8", help="Numbers of 8 bits: a quarter of the size, and faster.")] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Numbers of 16 bits: half the size.")] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Weights of 8 bits, computed in 32: a quarter of the size, as fast.")
+    ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -28,7 +31,7 @@ def export(
         ),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", min=0, max=100, help="Points of accuracy that --int8 and --fp16 may lose.")
+        float, typer.Option("--max-drop", min=0, max=100, help="Points of accuracy that files of fewer bits may lose.")
     ] = 0.5,
     quiet: Quiet = False,
 ) -> None:
@@ -41,9 +44,9 @@ def export(
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.sources import printable
 
-    if int8 and fp16:
-        raise UserError("--int8 and --fp16 exclude each other; write two files")
-    precision = "int8" if int8 else "float16" if fp16 else "float32"
+    if int8 + fp16 + compact > 1:
+        raise UserError("--int8, --fp16 and --compact exclude each other; write two files")
+    precision = "int8" if int8 else "float16" if fp16 else "int8-weights" if compact else "float32"
     with console.progress(quiet) as display:
         made = write(
             model, out, precision=precision, data=data, max_drop=max_drop, progress=display.of("reading faces")

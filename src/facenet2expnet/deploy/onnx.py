@@ -20,6 +20,7 @@ from facenet2expnet import __version__
 from facenet2expnet.crop import centre_window
 from facenet2expnet.deploy import agreement, quantise
 from facenet2expnet.deploy.agreement import Agreement
+from facenet2expnet.deploy.compact import compact
 from facenet2expnet.deploy.faces import Faces, load_faces
 from facenet2expnet.deploy.quantise import quiet
 from facenet2expnet.errors import UserError
@@ -29,7 +30,8 @@ from facenet2expnet.predict.model_folder import Model, load_model, locate_model
 from facenet2expnet.predict.onnx_model import ENDING, FORMAT, INPUT, OUTPUT, load_onnx
 from facenet2expnet.predict.scores import class_probabilities
 
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "int8", "int8-weights")
+"""How numbers are stored and computed; "int8-weights" stores the weights alone in 8 bits and computes in float32."""
 
 OPSET = 18
 """Version of the operators; ONNX Runtime since 1.14 and onnxruntime-web run it."""
@@ -75,7 +77,7 @@ def export(
         precision: one of `PRECISIONS`.
         data: faces to compare on, best those of the training or others like them: a folder of class folders, a
             manifest or a face store; None for the bundled sample. Labels are matched to the classes by their names.
-        max_drop: in points of accuracy, for float16 and int8.
+        max_drop: in points of accuracy, for all but float32.
         progress: called with the number of pictures read and of all pictures.
     Raises:
         UserError: If a package is not installed, the model or the data can't be read, the model has a layer that ONNX
@@ -113,9 +115,9 @@ def _require_packages() -> None:
 
 
 def _fewer_bits(model: Model, graph: bytes, faces: Faces, precision: str) -> tuple[bytes, Agreement, int]:
-    """The graph in float16 or int8, how far it is from PyTorch, and the number of faces it was calibrated on."""
-    if precision == "float16":
-        graph = quantise.to_float16(graph)
+    """The graph with fewer bits, how far it is from PyTorch, and the number of faces it was calibrated on."""
+    if precision in ("float16", "int8-weights"):
+        graph = quantise.to_float16(graph) if precision == "float16" else compact(graph)
         return graph, _compare(model, graph, faces), 0
     calibration, held_out = faces.split()
     graph = quantise.to_int8(graph, _crops(model, calibration))

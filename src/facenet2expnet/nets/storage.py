@@ -33,19 +33,26 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
 
 
 SCALE = ".scale"
+LARGEST = 126.5 / 127
+"""Weights of at least this share of a row's largest are rounded to 127 or -127."""
 
 
 def as_int8(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Round the `weight`s of convolutions and linear layers to 8 bits, each row with a scale of its own, NAME.scale.
 
-    A row is what gives one output channel. Weights that are rounded once stay the same when they are rounded again.
+    A row is what gives one output channel. The first weight that becomes 127 or -127 becomes 127, by a negative scale
+    if it is negative: so a batch norm that turns a row's sign changes the scale only. Rounding again changes nothing.
     """
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():
         if value.ndim < 2 or not name.endswith("weight"):
             found[name] = value
             continue
-        scale = value.detach().flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+        flat = value.detach().flatten(1)
+        largest = flat.abs().amax(1, keepdim=True)
+        first = (flat.abs() >= largest * LARGEST).int().argmax(1, keepdim=True)
+        scale = (torch.where(flat.gather(1, first) < 0, -largest, largest) / 127)[:, 0]
+        scale = torch.where(scale == 0, 1.0, scale)
         found[name] = (value.detach() / _of_rows(scale, value)).round().to(torch.int8)
         found[name + SCALE] = scale
     return found
