@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from facenet2expnet.predict.results import FrameResult
     from facenet2expnet.report.timeline import Timeline
 
-ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run folder with one model.")]
+ModelFolder = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder, a run folder with one model, or hf:owner/name.")
+]
 TableFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")]
 SHOWN = 40
 SKIPPED_SHOWN = 10
@@ -46,8 +48,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[MODEL] SOURCE...",
-            help="MODEL: a model folder or a run; no model is shipped yet, so name one. SOURCE: pictures, folders, "
-            "patterns, lists (.txt), videos, webcam or camera:1.",
+            help="MODEL: a model folder, a run or hf:owner/name; no model is shipped yet, so name one. SOURCE: "
+            "pictures, folders, patterns, lists (.txt), videos, webcam or camera:1.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .jsonl or .parquet.")] = None,
@@ -151,21 +153,20 @@ def predict(
 
 
 def split_model(inputs: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Tell the model from the sources: it comes first, and is a model or run folder, or the name of a shipped model.
+    """Tell the model from the sources: it comes first, and is a model or run folder, hf:owner/name or a shipped model.
 
     Raises:
         UserError: If the first input is neither a model nor a source, or there is no source.
     """
     from facenet2expnet.errors import UserError
-    from facenet2expnet.predict.model_folder import SHIPPED_NAMES, is_model
+    from facenet2expnet.predict.model_folder import SHIPPED_NAMES, is_model, on_hub
     from facenet2expnet.predict.sources import check_sources, is_camera, is_url
 
     first, rest = inputs[0], list(inputs[1:])
-    if first.startswith("hf:") or first.lower().endswith(".onnx"):
-        kind = "models on Hugging Face" if first.startswith("hf:") else "ONNX files"
-        raise UserError(f"{first}: {kind} can't be used for prediction yet; give a model folder or a run")
+    if first.lower().endswith(".onnx"):
+        raise UserError(f"{first}: ONNX files can't be used for prediction yet; give a model folder or a run")
     path = Path(first)
-    named = first in SHIPPED_NAMES and not path.exists()
+    named = on_hub(first) or (first in SHIPPED_NAMES and not path.exists())
     if named or (path.exists() and is_model(path)):
         if not rest:
             raise UserError(f"{first} is a model; name pictures, a video or webcam after it")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,8 @@ def save_model(model: Model, folder: Path) -> None:
 def load_model(folder: Path) -> Model:
     """Load a model that `save_model` wrote, from its folder or a run folder with one model in it.
 
+    If `model.json` states the hash of the weights, as in models that were pushed to the hub, they are compared.
+
     Raises:
         UserError: If there is no model, a file is damaged, or weights and description do not match.
     """
@@ -76,6 +80,7 @@ def load_model(folder: Path) -> Model:
     card = read_json(folder / CARD)
     if not isinstance(card, dict) or card.pop("format", None) != FORMAT:
         raise UserError(f"{folder / CARD}: expected a model of format {FORMAT}; update facenet2expnet")
+    check_hashes(folder, card.pop("sha256", None), (WEIGHTS,))
     try:
         architecture, classes = card.pop("architecture"), tuple(card.pop("classes"))
         contract = CropContract.from_dict(card.pop("contract"))
@@ -101,6 +106,55 @@ def load_model(folder: Path) -> Model:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{folder / WEIGHTS}: not the weights of this model: {first}") from None
     return Model(module.eval(), classes, contract, card)
+
+
+def check_hashes(folder: Path, hashes: Any, names: Sequence[str]) -> None:
+    """Compare files of a model folder with the hashes in its `model.json`, as far as it states any.
+
+    Args:
+        folder: the model folder.
+        hashes: file name -> sha256 in hexadecimal digits; None for none.
+        names: the files to compare, if they are there.
+    Raises:
+        UserError: If a file has another hash.
+    """
+    if hashes is None:
+        return
+    if not isinstance(hashes, dict):
+        raise UserError(f"{folder / CARD}: sha256 is {hashes!r}, expected file names with their hashes")
+    for name in names:
+        path = folder / name
+        if name in hashes and path.is_file():
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != hashes[name]:
+                raise UserError(
+                    f"{path}: expected a file with sha256 {hashes[name]}, as {CARD} states, got one with {found}; it "
+                    f"is damaged or of another model: delete {path.resolve()} and get it again"
+                )
+
+
+def locate_model(model: str | Path | None) -> Path:
+    """Return the path of a model that a user named, anywhere in the package.
+
+    Args:
+        model: a model folder, a run folder with one model, the name of a model of the package, or a model on the
+            Hugging Face hub, hf:owner/name or hf:owner/name@revision, which is fetched; None for `DEFAULT_MODEL`.
+    Raises:
+        UserError: If it is a name of the package or the hub, and can't be had.
+    """
+    name = str(model or DEFAULT_MODEL)
+    if on_hub(name):
+        from facenet2expnet.predict.fetch import fetch
+
+        return fetch(name)
+    named = shipped_model(name) if model is None or not Path(name).exists() else None
+    return named or Path(name)
+
+
+def on_hub(name: str | Path) -> bool:
+    """Whether a name is that of a model on the Hugging Face hub."""
+    return str(name).startswith("hf:")
 
 
 def shipped_model(name: str) -> Path | None:

@@ -26,7 +26,7 @@ from facenet2expnet.faces.detect import Face
 from facenet2expnet.faces.prepare import NO_FACE, Progress, cut_face, whole_picture
 from facenet2expnet.faces.store import FaceStore, is_store
 from facenet2expnet.predict import video
-from facenet2expnet.predict.model_folder import DEFAULT_MODEL, Model, load_model, shipped_model
+from facenet2expnet.predict.model_folder import Model, load_model, locate_model
 from facenet2expnet.predict.results import FaceResult, FrameResult, to_table
 from facenet2expnet.predict.scores import class_probabilities
 from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, printable
@@ -155,13 +155,13 @@ class Recognizer:
         """Load a model onto "auto", "cpu", "cuda", "mps" or a torch.device.
 
         Args:
-            path: a model folder, a run folder with one model, or the name of a model of the package; by default the
-                package's "standard". No model is shipped yet, so for now this is an error.
+            path: a model folder, a run folder with one model, a model on the Hugging Face hub (hf:owner/name or
+                hf:owner/name@revision), or the name of a model of the package; by default the package's "standard". No
+                model is shipped yet, so for now this is an error.
         Raises:
             UserError: If there is no model, a file is damaged, or there is no such device.
         """
-        named = shipped_model(str(path or DEFAULT_MODEL)) if path is None or not Path(path).exists() else None
-        return cls(load_model(named or Path(path or DEFAULT_MODEL)), device)
+        return cls(load_model(locate_model(path)), device)
 
     def stream(
         self,

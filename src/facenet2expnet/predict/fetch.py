@@ -1,0 +1,116 @@
+"""Fetch a model from the Hugging Face hub: hf:owner/name or hf:owner/name@revision."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from facenet2expnet.errors import UserError
+from facenet2expnet.files import read_json
+from facenet2expnet.predict.model_folder import CARD, FORMAT, WEIGHTS, check_hashes
+
+ONNX = "model.onnx"
+
+FILES = (CARD, WEIGHTS, ONNX)
+"""The only files that are fetched; whatever else a repository holds, a pickle for instance, is left there."""
+
+TIMEOUT_S = 10
+
+log = logging.getLogger(__name__)
+
+
+def fetch(reference: str) -> Path:
+    """Return the folder of a model on the hub, in the cache of huggingface_hub; missing files are downloaded.
+
+    The files are compared with the hashes in `model.json`. Without a connection, a copy in the cache is used.
+
+    Args:
+        reference: hf:owner/name or hf:owner/name@revision; a revision is a branch, a tag or a commit.
+    Raises:
+        UserError: If there is no such model or it may not be read, it can't be downloaded and is not in the cache, it
+            is not a model of ours, or a file has another hash.
+    """
+    repository, revision = split_reference(reference)
+    from huggingface_hub import snapshot_download
+
+    unreachable = _unreachable(reference, repository, revision)
+    get = partial(snapshot_download, repository, revision=revision, local_files_only=bool(unreachable))
+    try:
+        _read_card(reference, Path(get(allow_patterns=[CARD])))  # before anything large is downloaded
+        folder = Path(get(allow_patterns=list(FILES)))
+    except UserError:
+        raise
+    except Exception as error:
+        raise _not_in_cache(reference, unreachable) if unreachable else hub_error(reference, error) from error
+    if unreachable:
+        log.warning("%s: the hub can't be reached (%s); the copy in the cache is used.", reference, unreachable)
+    check_hashes(folder, _read_card(reference, folder).get("sha256"), FILES)
+    return folder
+
+
+def split_reference(reference: str) -> tuple[str, str | None]:
+    """Return owner/name and the revision, if there is one, of hf:owner/name@revision."""
+    matched = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", reference)
+    if not matched:
+        raise UserError(f"'{reference}': expected hf:owner/name or hf:owner/name@revision")
+    return matched[1], matched[2]
+
+
+def hub_error(what: str, error: Exception) -> UserError:
+    """Return what the hub's refusal means for the user; `what` names the model."""
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    if isinstance(error, RevisionNotFoundError):
+        return UserError(f"{what}: the repository has no such revision; expected a branch, a tag or a commit")
+    if status in (401, 403) or isinstance(error, RepositoryNotFoundError):
+        return UserError(
+            f"{what}: there is no such repository, or your token may not use it this way; check owner and name, and "
+            f"log in with `hf auth login` or set HF_TOKEN ({_first_line(error)})"
+        )
+    return UserError(f"{what}: the hub did not do it ({_first_line(error)}); check the name, and try again later")
+
+
+def _unreachable(reference: str, repository: str, revision: str | None) -> str:
+    """Ask the hub for the revision; return the reason if it gives no answer, or "" if it has the revision."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().repo_info(repository, revision=revision, timeout=TIMEOUT_S)
+    except HFValidationError as error:
+        raise UserError(f"'{reference}': {_first_line(error)}") from None
+    except HfHubHTTPError as error:
+        if error.response.status_code < 500 and error.response.status_code != 429:
+            raise hub_error(reference, error) from error
+        return _first_line(error)
+    except Exception as error:  # no network, HF_HUB_OFFLINE, a timeout: each HTTP client has its own
+        return _first_line(error)
+    return ""
+
+
+def _read_card(reference: str, folder: Path) -> Mapping[str, Any]:
+    """Read `model.json`; raise a UserError if there is none, or it belongs to something else."""
+    path = folder / CARD
+    content = read_json(path) if path.is_file() else None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(
+            f"{reference}: not a model of facenet2expnet: expected a {CARD} of format {FORMAT}; "
+            "check the name, or update facenet2expnet"
+        )
+    return content
+
+
+def _not_in_cache(reference: str, reason: str) -> UserError:
+    return UserError(
+        f"{reference}: the hub can't be reached ({reason}), and the model is not in the cache; load it once with a "
+        "connection, or name a model folder"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
