@@ -15,8 +15,8 @@ from facenet2expnet.predict.model_folder import CARD, FORMAT, WEIGHTS, check_has
 
 ONNX = "model.onnx"
 
-FILES = (CARD, WEIGHTS, ONNX)
-"""The only files that are fetched; whatever else a repository holds, a pickle for instance, is left there."""
+FILES = (WEIGHTS, ONNX)
+"""What is fetched after `model.json`. Whatever else a repository holds, a pickle for instance, is left there."""
 
 TIMEOUT_S = 10
 
@@ -35,21 +35,24 @@ def fetch(reference: str) -> Path:
             is not a model of ours, or a file has another hash.
     """
     repository, revision = split_reference(reference)
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download
 
     unreachable = _unreachable(reference, repository, revision)
-    get = partial(snapshot_download, repository, revision=revision, local_files_only=bool(unreachable))
+    get = partial(hf_hub_download, repository, local_files_only=bool(unreachable))
     try:
-        _read_card(reference, Path(get(allow_patterns=[CARD])))  # before anything large is downloaded
-        folder = Path(get(allow_patterns=list(FILES)))
+        path = Path(get(CARD, revision=revision))
+        hashes = _read_card(reference, path).get("sha256")
+        for name in FILES:
+            if name in (hashes or (WEIGHTS,)):
+                get(name, revision=path.parent.name)  # the commit, in case that a push comes between
     except UserError:
         raise
     except Exception as error:
         raise _not_in_cache(reference, unreachable) if unreachable else hub_error(reference, error) from error
     if unreachable:
         log.warning("%s: the hub can't be reached (%s); the copy in the cache is used.", reference, unreachable)
-    check_hashes(folder, _read_card(reference, folder).get("sha256"), FILES)
-    return folder
+    check_hashes(path.parent, hashes, FILES)
+    return path.parent
 
 
 def split_reference(reference: str) -> tuple[str, str | None]:
@@ -62,11 +65,18 @@ def split_reference(reference: str) -> tuple[str, str | None]:
 
 def hub_error(what: str, error: Exception) -> UserError:
     """Return what the hub's refusal means for the user; `what` names the model."""
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
     if isinstance(error, RevisionNotFoundError):
         return UserError(f"{what}: the repository has no such revision; expected a branch, a tag or a commit")
+    if isinstance(error, EntryNotFoundError) and status:
+        return _no_model(what)
     if status in (401, 403) or isinstance(error, RepositoryNotFoundError):
         return UserError(
             f"{what}: there is no such repository, or your token may not use it this way; check owner and name, and "
@@ -93,16 +103,19 @@ def _unreachable(reference: str, repository: str, revision: str | None) -> str:
     return ""
 
 
-def _read_card(reference: str, folder: Path) -> Mapping[str, Any]:
-    """Read `model.json`; raise a UserError if there is none, or it belongs to something else."""
-    path = folder / CARD
-    content = read_json(path) if path.is_file() else None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(
-            f"{reference}: not a model of facenet2expnet: expected a {CARD} of format {FORMAT}; "
-            "check the name, or update facenet2expnet"
-        )
-    return content
+def _read_card(reference: str, path: Path) -> Mapping[str, Any]:
+    """Read `model.json`; raise a UserError if it belongs to something else, before anything large is downloaded."""
+    card = read_json(path)
+    if not isinstance(card, dict) or card.get("format") != FORMAT or not isinstance(card.get("sha256", {}), dict):
+        raise _no_model(reference)
+    return card
+
+
+def _no_model(reference: str) -> UserError:
+    return UserError(
+        f"{reference}: not a model of facenet2expnet: expected a {CARD} of format {FORMAT}; "
+        "check the name, or update facenet2expnet"
+    )
 
 
 def _not_in_cache(reference: str, reason: str) -> UserError:

@@ -118,13 +118,11 @@ def check_hashes(folder: Path, hashes: Any, names: Sequence[str]) -> None:
     Raises:
         UserError: If a file has another hash.
     """
-    if hashes is None:
-        return
-    if not isinstance(hashes, dict):
+    if not isinstance(hashes, dict | None):
         raise UserError(f"{folder / CARD}: sha256 is {hashes!r}, expected file names with their hashes")
     for name in names:
         path = folder / name
-        if name in hashes and path.is_file():
+        if hashes and name in hashes and path.is_file():
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != hashes[name]:
