@@ -13,6 +13,9 @@ from facenet2expnet.predict.model_folder import CARD, WEIGHTS
 RUN, METRICS = "run.json", "metrics.json"
 """Files of a run folder, with its data and checks, and with the scores of its methods over folds and seeds."""
 
+SPREADS = {"folds": "std", "seeds": "std_over_seeds"}
+"""What a standard deviation in `metrics.json` is over, and its key."""
+
 DESCRIPTIONS = {
     WEIGHTS: "the weights",
     CARD: "classes, crop contract, recipe, training data, versions and hashes",
@@ -86,19 +89,23 @@ def _training(card: dict[str, Any], run: Path | None) -> list[tuple[str, str]]:
 
 def _accuracy(card: dict[str, Any], run: Path | None) -> str:
     """What is known of the accuracy, with its spread over the trainings of the run if there were several."""
-    metrics, method = card.get("metrics") or {}, card.get("method")
+    trained, metrics = card.get("trained_on", {}), card.get("metrics") or {}
+    found = read_json(run / METRICS) if run and (run / METRICS).is_file() else {}
+    scores = found.get("methods", {}).get(card.get("method"), {})
+    runs, own = scores.get("runs", []), (trained.get("fold"), trained.get("seed"))
+    tested = next((f" of {one['pictures']:,} pictures" for one in runs if (one["fold"], one["seed"]) == own), "")
     sentences = []
     if metrics.get("accuracy") is not None:
-        part = f"the held-out part ({card.get('trained_on', {}).get('fold', 'one part')}, {card.get('protocol')})"
-        sentences.append(f"This model: {metrics['accuracy']:.1%} on {part}.")
+        part = f"the held-out part ({trained.get('fold', 'one part')}, {card.get('protocol')})"
+        sentences.append(f"This model: {metrics['accuracy']:.1%}{tested} on {part}.")
         others = {name: value for name, value in metrics.items() if name != "accuracy" and isinstance(value, float)}
         sentences += [f"{name.replace('_', ' ')}: {value:.4g}." for name, value in others.items()]
-    found = read_json(run / METRICS) if run and (run / METRICS).is_file() else {}
-    scores = found.get("methods", {}).get(method, {})
-    if scores.get("runs", 0) > 1:
+    spreads = {name: scores.get(key, {}).get("accuracy") for name, key in SPREADS.items()}
+    spread = " and ".join(f"{value:.1%} over {name}" for name, value in spreads.items() if value is not None)
+    if spread:
         sentences.append(
-            f"Its method over {scores['runs']} trainings (folds: {scores['folds']}, seeds: {scores['seeds']}): "
-            f"{scores['mean']['accuracy']:.1%} ± {scores['std']['accuracy']:.1%} (mean and standard deviation)."
+            f"Its method in {len(runs)} trainings of this run: {scores['mean']['accuracy']:.1%} in the mean, with a "
+            f"standard deviation of {spread}."
         )
     elif sentences:
         sentences.append("It was trained and tested once, so no spread is known.")
