@@ -86,8 +86,8 @@ class ExpressionClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: see `Pictures`.
             y: (N,) class labels.
-            groups: (N,) the subject of each picture. If the recipe needs a validation part, it consists of whole
-                subjects.
+            groups: (N,) the subject of each picture, NaN or None where unknown. If the recipe needs a validation part,
+                it consists of whole subjects.
         Raises:
             UserError: If a picture can't be read, there is only one class, or the recipe can't be used.
         """
@@ -103,7 +103,7 @@ class ExpressionClassifier(ClassifierMixin, BaseEstimator):
         table = pd.DataFrame({"image": [f"{number}" for number in range(len(faces))], "label": np.array(names)[codes]})
         if groups is not None:
             check_consistent_length(faces, groups)
-            table["subject"] = [str(group) for group in column_or_1d(groups)]
+            table["subject"] = ["" if pd.isna(group) else str(group) for group in column_or_1d(groups)]
         dataset = Dataset(Manifest(table.astype(object), Path(), names, "arrays"), faces, recipe.crop, [])
         with tempfile.TemporaryDirectory(prefix="facenet2expnet-") as folder:
             model = train_on_all(

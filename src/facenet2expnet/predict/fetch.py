@@ -18,7 +18,8 @@ ONNX = "model.onnx"
 FILES = (WEIGHTS, ONNX)
 """What is fetched after `model.json`. Whatever else a repository holds, a pickle for instance, is left there."""
 
-TIMEOUT_S = 10
+TIMEOUT_S, TOO_MANY = 10, 429
+"""The hub's time to answer; its status if it was asked too often, which counts as no answer."""
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +68,11 @@ def hub_error(what: str, error: Exception) -> UserError:
     """Return what the hub's refusal means for the user; `what` names the model."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
-        HfHubHTTPError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+    status = _status(error)
     if isinstance(error, RevisionNotFoundError):
         return UserError(f"{what}: the repository has no such revision; expected a branch, a tag or a commit")
     if isinstance(error, EntryNotFoundError) and status:
@@ -88,19 +88,23 @@ def hub_error(what: str, error: Exception) -> UserError:
 def _unreachable(reference: str, repository: str, revision: str | None) -> str:
     """Ask the hub for the revision; return the reason if it gives no answer, or "" if it has the revision."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         HfApi().repo_info(repository, revision=revision, timeout=TIMEOUT_S)
     except HFValidationError as error:
         raise UserError(f"'{reference}': {_first_line(error)}") from None
-    except HfHubHTTPError as error:
-        if error.response.status_code < 500 and error.response.status_code != 429:
+    except Exception as error:  # an answer with a status; or no network, HF_HUB_OFFLINE, a timeout
+        if 400 <= _status(error) < 500 and _status(error) != TOO_MANY:
             raise hub_error(reference, error) from error
         return _first_line(error)
-    except Exception as error:  # no network, HF_HUB_OFFLINE, a timeout: each HTTP client has its own
-        return _first_line(error)
     return ""
+
+
+def _status(error: Exception) -> int:
+    """The status of the hub's answer; 0 if it gave none."""
+    response = getattr(error, "response", None)
+    return 0 if response is None else int(response.status_code)
 
 
 def _read_card(reference: str, path: Path) -> Mapping[str, Any]:
