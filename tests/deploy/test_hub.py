@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.data.bundled import read_sample, sample_folder
-from facenet2expnet.deploy.hub import push, pushed_files
+from facenet2expnet.deploy.hub import COMPARED_EVERY, push, pushed_files
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict.fetch import fetch
 from facenet2expnet.predict.model_folder import WEIGHTS, Model, load_model, save_model
@@ -142,7 +142,7 @@ def test_an_onnx_file_beside_the_weights(hub: HubServer, saved: Path, model: Mod
 
 
 def test_the_faces_that_are_compared_are_there() -> None:
-    images = read_sample()["image"].iloc[::60]
+    images = read_sample()["image"].iloc[::COMPARED_EVERY]
     assert len(images) >= 10
     assert all((sample_folder() / image).is_file() for image in images)
 

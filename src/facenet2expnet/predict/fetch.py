@@ -66,11 +66,7 @@ def split_reference(reference: str) -> tuple[str, str | None]:
 
 def hub_error(what: str, error: Exception) -> UserError:
     """Return what the hub's refusal means for the user; `what` names the model."""
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     status = _status(error)
     if isinstance(error, RevisionNotFoundError):
