@@ -132,7 +132,7 @@ def check_hashes(folder: Path, hashes: Any, names: Sequence[str]) -> None:
                 )
 
 
-def locate_model(model: str | Path | None) -> Path:
+def locate_model(model: str | Path | None = None) -> Path:
     """Return the path of a model that a user named, anywhere in the package.
 
     Args:
