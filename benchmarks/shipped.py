@@ -30,7 +30,6 @@ from facenet2expnet.data.pictures import read_picture
 from facenet2expnet.experiment.metrics import scores_of_method
 from facenet2expnet.faces.detect import Face, find_faces
 from facenet2expnet.faces.prepare import cut_face, whole_picture
-from facenet2expnet.predict.scores import class_probabilities
 from press import read_press
 
 SEVEN = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
@@ -75,7 +74,7 @@ def press_photos(press: Path, work: Path) -> list[Photo]:
 
 def predict(recognizer: Recognizer, crops: list[np.ndarray], names: Any, labels: Any, **what: Any) -> pd.DataFrame:
     """Classify stored faces: one row each, as `scores_of_method` takes them."""
-    found = class_probabilities(recognizer.model, np.stack(crops), recognizer.contract.crop_px, recognizer.device)
+    found = recognizer.probabilities(np.stack(crops))
     classes = np.array(recognizer.classes, object)
     columns = {"image": names, "fold": "all", "seed": 0, "truth": labels, "predicted": classes[found.argmax(1)]}
     return pd.DataFrame(columns | what | {f"p_{name}": found[:, k] for k, name in enumerate(classes)})

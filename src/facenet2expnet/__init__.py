@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from facenet2expnet.crop import CropContract
     from facenet2expnet.data.manifest import Manifest, read_manifest
+    from facenet2expnet.deploy.estimator import ExpressionClassifier
     from facenet2expnet.errors import UserError
     from facenet2expnet.experiment.compare import compare, train
     from facenet2expnet.experiment.evaluate import evaluate
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CropContract": "crop",
+    "ExpressionClassifier": "deploy.estimator",
     "Manifest": "data.manifest",
     "Predictions": "predict.recognizer",
     "Recipe": "recipe",
@@ -44,6 +46,7 @@ _HOME = {
 
 __all__ = [
     "CropContract",
+    "ExpressionClassifier",
     "Manifest",
     "Predictions",
     "Recipe",

@@ -117,11 +117,12 @@ def test_model_or_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert split(["trip", "astronaut.png"]) == (None, ["trip", "astronaut.png"])
     assert split(["standard", "trip"]) == ("standard", ["trip"])
     assert split(["small", "trip"]) == (None, ["small", "trip"])  # a folder of this name, without a model
+    assert split(["hf:me/faces@v1", "trip"]) == ("hf:me/faces@v1", ["trip"])
     assert split(["webcam"]) == (None, ["webcam"])
     assert split(["trip/*.jpg"]) == (None, ["trip/*.jpg"])
     assert split(["https://example.org/a.jpg"]) == (None, ["https://example.org/a.jpg"])
     for first, message in (
-        ("hf:me/model", "models on Hugging Face can't be used for prediction yet; give a model folder or a run"),
+        ("hf:me/faces", "hf:me/faces is a model; name pictures, a video or webcam after it"),
         ("a.onnx", "a.onnx: there is no such ONNX file"),
         ("none", "there is no such model folder, picture, folder or video"),
         ("run", "run is a model; name pictures, a video or webcam after it"),

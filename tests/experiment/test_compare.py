@@ -24,7 +24,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import compare as experiment
 from facenet2expnet.experiment import job as jobs
 from facenet2expnet.experiment.calibration import fit_temperature
-from facenet2expnet.experiment.compare import compare, train
+from facenet2expnet.experiment.compare import compare, train, train_on_all
 from facenet2expnet.files import folder_lock, read_json
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.predict.scores import class_scores
@@ -118,6 +118,23 @@ def test_train_writes_a_model_that_predicts_what_was_tested(faces: Path, tmp_pat
     assert recognizer.metadata["recipe"]["stage1"]["cached_views"] == 2
     assert recognizer.metadata["trained_on"]["pictures"] == 24 - len(tested)
     assert any("Subjects are unknown" in sentence for sentence in record(run)["checks"])
+
+
+def test_train_on_all_gives_the_model_of_train_without_a_holdout(faces: Path, tmp_path: Path) -> None:
+    recipe = tiny.tiny_recipe("calibrate=true")
+    run = train(faces, recipe=recipe, out=tmp_path / "run", method="scratch", holdout=False, seed=3, **CPU)
+    dataset = load_dataset(faces, recipe.crop)
+    model = train_on_all(dataset, recipe, tmp_path / "files", method="scratch", seed=3, device="cpu")
+    expected = load_model(run)
+    assert model.contract == expected.contract
+    for name, value in model.module.state_dict().items():
+        assert torch.equal(value, expected.module.state_dict()[name]), name
+    different = {"created", "command"}
+    assert {k: v for k, v in model.metadata.items() if k not in different} == {
+        k: v for k, v in expected.metadata.items() if k not in different
+    }
+    with pytest.raises(UserError, match="method is 'magic', expected one of scratch, fine-tune, fn2en"):
+        train_on_all(dataset, recipe, tmp_path / "more", method="magic")
 
 
 def test_train_on_everything_has_no_accuracy(faces: Path, tmp_path: Path) -> None:

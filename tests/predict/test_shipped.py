@@ -12,9 +12,8 @@ from facenet2expnet.data import bundled
 from facenet2expnet.data.pictures import read_picture
 from facenet2expnet.faces.prepare import whole_picture
 from facenet2expnet.files import read_json, write_json
-from facenet2expnet.predict.model_folder import SHIPPED_NAMES
+from facenet2expnet.predict.model_folder import ONNX, SHIPPED, SHIPPED_NAMES
 from facenet2expnet.predict.recognizer import Recognizer
-from facenet2expnet.predict.scores import class_probabilities
 
 PINNED = Path(__file__).with_name("shipped.json")
 """Name -> hash of the crops and rounded probabilities; `python tests/predict/test_shipped.py` writes it."""
@@ -29,17 +28,18 @@ def crops_of(recognizer: Recognizer) -> np.ndarray:
     return np.stack([whole_picture(read_picture(folder / image), recognizer.contract) for image in chosen])
 
 
-def answers(name: str) -> tuple[str, np.ndarray]:
+def answers(model: str | Path) -> tuple[str, np.ndarray]:
     """Return the hash of the crops, and the probabilities (64, K)."""
-    recognizer = Recognizer.load(name, "cpu")
+    recognizer = Recognizer.load(model, "cpu")
     crops = crops_of(recognizer)
-    found = class_probabilities(recognizer.model, crops, recognizer.contract.crop_px)
-    return sha256(crops.tobytes()).hexdigest(), found
+    return sha256(crops.tobytes()).hexdigest(), recognizer.probabilities(crops)
 
 
+@pytest.mark.parametrize("file", [".", ONNX])
 @pytest.mark.parametrize("name", SHIPPED_NAMES)
-def test_answers_are_the_pinned_ones(name: str) -> None:
-    (crops, found), pinned = answers(name), read_json(PINNED)[name]
+def test_answers_are_the_pinned_ones(name: str, file: str) -> None:
+    """By PyTorch and by ONNX Runtime."""
+    (crops, found), pinned = answers(SHIPPED / name / file), read_json(PINNED)[name]
     assert crops == pinned["crops_sha256"]
     np.testing.assert_allclose(found, pinned["probabilities"], atol=1e-4)
 

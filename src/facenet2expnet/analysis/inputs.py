@@ -17,7 +17,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.nets import face
 from facenet2expnet.nets.face import FaceNet
-from facenet2expnet.predict.model_folder import CARD, Model, load_model
+from facenet2expnet.predict.model_folder import CARD, Model, load_model, locate_model, on_hub
 
 PRE_TRAINED, FINE_TUNED, EXPRESSION = "pre-trained face net", "fine-tuned face net", "expression net"
 NAMES = {"fine-tune": FINE_TUNED, "scratch": "expression net from scratch", "fn2en": EXPRESSION}
@@ -80,8 +80,8 @@ def load_inputs(
 
     Args:
         data: a run folder, or labelled images: a folder of class folders, a manifest file, a face store.
-        nets: model folders, one or more, and names of face nets, with a weights file as NAME@FILE; by default those of
-            the run.
+        nets: model folders or hf:owner/name, one or more, and names of face nets, with a weights file as NAME@FILE;
+            by default those of the run.
         fold: of the run; empty for its first.
         part: of the run's fold: test or train; or all.
         images: at most this many, drawn at random with the classes in proportion; 0 for all.
@@ -147,8 +147,8 @@ def _named_nets(references: Sequence[str]) -> dict[str, Model | FaceNet]:
     nets: dict[str, Model | FaceNet] = {}
     for reference in references:
         net: Model | FaceNet
-        if Path(reference).exists():
-            net = load_model(Path(reference))
+        if on_hub(reference) or Path(reference).exists():
+            net = load_model(locate_model(reference))
             name = NAMES.get(str(net.metadata.get("method")), reference)
         else:
             known, _, weights = reference.partition("@")

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from facenet2expnet.predict.results import FrameResult
     from facenet2expnet.report.timeline import Timeline
 
-ModelFolder = Annotated[Path, typer.Argument(help="A model folder, or a run folder with one model.")]
+ModelFolder = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder, a run folder with one model, or hf:owner/name.")
+]
 TableFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")]
 SHOWN = 40
 SKIPPED_SHOWN = 10
@@ -46,7 +48,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[MODEL] SOURCE...",
-            help="MODEL: a model folder, a run or an ONNX file; no model is shipped yet, so name one. "
+            help="MODEL: a folder, a run, an ONNX file, hf:owner/name, or small; by default the package's standard. "
             "SOURCE: pictures, folders, patterns, lists (.txt), videos, webcam or camera:1.",
         ),
     ],
@@ -154,25 +156,21 @@ def predict(
 
 
 def split_model(inputs: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Tell the model from the sources: it comes first; a model or run folder, an ONNX file, or a shipped model's name.
+    """Tell the model from the sources: it comes first; a folder, a run, an ONNX file, hf:owner/name or a shipped model.
 
     Raises:
         UserError: If the first input is neither a model nor a source, or there is no source.
     """
     from facenet2expnet.errors import UserError
-    from facenet2expnet.predict.model_folder import SHIPPED_NAMES, is_model
+    from facenet2expnet.predict.model_folder import SHIPPED_NAMES, is_model, on_hub
     from facenet2expnet.predict.onnx_model import is_onnx
     from facenet2expnet.predict.sources import check_sources, is_camera, is_url
 
     first, rest = inputs[0], list(inputs[1:])
-    if first.startswith("hf:"):
-        raise UserError(
-            f"{first}: models on Hugging Face can't be used for prediction yet; give a model folder or a run"
-        )
     path = Path(first)
-    if is_onnx(first) and not path.is_file():
+    if is_onnx(first) and not on_hub(first) and not path.is_file():
         raise UserError(f"{first}: there is no such ONNX file")
-    named = first in SHIPPED_NAMES and not path.exists()
+    named = on_hub(first) or (first in SHIPPED_NAMES and not path.exists())
     if named or (path.exists() and is_model(path)):
         if not rest:
             raise UserError(f"{first} is a model; name pictures, a video or webcam after it")

@@ -1,1 +1,1 @@
-"""Hand a trained model over: other formats, smaller numbers."""
+"""Hand a trained model over: other formats, a service, the hub, scikit-learn."""

@@ -14,15 +14,17 @@ import torch
 
 from facenet2expnet import recipes
 from facenet2expnet.data import splits
+from facenet2expnet.data.dataset import Dataset
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.device import choose_device
+from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import run
 from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs, run_job
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.files import atomic_path, write_json
-from facenet2expnet.predict.model_folder import load_model, save_model
+from facenet2expnet.predict.model_folder import Model, load_model, save_model
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
 
@@ -125,9 +127,7 @@ def train(
         chosen = splits.choose(dataset.manifest, protocol, _affordable_folds(dataset.manifest))
         chosen = replace(chosen, splits=chosen.splits[:1])
     else:
-        rows = np.flatnonzero(dataset.manifest.labels >= 0)
-        note = "Nothing was held out, so there is no honest accuracy of this model."
-        chosen = Protocol("none", [Split("all", rows, rows[:0])], dataset.manifest.subjects is not None, note)
+        chosen = _no_holdout(dataset.manifest)
     inputs = run.prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
     jobs = plan_jobs(inputs.splits, [method], [seed], recipe, out)
     about = run.describe(inputs, recipe, compute, earlier, kind="train", methods=[method], seeds=[seed])
@@ -135,6 +135,46 @@ def train(
     with run.run_folder(out / RECORD, earlier, about, started) as update:
         _train_and_test(jobs, inputs, recipe, compute, about, out, update, progress)
     return out
+
+
+def train_on_all(
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    method: str = "fn2en",
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Model:
+    """Train one model on all labelled pictures of a dataset in memory, without the record and report of a run.
+
+    Args:
+        dataset, recipe: the pictures, as the recipe's crop contract stores them.
+        folder: of the files of the training; new or empty.
+        method, seed, device, progress: see `train`.
+    Raises:
+        UserError: If anything given can't be used.
+    """
+    if method not in METHODS:
+        raise UserError(f"method is '{method}', expected one of {', '.join(METHODS)}")
+    run.check_votes(dataset.manifest, recipe)
+    stages.check(recipe, fine_tunes=method == "fine-tune")
+    compute = choose_device(device)
+    inputs = run.prepare_inputs(dataset, _no_holdout(dataset.manifest), recipe)
+    jobs = plan_jobs(inputs.splits, [method], [seed], recipe, folder)
+    about = run.describe(inputs, recipe, compute, None, kind="train", methods=[method], seeds=[seed])
+    metadata, dataset = run.model_metadata(about, recipe), run.with_framing(dataset)
+    for job in jobs:
+        run_job(job, dataset, recipe, compute, metadata, progress)
+    return load_model(jobs[-1].folder / "model")
+
+
+def _no_holdout(manifest: Manifest) -> Protocol:
+    """One split that trains on all labelled pictures."""
+    rows = np.flatnonzero(manifest.labels >= 0)
+    note = "Nothing was held out, so there is no honest accuracy of this model."
+    return Protocol("none", [Split("all", rows, rows[:0])], manifest.subjects is not None, note)
 
 
 def _train_and_test(

@@ -76,10 +76,16 @@ def load_pictures(
     with memory_errors(what, "take a smaller input size, or prepare them first (fn2en data prepare)", UserError):
         report = partial(progress, "reading faces") if progress else None
         dataset = load_dataset(data, recipe.crop, min_classes=min_classes, progress=report)
-    voting = [stage for stage in ("fine_tune", "stage2", "scratch") if getattr(recipe, stage).votes]
-    if min_classes and voting and dataset.manifest.votes is None:
-        raise UserError(f"{voting[0]}.votes is true, expected a manifest with shares of votes in columns p_<class>")
+    if min_classes:
+        check_votes(dataset.manifest, recipe)
     return dataset
+
+
+def check_votes(manifest: Manifest, recipe: Recipe) -> None:
+    """Raise a UserError if the recipe learns votes, and the manifest has none."""
+    voting = [stage for stage in ("fine_tune", "stage2", "scratch") if getattr(recipe, stage).votes]
+    if voting and manifest.votes is None:
+        raise UserError(f"{voting[0]}.votes is true, expected a manifest with shares of votes in columns p_<class>")
 
 
 def prepare_inputs(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +83,8 @@ def save_model(model: Model, folder: Path, *, int8: bool = False) -> None:
 def load_model(folder: Path) -> Model:
     """Load a model that `save_model` wrote, from its folder or a run folder with one model in it.
 
+    If `model.json` states the hash of the weights, as in models that were pushed to the hub, they are compared.
+
     Raises:
         UserError: If there is no model, a file is damaged, or weights and description do not match.
     """
@@ -93,6 +97,7 @@ def load_model(folder: Path) -> Model:
     card = read_json(folder / CARD)
     if not isinstance(card, dict) or card.pop("format", None) != FORMAT:
         raise UserError(f"{folder / CARD}: expected a model of format {FORMAT}; update facenet2expnet")
+    check_hashes(folder, card.pop("sha256", None), (WEIGHTS,))
     try:
         architecture, classes = card.pop("architecture"), tuple(card.pop("classes"))
         contract = CropContract.from_dict(card.pop("contract"))
@@ -137,6 +142,53 @@ def onnx_instead(path: Path) -> Path | None:
     return folder / ONNX
 
 
+def check_hashes(folder: Path, hashes: Any, names: Sequence[str]) -> None:
+    """Compare files of a model folder with the hashes in its `model.json`, as far as it states any.
+
+    Args:
+        folder: the model folder.
+        hashes: file name -> sha256 in hexadecimal digits; None for none.
+        names: the files to compare, if they are there.
+    Raises:
+        UserError: If a file has another hash.
+    """
+    if not isinstance(hashes, dict | None):
+        raise UserError(f"{folder / CARD}: sha256 is {hashes!r}, expected file names with their hashes")
+    for name in names:
+        path = folder / name
+        if hashes and name in hashes and path.is_file():
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != hashes[name]:
+                raise UserError(
+                    f"{path}: expected a file with sha256 {hashes[name]}, as {CARD} states, got one with {found}; it "
+                    f"is damaged or of another model: delete {path.resolve()} and get it again"
+                )
+
+
+def locate_model(model: str | Path | None = None) -> Path:
+    """Return the path of a model that a user named, anywhere in the package.
+
+    Args:
+        model: a model folder, a run folder with one model, the name of a model of the package, or a model on the
+            Hugging Face hub, hf:owner/name or hf:owner/name@revision, which is fetched; None for `DEFAULT_MODEL`.
+    Raises:
+        UserError: If it is a name of the package or the hub, and can't be had.
+    """
+    name = str(model or DEFAULT_MODEL)
+    if on_hub(name):
+        from facenet2expnet.predict.fetch import fetch
+
+        return fetch(name)
+    named = shipped_model(name) if model is None or not Path(name).exists() else None
+    return named or Path(name)
+
+
+def on_hub(name: str | Path) -> bool:
+    """Whether a name is that of a model on the Hugging Face hub."""
+    return str(name).startswith("hf:")
+
+
 def shipped_model(name: str) -> Path | None:
     """Return the folder of a model of the package, or None if it is not the name of one.
 
@@ -151,17 +203,6 @@ def shipped_model(name: str) -> Path | None:
             "as in: fn2en predict runs/mine photo.jpg"
         )
     return SHIPPED / name
-
-
-def locate_model(path: str | Path | None = None) -> Path:
-    """Return where a model is: a path as it is, or the folder of a model of the package, by default "standard".
-
-    Raises:
-        UserError: If it is the name of a model of the package, and this copy comes without it.
-    """
-    if path is not None and Path(path).exists():
-        return Path(path)
-    return shipped_model(str(path or DEFAULT_MODEL)) or Path(path or DEFAULT_MODEL)
 
 
 def is_model(path: Path) -> bool:

@@ -178,8 +178,9 @@ class Recognizer:
         on ONNX Runtime if the folder has a `model.onnx`.
 
         Args:
-            path: an ONNX file of `fn2en export`, a model folder, a run folder with one model, or the name of a model of
-                the package; by default the package's "standard". No model is shipped yet, so for now this is an error.
+            path: an ONNX file of `fn2en export`, a model folder, a run folder with one model, a model on the hub
+                (hf:owner/name or hf:owner/name@revision), or the name of a model of the package; by default its
+                "standard".
         Raises:
             UserError: If there is no model, a file is damaged, a package is not installed, or there is no such device.
         """
