@@ -21,6 +21,9 @@ import pandas as pd
 
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.data.pictures import read_picture
+from facenet2expnet.deploy import agreement
+from facenet2expnet.deploy.compact import compact, share_weights
+from facenet2expnet.deploy.onnx import OPSET, to_graph, with_metadata
 from facenet2expnet.experiment.metrics import scores_of_method
 from facenet2expnet.experiment.run import now
 from facenet2expnet.faces.framing import estimate_framing
@@ -29,7 +32,8 @@ from facenet2expnet.files import read_json, write_atomic
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.storage import as_int8, from_int8
-from facenet2expnet.predict.model_folder import Model, load_model, save_model
+from facenet2expnet.predict.model_folder import ONNX, WEIGHTS, Model, load_model, save_model
+from facenet2expnet.predict.onnx_model import load_onnx
 from facenet2expnet.predict.recognizer import Recognizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,6 +70,25 @@ def rounded(model: Model) -> Model:
     """Round the weights as `save_model(int8=True)` does, so that what is tested is what is shipped."""
     model.module.load_state_dict(from_int8(as_int8(model.module.state_dict())))
     return model
+
+
+def write_onnx(folder: Path, crops: list[np.ndarray], data: str) -> agreement.Agreement:
+    """Write `model.onnx` beside the weights, whose 8 bits it shares, if it answers as PyTorch does.
+
+    Raises:
+        UserError: If a probability differs by more than 1e-5.
+    """
+    model, faces = load_model(folder), np.stack(crops)
+    expected = Recognizer(model, "cpu").probabilities(faces)
+    graph = compact(to_graph(model))
+    found = load_onnx(with_metadata(graph, model, {}), "cpu")(faces)
+    measured = agreement.compare(expected, found, np.full(len(faces), -1), data)
+    agreement.check_same(measured)
+    record = {"precision": "int8-weights", "agreement": measured.to_dict(), "opset": OPSET}
+    write_atomic(folder / ONNX, share_weights(with_metadata(graph, model, record), folder / WEIGHTS))
+    shared = load_onnx(folder / ONNX, "cpu")(faces)
+    assert np.array_equal(shared, found)
+    return measured
 
 
 def recall(predictions: pd.DataFrame, name: str) -> float:
@@ -152,6 +175,7 @@ def main() -> None:
             "shipped": now(),
         }  # fmt: skip
         save_model(replace(model, metadata=metadata), given.out / name, int8=True)
+        print(*write_onnx(given.out / name, crops, "FER2013 PublicTest").lines(), sep="\n")
         text = re.sub(r"\n{3,}", "\n\n", card(name, read_json(given.out / name / "model.json"), model.classes))
         write_atomic(given.out / name / "README.md", text.encode())
         print(text)
