@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
-from facenet2expnet.nets.storage import as_int8, from_int8
+from facenet2expnet.nets.storage import as_int8, from_int8, write_tensors
 
 
 def test_rounding_by_hand() -> None:
@@ -32,3 +34,9 @@ def test_a_row_differs_by_half_a_step_at_most_and_rounding_again_changes_nothing
     assert sorted(twice) == sorted(weights)
     for name in weights:
         torch.testing.assert_close(twice[name], once[name], rtol=1e-6, atol=0)
+
+
+def test_others_may_read_the_file_as_they_may_any_other(tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    write_tensors(tmp_path / "a.safetensors", {"a": torch.ones(2)}, {})
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode

@@ -26,8 +26,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, An
         stale.unlink(missing_ok=True)
     contiguous = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        permissions = temporary.stat().st_mode  # safetensors gives them to the owner alone
         try:
             save_file(contiguous, temporary, metadata={"metadata": json.dumps(metadata)})
+            temporary.chmod(permissions)
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
