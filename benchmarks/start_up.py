@@ -41,6 +41,8 @@ def main(words: list[str] | None = None) -> None:
 def cost(command: list[str]) -> tuple[float, float]:
     """Processor seconds and the most memory in MB of a process.
 
+    A new process counts the memory of the one that starts it as its own, so this script imports no large package.
+
     Raises:
         SystemExit: If it fails.
     """
