@@ -16,6 +16,9 @@ RESULT, FAILED, STOPPED = "result.json", "failed.txt", "stopped.txt"
 """In a job's folder: it is done; it failed and is to be tried again; its training can't go on, which is a result."""
 
 
+STATES = ("done", "running", "waiting", "failed")
+
+
 @dataclass(frozen=True)
 class JobStatus:
     """One job.
@@ -23,7 +26,7 @@ class JobStatus:
     Attributes:
         title: method, fold, seed and place.
         folder: of its files.
-        state: "done", "running", "waiting" or "failed".
+        state: of STATES.
         where: the process that runs it; empty for others.
         since: when that process claimed it or the jobs before it, UTC.
         reason: why it failed.
