@@ -63,7 +63,7 @@ def obey(order: Order, report: Callable[[str, int, int], None]) -> None:
 def killed_in_stage1(task: Task, report: Callable[[str, int, int], None]) -> None:
     """Do a job; the first time that stage 1 of fold 1 begins, the process dies."""
     mark = task.job.folder.parent / "died-once"
-    if task.job.split.name == "fold-1" and not mark.exists():
+    if (task.job.method, task.job.split.name) == ("fn2en", "fold-1") and not mark.exists():
         loss = DistilStage.loss
 
         def die(self: Any, examples: torch.Tensor) -> torch.Tensor:

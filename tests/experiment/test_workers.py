@@ -75,7 +75,8 @@ def test_a_process_that_dies_loses_its_own_task_only(tmp_path: Path, caplog: pyt
     with Workers(2, obey, threads=1) as workers:
         found = run(workers, orders)
     assert {name: outcome.error.partition(":")[0] for name, outcome in found.items() if name.endswith("0")} == {
-        "work0": "", "die0": "its process died (SIGKILL", "raise0": "RuntimeError", "exit0": "its process died (exit code 3)",
+        "work0": "", "die0": "its process died (SIGKILL", "raise0": "RuntimeError",
+        "exit0": "its process died (exit code 3)",
     }  # fmt: skip
     assert found["work1"] == Outcome()
     assert found["raise1"].error == "RuntimeError: the order was wrong"
