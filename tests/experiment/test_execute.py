@@ -88,7 +88,7 @@ def test_jobs_side_by_side_give_the_numbers_of_one_by_one(run: Path, faces: Path
     same_numbers(run, out)
     assert states(out) == states(run) == everything("done")
     log = (out / "log.txt").read_text()
-    assert "2 jobs side by side, each with 1 threads" in log
+    assert "jobs side by side: 2, CPU threads of each: 1" in log
     assert "fn2en, fold fold-2, seed 0 (6 of 6): stage1 epoch 2/2" in log
     assert ("jobs", 6, 6) in seen
     assert ("fn2en, fold fold-1, seed 0 (3 of 6)", 4, 4) in seen

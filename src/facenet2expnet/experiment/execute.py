@@ -258,6 +258,8 @@ class _Queue:
         return None
 
     def _wanted(self, job: Job) -> bool:
+        if self.execution.on_stop and (job.folder / STOPPED).is_file():
+            self.execution.on_stop(job)  # it was stopped before, or on another machine
         return self.execution.wanted is None or self.execution.wanted(job)
 
     def _is_ended(self, chain: Chain) -> bool:
@@ -304,7 +306,7 @@ def _side_by_side(queue: _Queue, execution: Execution) -> None:
     """Do the jobs in processes of this machine."""
     parallel, progress, total = execution.parallel, execution.progress, queue.left
     devices = parallel.gpus or (None,)
-    log.info("%d jobs side by side, each with %d threads", parallel.processes, torch.get_num_threads())
+    log.info("jobs side by side: %d, CPU threads of each: %d", parallel.processes, torch.get_num_threads())
     with (
         _SharedPixels(execution.dataset) as shared,
         Workers(parallel.processes, do_task, threads=torch.get_num_threads(), devices=devices) as workers,
@@ -326,6 +328,7 @@ def _side_by_side(queue: _Queue, execution: Execution) -> None:
                 if (found := queue.next_after(task.job, outcome)) is not None:
                     ready.append(found)
                 if progress:
+                    progress(task.job.title, 1, 1)  # of a job that failed, too
                     progress("jobs", total - queue.left, total)
 
 
