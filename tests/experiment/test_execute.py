@@ -97,6 +97,15 @@ def test_jobs_side_by_side_give_the_numbers_of_one_by_one(run: Path, faces: Path
     assert not left
 
 
+@pytest.mark.slow
+def test_spawned_processes_give_the_same_numbers_too(
+    run: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user starts them: each loads PyTorch anew."""
+    monkeypatch.setattr(workers, "START", multiprocessing.get_context("spawn"))
+    same_numbers(run, compare(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", folds=2, jobs=2, **CPU))
+
+
 def test_a_killed_process_loses_its_own_job_and_resume_does_it_again(
     run: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
