@@ -30,7 +30,7 @@ from facenet2expnet.experiment.workers import Outcome, Workers, sigterm_interrup
 from facenet2expnet.files import write_atomic, write_json
 from facenet2expnet.recipe import Recipe
 
-POLL_S = 2.0
+POLL_S = 5.0
 """Seconds between two looks at what other machines have done."""
 
 LISTED = 5
@@ -127,7 +127,7 @@ class Execution:
         parallel: how many jobs run side by side.
         wanted: whether a job is still needed; None if all are.
         on_stop: called with a job whose training can't go on, if that is a result of the run; None makes it a failure.
-        on_end: called after each job.
+        on_end: called after each job; a UserError of it is no matter.
         progress: called with what is being done, how much of it is done, and how much there is.
     """
 
@@ -235,7 +235,8 @@ class _Queue:
             chain.jobs = [one for one in chain.jobs if one not in useless]
             self.failed |= {one: f"its face net failed ({job.title})" for one, _ in useless}
         if execution.on_end:
-            execution.on_end()
+            with contextlib.suppress(UserError):
+                execution.on_end()
         return self._next(chain)
 
     def _next(self, chain: Chain) -> tuple[Job, Recipe] | None:
