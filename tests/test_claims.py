@@ -49,7 +49,7 @@ def test_a_claim_has_one_owner_until_it_is_released(tmp_path: Path) -> None:
         assert found["fold-1/scratch"].owner == f"process {os.getpid()} on {socket.gethostname()}"
         first.release("fold-1/scratch")
         assert second.take("fold-1/scratch")
-    assert not (tmp_path / "claims").exists()
+    assert not list((tmp_path / "claims").iterdir())
 
 
 def test_processes_that_claim_at_the_same_time_share_without_overlap(tmp_path: Path) -> None:

@@ -104,8 +104,6 @@ class Claims:
         self._thread.join()
         for name in list(self._held):
             self.release(name)
-        with contextlib.suppress(OSError):  # others have claims in it
-            self.folder.rmdir()
 
     def take(self, name: str) -> bool:
         """Claim something; False if another process has it, or was faster.

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import tiny
+from facenet2expnet.errors import StageStopped
 from facenet2expnet.experiment.execute import Task, do_task
 from facenet2expnet.training.distil import DistilStage
 
@@ -81,4 +82,11 @@ def raises_in_scratch(task: Task, report: Callable[[str, int, int], None]) -> No
         raise ZeroDivisionError("a fault of ours")
     if (task.job.method, task.job.split.name) == ("fine-tune", "fold-2"):
         raise OSError(28, "No space left on device")
+    do_task(task, report)
+
+
+def stops_at_a_rate(task: Task, report: Callable[[str, int, int], None]) -> None:
+    """Do a job; stage 2 with the rate 0.5 can't go on."""
+    if task.job.method == "fn2en" and task.recipe.stage2.lr == 0.5:
+        raise StageStopped("the loss is nan")
     do_task(task, report)

@@ -190,7 +190,7 @@ def make_chains(planned: Sequence[tuple[Job, Recipe]], folder: Path) -> list[Cha
 
 def views_folder(folder: Path, chain: str) -> Path:
     """Return the folder of the teacher's cached views that the jobs of a chain share; deleted with its last job."""
-    return folder / "views" / chain.replace("/", "_")
+    return folder / f"views-of-{chain.replace('/', '_')}"
 
 
 class _Queue:
@@ -251,10 +251,7 @@ class _Queue:
                 (job.folder / FAILED).unlink(missing_ok=True)
                 self.current[job] = chain
                 return job, recipe
-        views = views_folder(execution.folder, chain.name)
-        shutil.rmtree(views, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            views.parent.rmdir()
+        shutil.rmtree(views_folder(execution.folder, chain.name), ignore_errors=True)
         execution.claims.release(chain.name)
         return None
 

@@ -238,6 +238,7 @@ def run_folder(
             _refuse_others(folder)
             delete_temporary_files(folder)
             _begin_work(record, earlier, about)
+            stack.callback(shutil.rmtree, folder / claims.FOLDER, ignore_errors=True)
             own = stack.enter_context(Claims(folder / claims.FOLDER))
         stack.enter_context(
             _log_file(folder / (f"log-{socket.gethostname()}-{os.getpid()}.txt" if join else "log.txt"))
