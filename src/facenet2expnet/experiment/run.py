@@ -238,7 +238,7 @@ def run_folder(
             _refuse_others(folder)
             delete_temporary_files(folder)
             _begin_work(record, earlier, about)
-            stack.callback(shutil.rmtree, folder / claims.FOLDER, ignore_errors=True)
+            stack.callback(_delete_if_empty, folder / claims.FOLDER)
             own = stack.enter_context(Claims(folder / claims.FOLDER))
         stack.enter_context(
             _log_file(folder / (f"log-{socket.gethostname()}-{os.getpid()}.txt" if join else "log.txt"))
@@ -269,6 +269,11 @@ def _refuse_others(folder: Path) -> None:
             f"machine, wait: a claim ends {claims.EXPIRES_S / 60:.0f} minutes after its last sign of life"
         )
     shutil.rmtree(folder / claims.FOLDER, ignore_errors=True)
+
+
+def _delete_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 @contextlib.contextmanager
