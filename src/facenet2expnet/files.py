@@ -94,7 +94,7 @@ def delete_temporary_files(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, busy: str) -> Iterator[None]:
+def folder_lock(folder: Path, busy: str, *, needed: bool = True) -> Iterator[None]:
     """Hold the lock of a folder, made if it is not there.
 
     The lock file `.lock` stays in the folder: deleting it would let two processes hold two different files of one
@@ -102,6 +102,7 @@ def folder_lock(folder: Path, busy: str) -> Iterator[None]:
 
     Args:
         busy: what to tell the user if another process holds the lock; the folder's name is put before it.
+        needed: False to go on where the file system has no locks.
     Raises:
         UserError: If another process holds the lock, or the folder can't be made.
     """
@@ -111,8 +112,10 @@ def folder_lock(folder: Path, busy: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(f"{folder}: {busy}") from None
-    except OSError as error:
-        raise UserError(f"{folder}: can't be made: {error.strerror}; choose another folder") from None
+    except (OSError, NotImplementedError) as error:
+        if needed or not folder.is_dir():
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{folder}: can't be made: {reason}; choose another folder") from None
     try:
         yield
     finally:

@@ -36,7 +36,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-COMMANDS = ("quickstart", "train", "compare", "ablate", "evaluate", "predict", "report", "recipe", "nets")
+COMMANDS = ("quickstart", "train", "compare", "ablate", "status", "evaluate", "predict", "report", "recipe", "nets")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

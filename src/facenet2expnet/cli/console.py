@@ -12,7 +12,15 @@ from functools import partial
 from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)  # fmt: skip
 
 PLAIN_WIDTH = 140
 SECONDS_BETWEEN_LINES = 30.0
@@ -45,16 +53,20 @@ class Lines(Display):
 
 
 class Bar(Display):
-    """A bar for what is being done now."""
+    """A bar for everything that is being done now; it disappears when that is done."""
 
     def __init__(self, bars: Progress) -> None:
         self.bars = bars
-        self.task = bars.add_task("", total=None, visible=False)
+        self.tasks: dict[str, TaskID] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        if self.bars.tasks[self.task].description != what:
-            self.bars.reset(self.task, description=what)
-        self.bars.update(self.task, completed=done, total=total, visible=done < total)
+        if done < total and what not in self.tasks:
+            self.tasks[what] = self.bars.add_task(what, total=total)
+        if what not in self.tasks:
+            return
+        self.bars.update(self.tasks[what], completed=done, total=total)
+        if done >= total:
+            self.bars.remove_task(self.tasks.pop(what))
 
 
 @contextmanager

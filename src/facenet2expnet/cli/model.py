@@ -86,6 +86,11 @@ def predict(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that read and look for faces. By default one a core.")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Of very many pictures, do one share, as 3/64; --out is a folder for the parts of all."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="With --shard: keep the parts that are there.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -100,8 +105,10 @@ def predict(
     from facenet2expnet.predict.sources import check_sources, is_camera, printable
     from facenet2expnet.predict.table import TableWriter, check_table_name
 
-    if out:
+    if out and not shard:
         check_table_name(out)
+    if resume and not shard:
+        raise UserError("--resume goes with --shard, as --shard 1/1")
     model, sources = split_model(inputs)
     asked_s = _seconds(smooth)
     smooth_s = asked_s or (DRAWN_SMOOTH_S if track and (draw or timeline or show) else None)
@@ -109,6 +116,13 @@ def predict(
         faces=faces, detector=detector, min_face_px=min_face, min_score=min_score, min_probability=min_probability,
         every=every, detect_every=detect_every, track=track, smooth_s=smooth_s, allow_urls=allow_urls, workers=workers,
     )  # fmt: skip
+    if shard:
+        from facenet2expnet.cli.shards import predict_one
+
+        if draw or timeline or show or out is None:
+            raise UserError("--shard needs --out with a folder, and neither draws nor shows")
+        predict_one(model, sources, out, shard, options, device=device, resume=resume, quiet=quiet)
+        return
     check_sources(sources, allow_urls=allow_urls)
     live = any(is_camera(source) for source in sources)
     lines = _timeline(timeline)

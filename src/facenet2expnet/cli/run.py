@@ -1,4 +1,4 @@
-"""fn2en quickstart, train, compare, ablate, pretrain, report, recipe."""
+"""fn2en quickstart, train, compare, ablate, pretrain, status, report, recipe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0 on.")]
 DropNear = Annotated[
     bool, typer.Option("--drop-near", help="Also take near-duplicates of test pictures out of the training part.")
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Number of CPU threads.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of each job. By default the cores, shared out among the jobs.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings side by side on this machine.")]
+Gpus = Annotated[
+    str | None, typer.Option(help="Train on these GPUs side by side, as 0,1 (values of CUDA_VISIBLE_DEVICES).")
+]
+JobsPerGpu = Annotated[int, typer.Option("--jobs-per-gpu", min=1, help="Trainings that share a GPU of --gpus.")]
+Join = Annotated[
+    bool, typer.Option("--join", help="Share the jobs in --out with other machines that run the same command.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
 Methods = Annotated[
@@ -43,7 +53,7 @@ ON_THE_PAGE = ("units", "balanced accuracy, %", "log loss", "weights, M", "multi
 
 def add(app: typer.Typer) -> None:
     """Mount the commands."""
-    for command in (quickstart, train, compare, ablate, pretrain, report, recipe):
+    for command in (quickstart, train, compare, ablate, pretrain, status, report, recipe):
         app.command()(command)
 
 
@@ -54,6 +64,9 @@ def quickstart(
     settings: Settings = None,
     device: Device = "auto",
     threads: Threads = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Trainings side by side. By default one a core and fold.")
+    ] = None,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -68,10 +81,12 @@ def quickstart(
     from facenet2expnet.predict.model_folder import CARD
 
     out = out or _new_run("quickstart", resume)
+    side_by_side, threads = _share_cores(min(folds, first_folds or folds), device, threads)
+    jobs = jobs or side_by_side
     sample: Any = replace(read_manifest(sample_folder() / "manifest.csv"), name="the bundled sample")
     compare(
         sample, settings=settings, out=out, folds=folds, first_folds=first_folds, device=device, threads=threads,
-        resume=resume, quiet=quiet,
+        jobs=jobs, resume=resume, quiet=quiet,
     )  # fmt: skip
     model = min(out.rglob(f"fn2en/model/{CARD}")).parent
     print(f"model:  {model}")
@@ -131,6 +146,10 @@ def compare(
     drop_near: DropNear = False,
     device: Device = "auto",
     threads: Threads = None,
+    jobs: Jobs = 1,
+    gpus: Gpus = None,
+    jobs_per_gpu: JobsPerGpu = 1,
+    join: Join = False,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -145,9 +164,10 @@ def compare(
 
     with console.progress(quiet) as display:
         run = facenet2expnet.compare(
-            data, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("compare", resume),
-            methods=methods or METHODS, protocol=protocol, folds=folds, first_folds=first_folds, seeds=range(seeds),
-            drop_near=drop_near, device=device, threads=threads, resume=resume, progress=display,
+            data, recipe=recipes.override(recipes.load(recipe), settings or []),
+            out=out or _new_run("compare", resume, join), methods=methods or METHODS, protocol=protocol, folds=folds,
+            first_folds=first_folds, seeds=range(seeds), drop_near=drop_near, device=device, threads=threads, jobs=jobs,
+            gpus=_names(gpus), jobs_per_gpu=jobs_per_gpu, join=join, resume=resume, progress=display,
         )  # fmt: skip
     _print_comparison(run)
 
@@ -176,6 +196,10 @@ def ablate(
     drop_near: DropNear = False,
     device: Device = "auto",
     threads: Threads = None,
+    jobs: Jobs = 1,
+    gpus: Gpus = None,
+    jobs_per_gpu: JobsPerGpu = 1,
+    join: Join = False,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -193,9 +217,10 @@ def ablate(
     methods = methods or (list(METHODS) if learning_curve else ["fn2en"])
     with console.progress(quiet) as display:
         folder = ablation.ablate(
-            data, changes, recipe=recipe, settings=settings or [], out=out or _new_run("ablation", resume),
-            methods=methods, protocol=protocol, folds=folds, first_folds=first_folds,
-            seeds=range(seeds), drop_near=drop_near, device=device, threads=threads, resume=resume, progress=display,
+            data, changes, recipe=recipe, settings=settings or [], out=out or _new_run("ablation", resume, join),
+            methods=methods, protocol=protocol, folds=folds, first_folds=first_folds, seeds=range(seeds),
+            drop_near=drop_near, device=device, threads=threads, jobs=jobs, gpus=_names(gpus),
+            jobs_per_gpu=jobs_per_gpu, join=join, resume=resume, progress=display,
         )  # fmt: skip
     table = table_text(read_ablation(folder))
     console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))
@@ -233,6 +258,31 @@ def pretrain(
         )  # fmt: skip
     print(f"start:  {start}")
     print(f"use it: fn2en train DATA --set expnet.start={start}")
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="The folder of a run or an ablation, finished or not.")],
+) -> None:
+    """Show which jobs of a run are done, running (where, since when), waiting, or failed.
+
+    Example: fn2en status runs/mine
+    """
+    from collections import Counter
+
+    from rich.table import Table
+
+    from facenet2expnet.cli import console
+    from facenet2expnet.experiment.status import STATES, read_status
+
+    jobs = read_status(run)
+    counts = Counter(job.state for job in jobs)
+    print(f"{len(jobs)} jobs: " + ", ".join(f"{counts[state]} {state}" for state in STATES))
+    table = Table("job", "state", "where", "since (UTC)", "reason")
+    for job in jobs:
+        if job.state in ("running", "failed"):
+            table.add_row(job.title, job.state, job.where, job.since, job.reason)
+    if table.row_count:
+        console.out.print(table)
 
 
 def report(
@@ -293,10 +343,27 @@ def _print_comparison(run: Path) -> None:
     print(f"report: {run / 'report.html'}")
 
 
-def _new_run(kind: str, resume: bool) -> Path:
-    """Name a run folder by the time; a run that is resumed has to be named."""
+def _share_cores(folds: int, device: str, threads: int | None) -> tuple[int, int | None]:
+    """Return how many jobs run side by side by default, and the threads of each, which do not depend on --jobs."""
+    import torch
+
+    from facenet2expnet.device import choose_device
+
+    if choose_device(device).type != "cpu":
+        return 1, threads
+    cores = torch.get_num_threads()
+    jobs = max(1, min(cores // (threads or 1), folds))
+    return jobs, threads or cores // jobs
+
+
+def _names(listed: str | None) -> list[str]:
+    return [name.strip() for name in listed.split(",")] if listed else []
+
+
+def _new_run(kind: str, resume: bool, join: bool = False) -> Path:
+    """Name a run folder by the time; a run that is resumed or shared has to be named."""
     from facenet2expnet.errors import UserError
 
-    if resume:
-        raise UserError("--resume needs --out with the run folder to continue")
+    if resume or join:
+        raise UserError(f"--{'resume' if resume else 'join'} needs --out with the run folder to continue")
     return Path("runs") / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"

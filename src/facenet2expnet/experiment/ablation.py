@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from itertools import groupby, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,22 @@ from facenet2expnet.data import splits
 from facenet2expnet.data.dataset import Dataset
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import Protocol
-from facenet2expnet.device import choose_device
-from facenet2expnet.errors import StageStopped, UserError
+from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import run
-from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, needed_methods, run_job
+from facenet2expnet.experiment.execute import Execution, Parallel, run_jobs
+from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, needed_methods
 from facenet2expnet.experiment.metrics import scores_of_method
 from facenet2expnet.experiment.significance import compare_paired
 from facenet2expnet.experiment.speed import measure
+from facenet2expnet.experiment.status import STOPPED
 from facenet2expnet.experiment.variants import Variant, expand_doubling, training_key, vary
-from facenet2expnet.files import atomic_path, write_atomic
+from facenet2expnet.files import atomic_path
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
 
 FORMAT = "facenet2expnet-ablation-2"
 RECORD = "ablation.json"
-STOPPED = "stopped.txt"
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +85,10 @@ def ablate(
     drop_near: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    jobs: int = 1,
+    gpus: Sequence[str] = (),
+    jobs_per_gpu: int = 1,
+    join: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -105,21 +108,24 @@ def ablate(
         out: the folder of the ablation; new, or with `resume` one that was started with the same data and folds. It may
             be resumed with other changes: nothing is trained twice, and table and page show those of the last call.
         methods: of METHODS.
-        protocol, folds, first_folds, seeds, drop_near, device, threads, resume, progress: see `compare`.
+        protocol, folds, first_folds, seeds, drop_near, device, threads, jobs, gpus, jobs_per_gpu, join, resume,
+            progress: see `compare`.
     Returns:
         The folder, with table.csv, predictions.parquet, figures and report.html.
     Raises:
-        UserError: If anything given can't be used; nothing is written then.
+        UserError: If anything given can't be used, and nothing is written then; or at the end, if jobs failed.
     """
     from facenet2expnet.report.ablation_page import write_ablation
 
     started, out = time.monotonic(), Path(out)
-    earlier = run.begin(out / RECORD, "an ablation", methods, seeds, threads, resume=resume)
+    parallel = Parallel(jobs, tuple(gpus), jobs_per_gpu, join)
+    threads = parallel.threads(threads)
+    earlier = run.begin(out / RECORD, "an ablation", methods, seeds, threads, resume=resume, join=join)
     base = recipes.override(recipes.load(recipe) if isinstance(recipe, str) else recipe, settings)
     variants = vary(base, changes, settings)
     for variant in variants:
         stages.check(variant.recipe, fine_tunes="fine-tune" in methods)
-    compute = choose_device(device)
+    compute = parallel.device(device)
     dataset = run.load_pictures(data, base, progress)
     chosen = run.first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     smallest = min(len(split.train) for split in chosen.splits)
@@ -136,16 +142,24 @@ def ablate(
         raise UserError(f"{out}: was started with other pictures or weights of these names; choose another --out")
     about["hashes"] = before | hashes
     del about["manifest"]["pixels"]  # differs from crop to crop
-    with run.run_folder(out / RECORD, earlier, about, started) as update:
+    with run.run_folder(out / RECORD, earlier, about, started, join=join) as (update, claims):
         run.write_inputs(out, inputs, base)
         for variant in variants[1:]:
             own, of_base = ([training_key(m, r) for m in methods] for r in (variant.recipe, base))
             if own == of_base and variant.pictures is None:
                 log.warning("%s=%s changes nothing that is trained.", variant.axis, variant.value)
-        _train(rows, data, dataset, compute, about, out, progress)
-        _write_tables(rows, about, out, compute)
-        update(finished=run.now())
-        write_ablation(out)
+        users, stopped = _users(rows), {row.name for row in rows if row.stopped()}
+        execution = Execution(
+            out, _Pictures(data, dataset, base, progress), compute, lambda recipe: run.model_metadata(about, recipe),
+            claims, parallel, progress=progress, on_end=update,
+            wanted=lambda job: not users[job.folder] <= stopped, on_stop=lambda job: stopped.update(users[job.folder]),
+        )  # fmt: skip
+        run_jobs(_plan(rows), execution)
+        with run.finishing(out / RECORD, claims) as first:
+            if first:
+                _write_tables(rows, about, out, compute)
+                update(finished=run.now())
+                write_ablation(out)
     return out
 
 
@@ -174,55 +188,52 @@ def _rows(
                 place = Path(f"{size}-pictures", f"seed-{seed}", split.name)
                 folders = {m: trainings / f"{m}-{training_key(m, recipe)}" / place for m in METHODS}
                 needed += [
-                    Job(m, split, seed, folders[m], folders["fine-tune"], trainings / "views")
-                    for m in needed_methods([method], recipe)
+                    Job(m, split, seed, folders[m], folders["fine-tune"]) for m in needed_methods([method], recipe)
                 ]
             rows.append(Row(number, variant, method, needed))
     return rows
 
 
-def _train(
-    rows: Sequence[Row],
-    data: str | Path | Manifest,
-    dataset: Dataset,
-    device: torch.device,
-    about: dict[str, Any],
-    out: Path,
-    progress: Progress | None,
-) -> None:
-    """Run every training once; those that see the same pictures one after the other, as they share cached views.
-
-    A row without all its trainings has no number: once one has stopped, those that only stopped rows need are left out.
-    """
+def _plan(rows: Sequence[Row]) -> list[tuple[Job, Recipe]]:
+    """List every training once, those that see the same pictures one after the other."""
     planned: dict[Path, tuple[Job, Recipe]] = {}
     for row in rows:
         for job in row.needed:
             planned.setdefault(job.folder, (job, row.variant.recipe))
     crops = list(dict.fromkeys(recipe.crop for _, recipe in planned.values()))
 
-    def pictures(item: tuple[Job, Recipe]) -> tuple[Any, ...]:
+    def place(item: tuple[Job, Recipe]) -> tuple[Any, ...]:
         job, recipe = item
-        return crops.index(recipe.crop), len(job.split.train), job.seed, job.split.name
+        pictures = crops.index(recipe.crop), len(job.split.train), job.seed, job.split.name
+        return *pictures, METHODS.index(job.method)
 
-    ordered = sorted(planned.values(), key=lambda item: (pictures(item), METHODS.index(item[0].method)))
-    stopped = {row.name for row in rows if row.stopped()}
-    read, number = rows[0].variant.recipe.crop, 0
-    for _, group in groupby(ordered, pictures):
-        for job, recipe in group:
-            number += 1
-            users = {row.name for row in rows if job.folder in {needed.folder for needed in row.needed}}
-            if users <= stopped:
-                continue
-            if recipe.crop != read:
-                dataset, read = run.load_pictures(data, recipe, progress), recipe.crop
-            try:
-                job = replace(job, number=number, total=len(planned))
-                run_job(job, dataset, recipe, device, run.model_metadata(about, recipe), progress)
-            except StageStopped as error:  # a result too: the others go on
-                stopped |= users
-                write_atomic(job.folder / STOPPED, str(error).encode())
-                log.warning("%s", error)
-        shutil.rmtree(out / "trainings" / "views", ignore_errors=True)
+    return sorted(planned.values(), key=place)
+
+
+def _users(rows: Sequence[Row]) -> dict[Path, set[str]]:
+    """Return the names of the rows that need a training, by its folder.
+
+    A row without all its trainings has no number: once one has stopped, those that only stopped rows need are left out.
+    """
+    users: dict[Path, set[str]] = {}
+    for row in rows:
+        for job in row.needed:
+            users.setdefault(job.folder, set()).add(row.name)
+    return users
+
+
+class _Pictures:
+    """Gives the pictures at a recipe's crop; those of one crop are in memory at a time."""
+
+    def __init__(
+        self, data: str | Path | Manifest, dataset: Dataset, recipe: Recipe, progress: Progress | None
+    ) -> None:
+        self.data, self.dataset, self.crop, self.progress = data, dataset, recipe.crop, progress
+
+    def __call__(self, recipe: Recipe) -> Dataset:
+        if recipe.crop != self.crop:
+            self.dataset, self.crop = run.load_pictures(self.data, recipe, self.progress), recipe.crop
+        return self.dataset
 
 
 def _hashes(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from facenet2expnet import recipes
+from facenet2expnet.claims import Claims
 from facenet2expnet.data import splits
 from facenet2expnet.data.dataset import Dataset
 from facenet2expnet.data.manifest import Manifest
@@ -20,7 +21,8 @@ from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import run
-from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs, run_job
+from facenet2expnet.experiment.execute import Execution, Parallel, run_jobs
+from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.files import atomic_path, write_json
@@ -47,6 +49,10 @@ def compare(
     drop_near: bool = False,
     device: str = "auto",
     threads: int | None = None,
+    jobs: int = 1,
+    gpus: Sequence[str] = (),
+    jobs_per_gpu: int = 1,
+    join: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -65,27 +71,33 @@ def compare(
         seeds: of the trainings.
         drop_near: take near-duplicates of test pictures out of the training part, not only identical ones.
         device: "auto", "cpu", "cuda" or "mps".
-        threads: of the CPU; None for PyTorch's choice. A resumed run takes those it began with.
+        threads: of the CPU, for each job; None for PyTorch's choice, shared out among the jobs side by side. A resumed
+            run takes those it began with, as a training's last bits depend on them.
+        jobs: trainings side by side, in processes of this machine; the numbers do not depend on it.
+        gpus: each a value of CUDA_VISIBLE_DEVICES; in place of `jobs`, `jobs_per_gpu` trainings run on each.
+        join: work in `out` together with other processes that make the same call, here or on other machines.
         resume: continue a run that was interrupted.
         progress: called with what is being done, how much of it is done, and how much there is.
     Returns:
         The run folder, with metrics.json, predictions.parquet and report.html.
     Raises:
-        UserError: If anything given can't be used; nothing is written then.
+        UserError: If anything given can't be used, and nothing is written then; or at the end, if jobs failed.
     """
     started, out = time.monotonic(), Path(out)
     recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
-    earlier = run.begin(out / RECORD, "a run", methods, seeds, threads, resume=resume)
+    parallel = Parallel(jobs, tuple(gpus), jobs_per_gpu, join)
+    threads = parallel.threads(threads)
+    earlier = run.begin(out / RECORD, "a run", methods, seeds, threads, resume=resume, join=join)
     face_net = stages.check(recipe, fine_tunes="fine-tune" in methods)
-    compute = choose_device(device)
+    compute = parallel.device(device)
     dataset = run.load_pictures(data, recipe, progress)
     chosen = run.first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     inputs = run.prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
-    jobs = plan_jobs(inputs.splits, methods, seeds, recipe, out)
+    planned = plan_jobs(inputs.splits, methods, seeds, recipe, out)
     about = run.describe(inputs, recipe, compute, earlier, kind="compare", methods=list(methods), seeds=list(seeds))
     about |= {"format": FORMAT, "notes": list(face_net.notes)}
-    with run.run_folder(out / RECORD, earlier, about, started) as update:
-        _train_and_test(jobs, inputs, recipe, compute, about, out, update, progress)
+    with run.run_folder(out / RECORD, earlier, about, started, join=join) as (update, claims):
+        _train_and_test(planned, inputs, recipe, compute, about, out, update, claims, parallel, progress)
     return out
 
 
@@ -129,11 +141,11 @@ def train(
     else:
         chosen = _no_holdout(dataset.manifest)
     inputs = run.prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
-    jobs = plan_jobs(inputs.splits, [method], [seed], recipe, out)
+    planned = plan_jobs(inputs.splits, [method], [seed], recipe, out)
     about = run.describe(inputs, recipe, compute, earlier, kind="train", methods=[method], seeds=[seed])
     about |= {"format": FORMAT, "notes": list(face_net.notes)}
-    with run.run_folder(out / RECORD, earlier, about, started) as update:
-        _train_and_test(jobs, inputs, recipe, compute, about, out, update, progress)
+    with run.run_folder(out / RECORD, earlier, about, started) as (update, claims):
+        _train_and_test(planned, inputs, recipe, compute, about, out, update, claims, Parallel(), progress)
     return out
 
 
@@ -185,18 +197,35 @@ def _train_and_test(
     about: dict[str, Any],
     out: Path,
     update: Callable[..., None],
+    claims: Claims,
+    parallel: Parallel,
     progress: Progress | None,
 ) -> None:
     """Run all jobs, then write predictions, metrics, sizes and the report; `update` writes the record again."""
-    from facenet2expnet.report.page import write_report
-
     run.write_inputs(out, inputs, recipe)
     for note in about["notes"]:
         log.info("%s", note)
     metadata, dataset = run.model_metadata(about, recipe), run.with_framing(inputs.dataset)
-    for job in jobs:
-        run_job(job, dataset, recipe, device, metadata, progress)
-        update()
+    execution = Execution(
+        out, lambda _: dataset, device, lambda _: metadata, claims, parallel, on_end=update, progress=progress
+    )
+    run_jobs([(job, recipe) for job in jobs], execution)
+    with run.finishing(out / RECORD, claims) as first:
+        if first:
+            _write_results(jobs, inputs, about, out, device, update)
+
+
+def _write_results(
+    jobs: Sequence[Job],
+    inputs: run.Inputs,
+    about: dict[str, Any],
+    out: Path,
+    device: torch.device,
+    update: Callable[..., None],
+) -> None:
+    """Write what is made of all jobs."""
+    from facenet2expnet.report.page import write_report
+
     predictions, history = collect(jobs)
     with atomic_path(out / "history.csv") as path:
         history.to_csv(path, index=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import shutil
@@ -23,6 +24,7 @@ from facenet2expnet.data.splits import Split
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.experiment.calibration import fit_temperature
 from facenet2expnet.experiment.evaluate import predict_table
+from facenet2expnet.experiment.status import RESULT
 from facenet2expnet.files import atomic_path, write_json
 from facenet2expnet.nets.classifier import AveragedTeacher, Teacher, divide_scores
 from facenet2expnet.predict.model_folder import Model, save_model
@@ -34,8 +36,6 @@ from facenet2expnet.training.teacher import TrainingSet, drop_views
 
 METHODS = ("scratch", "fine-tune", "fn2en")
 """The paper's two baselines and its method, in the order of its tables."""
-
-RESULT = "result.json"
 
 SEEDS_APART = 10_000
 """Between the seeds of the fine-tuned face nets of one teacher."""
@@ -110,9 +110,7 @@ def run_job(
     Raises:
         StageStopped: If the training can't go on, or does not fit in memory.
     """
-    if (job.folder / RESULT).is_file():
-        drop_views(job.folder)
-        log.info("%s: done before", job.title)
+    if skip_finished(job):
         return
     log.info("%s: %d training pictures", job.title, len(job.split.train))
     records: list[EpochRecord] = []
@@ -148,6 +146,15 @@ def run_job(
     write_json(job.folder / RESULT, {"accuracy": accuracy, "pictures_tested": len(predictions)})
     drop_views(job.folder)
     log.info("%s: done%s", job.title, "" if accuracy is None else f", accuracy {accuracy:.1%} on the test part")
+
+
+def skip_finished(job: Job) -> bool:
+    """Whether a job is done already; then what a killed process may have left of it is deleted."""
+    if not (job.folder / RESULT).is_file():
+        return False
+    drop_views(job.folder)
+    log.info("%s: done before", job.title)
+    return True
 
 
 def collect(jobs: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -204,7 +211,9 @@ def _epoch_callback(
     epochs = {"scratch": recipe.scratch.epochs, "fine-tune": recipe.fine_tune.epochs}
     total = epochs.get(job.method, recipe.stage1.epochs + recipe.stage2.epochs)
     names = {"loss": "loss", "lr": "rate", "accuracy": "accuracy", "r2": "R2", "val_loss": "validation loss"}
-    with SummaryWriter(str(job.folder / "tensorboard")) as curves:
+    with SummaryWriter(str(job.folder / "tensorboard")) as curves, contextlib.ExitStack() as at_end:
+        if progress:  # early stopping leaves epochs out
+            at_end.callback(progress, job.title, total, total)
 
         def on_epoch(record: EpochRecord) -> None:
             records.append(record)

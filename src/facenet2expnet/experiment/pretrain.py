@@ -79,7 +79,7 @@ def pretrain(
     split = Split("all", train, train[:0], held_out)
     inputs = Inputs(dataset, Protocol("none", [split], False, "", 0), [split], pd.DataFrame(), [])
     about = describe(inputs, recipe, compute, earlier, kind="pretrain", seed=seed)
-    with run_folder(out / RECORD, earlier, about, started) as update:
+    with run_folder(out / RECORD, earlier, about, started) as (update, _):
         log.info("%d faces to learn from, %d held out", len(train), len(held_out))
         unknown = np.full(len(dataset.manifest), -1)
         validation = TrainingSet(dataset.pixels, held_out, unknown[held_out], 2, compute)

@@ -8,6 +8,8 @@ import logging
 import os
 import platform
 import shlex
+import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +24,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from facenet2expnet import recipes
+from facenet2expnet import claims, recipes
+from facenet2expnet.claims import Claims
 from facenet2expnet.data import audit, duplicates, splits
 from facenet2expnet.data.dataset import Dataset, load_dataset
 from facenet2expnet.data.manifest import Manifest
@@ -37,6 +40,9 @@ from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
 
 PACKAGES = ("facenet2expnet", "torch", "kornia", "numpy", "opencv-python-headless", "scikit-learn", "pandas")
+
+BEGINNING, FINISH = "beginning", "results"
+"""Claims of the process that begins a shared folder, and of the one that writes its results."""
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +152,14 @@ def with_framing(dataset: Dataset) -> Dataset:
 
 
 def begin(
-    record: Path, what: str, methods: Sequence[str], seeds: Sequence[int], threads: int | None, *, resume: bool
+    record: Path,
+    what: str,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    threads: int | None,
+    *,
+    resume: bool,
+    join: bool = False,
 ) -> dict[str, Any] | None:
     """Check what can be checked before the pictures are read; set the number of threads.
 
@@ -156,6 +169,7 @@ def begin(
         methods, seeds: of the trainings.
         threads: of the CPU, unless the record names them.
         resume: whether an earlier run is to go on.
+        join: whether other processes may work in the folder, before this one, with it and after it.
     Returns:
         The record that the folder was started with; None if it is new.
     Raises:
@@ -167,13 +181,11 @@ def begin(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
     folder, earlier = record.parent, None
-    leftovers = (LOCK, f".{record.stem}.")  # of a run that was killed while it wrote its first file
+    leftovers = (LOCK, f".{record.stem}.", claims.FOLDER)  # of a run that was killed while it wrote its first file
     if record.is_file():
-        if not resume:
+        if not resume and not join:
             raise UserError(f"{folder}: holds {what} already; add --resume to continue it, or choose another --out")
-        earlier = read_json(record)
-        if not isinstance(earlier, dict) or not {"created", "identity", "threads"} <= set(earlier):
-            raise UserError(f"{record}: is not {what} that can go on; choose another --out")
+        earlier = _read_record(record, what)
         threads = earlier["threads"]
     elif folder.exists() and (not folder.is_dir() or any(not p.name.startswith(leftovers) for p in folder.iterdir())):
         raise UserError(f"{folder}: exists and is not empty; choose another --out")
@@ -182,52 +194,116 @@ def begin(
     return earlier
 
 
+def _read_record(record: Path, what: str) -> dict[str, Any]:
+    found = read_json(record)
+    if not isinstance(found, dict) or not {"created", "identity", "threads"} <= set(found):
+        raise UserError(f"{record}: is not {what} that can go on; choose another --out")
+    return found
+
+
 @contextlib.contextmanager
 def run_folder(
-    record: Path, earlier: Mapping[str, Any] | None, about: dict[str, Any], started: float
-) -> Iterator[Callable[..., None]]:
-    """Hold a folder of results: no other process trains into it, and all log messages go to its log.txt too.
+    record: Path, earlier: Mapping[str, Any] | None, about: dict[str, Any], started: float, *, join: bool = False
+) -> Iterator[tuple[Callable[..., None], Claims]]:
+    """Work in a folder of results, alone or together with others; all log messages go to its log.txt too.
 
     Args:
         record: the file that the folder begins with; `about` is written to it.
         earlier: the record that was found before; None for a new folder.
         about: what the run is.
         started: when it began, on the monotonic clock.
+        join: let other processes with the same identity work in the folder, each on its own jobs. The threads of a job
+            are those of the process that began it. The log is log-HOST-PID.txt.
     Returns:
-        A function that writes the record again, with the seconds so far and the values that it is given.
+        A function that writes the record again, with the seconds so far and the values that it is given; and the
+        claims of this process.
     Raises:
-        UserError: If another process works in the folder, or began it with something else.
+        UserError: If another process works in the folder without `join`, or began it with something else.
     """
     folder, earlier_seconds = record.parent, about["seconds"] or 0.0
 
     def update(**more: Any) -> None:
         write_json(record, about | {"seconds": earlier_seconds + time.monotonic() - started} | more)
 
-    with folder_lock(folder, "another process works here; wait for it, stop it, or choose another --out"):
-        if earlier is None and record.is_file():
-            raise UserError(f"{folder}: another process began here; add --resume, or choose another --out")
-        if earlier and earlier["identity"] != about["identity"]:
-            raise UserError(
-                f"{folder}: was started with {_difference(earlier['identity'], about['identity'])}; use the original "
-                "settings, or choose another --out"
-            )
-        delete_temporary_files(folder)
-        write_json(record, about)
-        package, file = logging.getLogger("facenet2expnet"), logging.FileHandler(folder / "log.txt", encoding="utf-8")
-        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        level = package.level
-        package.setLevel(logging.DEBUG)
-        package.addHandler(file)
-        try:
-            log.info("results: %s", folder)
-            for name in ("device", "versions"):
-                if earlier and earlier.get(name) != about[name]:
-                    log.warning("%s was started with another %s: weights may differ in the last bits.", folder, name)
-            yield update
-        finally:
-            package.removeHandler(file)
-            package.setLevel(level)
-            file.close()
+    busy = "another process works here; wait for it, stop it, or choose another --out"
+    with contextlib.ExitStack() as stack:
+        if join:
+            own = stack.enter_context(Claims(folder / claims.FOLDER))
+            own.wait(BEGINNING)
+            if earlier is None and record.is_file():
+                earlier = _read_record(record, "a run")
+                about |= {key: earlier[key] for key in ("command", "created", "threads")}
+                torch.set_num_threads(about["threads"])
+            with folder_lock(folder, busy, needed=False):
+                _begin_work(record, earlier, about)
+            own.release(BEGINNING)
+        else:
+            stack.enter_context(folder_lock(folder, busy))
+            if earlier is None and record.is_file():
+                raise UserError(f"{folder}: another process began here; add --resume, or choose another --out")
+            _refuse_others(folder)
+            delete_temporary_files(folder)
+            _begin_work(record, earlier, about)
+            stack.callback(_delete_if_empty, folder / claims.FOLDER)
+            own = stack.enter_context(Claims(folder / claims.FOLDER))
+        stack.enter_context(
+            _log_file(folder / (f"log-{socket.gethostname()}-{os.getpid()}.txt" if join else "log.txt"))
+        )
+        log.info("results: %s", folder)
+        for name in ("device", "versions"):
+            if earlier and earlier.get(name) != about[name]:
+                log.warning("%s was started with another %s: weights may differ in the last bits.", folder, name)
+        yield update, own
+
+
+def _begin_work(record: Path, earlier: Mapping[str, Any] | None, about: Mapping[str, Any]) -> None:
+    """Write the record, if the folder was begun with the same inputs or is new."""
+    if earlier and earlier["identity"] != about["identity"]:
+        raise UserError(
+            f"{record.parent}: was started with {_difference(earlier['identity'], about['identity'])}; use the "
+            "original settings, or choose another --out"
+        )
+    write_json(record, about)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise UserError if processes that share the folder may be at work in it; delete the claims of dead ones."""
+    if found := claims.living(folder / claims.FOLDER):
+        owners = ", ".join(dict.fromkeys(claim.owner for claim in found))
+        raise UserError(
+            f"{folder}: {owners} may be at work here; add --join to work beside it, or stop it. After a crash of its "
+            f"machine, wait: a claim ends {claims.EXPIRES_S / 60:.0f} minutes after its last sign of life"
+        )
+    shutil.rmtree(folder / claims.FOLDER, ignore_errors=True)
+
+
+def _delete_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def finishing(record: Path, own: Claims) -> Iterator[bool]:
+    """Whether this process should write the results of all jobs: in a shared folder the first that comes does so."""
+    own.wait(FINISH)
+    yield not read_json(record)["finished"]
+    own.release(FINISH)
+
+
+@contextlib.contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Write the package's messages to a file too, also those that a terminal does not show."""
+    package, file = logging.getLogger("facenet2expnet"), logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    level = package.level
+    package.setLevel(logging.DEBUG)
+    package.addHandler(file)
+    try:
+        yield
+    finally:
+        package.removeHandler(file)
+        package.setLevel(level)
+        file.close()
 
 
 def write_inputs(folder: Path, inputs: Inputs, recipe: Recipe) -> None:

@@ -196,6 +196,7 @@ class Recognizer:
         options: Options | None = None,
         *,
         progress: Progress | None = None,
+        check: bool = True,
         **changes: Any,
     ) -> Generator[FrameResult, None, None]:
         """Yield the result of each picture or frame, in order; memory does not grow with their number.
@@ -211,16 +212,18 @@ class Recognizer:
                 (H, W, 3) uint8 RGB; one or many.
             options, changes: how to look; `changes` are fields of `Options`.
             progress: called with the number of finished pictures and frames, and of all as far as that is known.
+            check: False for files that were listed before: one that is gone gives a result with a note.
         Raises:
             UserError: Before any work, if a source does not exist, holds no picture or can't be read, or a package is
                 not installed.
         """
         chosen = replace(options or Options(), **changes)
-        listed = check_sources(sources, allow_urls=chosen.allow_urls)
+        listed = check_sources(sources, allow_urls=chosen.allow_urls) if check else list(sources)  # type: ignore[arg-type]
         contract = self.contract.for_photos(chosen.detector)
         if chosen.faces != "whole-image":
             detect.check_installed(contract)
-        return self._stream(listed, chosen, contract, progress)
+        stores = [given for given in listed if check and not isinstance(given, np.ndarray) and is_store(Path(given))]
+        return self._stream(listed, stores, chosen, contract, progress)
 
     def predict(
         self, sources: Given | Iterable[Given], *, progress: Progress | None = None, **changes: Any
@@ -236,15 +239,20 @@ class Recognizer:
         return Predictions(results, self.classes, skipped)
 
     def _stream(
-        self, listed: Sequence[Given], options: Options, contract: CropContract, progress: Progress | None
+        self,
+        listed: Sequence[Given],
+        stores: Sequence[str | Path],
+        options: Options,
+        contract: CropContract,
+        progress: Progress | None,
     ) -> Generator[FrameResult, None, None]:
         if contract.detector != self.contract.detector and contract.framing is None and options.faces != "whole-image":
             log.warning(
                 "The model does not say how tightly the faces that it learned from were cut; faces are cut out with "
                 "a margin of %.0f %%.", 100 * contract.margin,
             )  # fmt: skip
-        for given in listed:
-            self._compare_store(given)
+        for store in stores:
+            self._compare_store(store)
         every = video.Every(options.every)
         total = _count(expand(listed), every) if progress else 0
         sources = expand(listed, allow_urls=options.allow_urls)
@@ -259,10 +267,8 @@ class Recognizer:
                         progress(done, max(done, total))
                     yield result
 
-    def _compare_store(self, given: Given) -> None:
+    def _compare_store(self, given: str | Path) -> None:
         """Log a warning for a face store whose faces were cut out otherwise than those of the training."""
-        if isinstance(given, np.ndarray) or not is_store(Path(given)):
-            return
         stored = FaceStore.open(given, verify=False).manifest.contract
         if stored is None:
             return

@@ -100,7 +100,7 @@ def check_sources(sources: Given | Iterable[Given], *, allow_urls: bool = False)
             else:
                 _files_in(Path(source))
         elif _is_list(Path(source)):
-            for line in _read_list(Path(source)):
+            for line in read_list(Path(source)):
                 if is_url(line):
                     _check_allowed(line, allow_urls)
     return listed
@@ -158,7 +158,7 @@ def _of_one(given: str | Path, inside: Path | None, allow_urls: bool) -> Iterato
         for file in _files_in(path):
             yield _of_file(file)
     elif _is_list(path):
-        for line in _read_list(path):
+        for line in read_list(path):
             beside = None if is_camera(line) or is_url(line) else path.parent
             yield from expand([line], inside=beside, allow_urls=allow_urls)
     elif path.exists() or not _matches(path):
@@ -206,7 +206,7 @@ def _is_list(path: Path) -> bool:
     return path.suffix.lower() == ".txt" and path.exists()
 
 
-def _read_list(path: Path) -> list[str]:
+def read_list(path: Path) -> list[str]:
     """The lines of a text file, one source a line; empty lines and those that begin with # are left out."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]

@@ -38,17 +38,20 @@ class TableWriter:
         path: ends in .csv, .jsonl or .parquet; an older file is replaced.
         classes: class names.
         smoothed: add the columns of the smoothed probabilities.
+        rows_path: of the rows of a Parquet file before its end, in place of that beside it.
     Raises:
         UserError: If the name has another ending, or the file can't be written.
     """
 
-    def __init__(self, path: Path, classes: Sequence[str], *, smoothed: bool = False) -> None:
+    def __init__(
+        self, path: Path, classes: Sequence[str], *, smoothed: bool = False, rows_path: Path | None = None
+    ) -> None:
         check_table_name(path)
         self.path, self.smoothed, self.rows_written = path, smoothed, 0
         self.columns = columns(classes, smoothed=smoothed)
         self._lines = path.suffix.lower() == ".jsonl"
         parquet = path.suffix.lower() == ".parquet"
-        self.rows_path = path.with_name(f"{path.stem}.unfinished.csv") if parquet else path
+        self.rows_path = (rows_path or path.with_name(f"{path.stem}.unfinished.csv")) if parquet else path
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.rows_path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
@@ -87,6 +90,12 @@ class TableWriter:
         if self.rows_path != self.path:
             self._make_parquet()
             self.rows_path.unlink()
+
+    def discard(self) -> None:
+        """Close and delete the rows of an unfinished Parquet file; nothing happens after `close`."""
+        if not self._file.closed:
+            self._file.close()
+            self.rows_path.unlink(missing_ok=True)
 
     def _make_parquet(self) -> None:
         import pandas as pd

@@ -1,0 +1,392 @@
+"""Do the jobs of a run: one after the other, side by side in processes, or shared with other machines.
+
+Jobs that build on each other are a chain: a fine-tuned face net and the expression nets that learn from it. A chain is
+done in its order by one process tree; chains are independent. A job computes with as many threads as the run was begun
+with, however many jobs run beside it, so that its numbers stay the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from facenet2expnet.claims import Claims, folder_time
+from facenet2expnet.data.dataset import Dataset
+from facenet2expnet.device import choose_device
+from facenet2expnet.errors import StageStopped, UserError
+from facenet2expnet.experiment.job import Job, Progress, run_job, skip_finished
+from facenet2expnet.experiment.status import FAILED, PLAN, RESULT, STOPPED
+from facenet2expnet.experiment.workers import Outcome, Workers, sigterm_interrupts
+from facenet2expnet.files import write_atomic, write_json
+from facenet2expnet.recipe import Recipe
+
+POLL_S = 5.0
+"""Seconds between two looks at what other machines have done."""
+
+LISTED = 5
+"""So many failures are spelled out in the message."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How the jobs of a run are shared out.
+
+    Attributes:
+        jobs: processes on this machine; 1 works in this one.
+        gpus: each a value of CUDA_VISIBLE_DEVICES, as "0"; empty for no choice.
+        jobs_per_gpu: processes that share one of `gpus`.
+        join: let other processes, here or on other machines, work in the folder at the same time.
+    Raises:
+        UserError: If the numbers contradict each other.
+    """
+
+    jobs: int = 1
+    gpus: tuple[str, ...] = ()
+    jobs_per_gpu: int = 1
+    join: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("jobs", "jobs_per_gpu"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if len(set(self.gpus)) < len(self.gpus) or not all(gpu.strip() for gpu in self.gpus):
+            raise UserError(f"gpus: got {', '.join(self.gpus)}, expected different ones, as 0,1")
+        if self.jobs_per_gpu > 1 and not self.gpus:
+            raise UserError(f"jobs_per_gpu is {self.jobs_per_gpu}, expected gpus with it, as 0,1")
+        if self.jobs > 1 and self.gpus:
+            raise UserError(f"jobs is {self.jobs} and gpus are given: their number and jobs_per_gpu say how many jobs")
+
+    @property
+    def processes(self) -> int:
+        """The number of jobs side by side on this machine."""
+        return len(self.gpus) * self.jobs_per_gpu or self.jobs
+
+    def threads(self, asked: int | None) -> int | None:
+        """Return the CPU threads of a job: those asked for, or an equal share; None for PyTorch's own choice."""
+        if asked is None and self.processes > 1:
+            return max(1, torch.get_num_threads() // self.processes)
+        return asked
+
+    def device(self, name: str) -> torch.device:
+        """Return where to compute; see `choose_device`.
+
+        Raises:
+            UserError: If there is no such device, or GPUs are given for another.
+        """
+        device = choose_device(name)
+        if self.gpus and device.type != "cuda":
+            raise UserError(f"gpus are {','.join(self.gpus)}, and the device is {device.type}: expected one of CUDA")
+        return device
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job as a worker gets it: the pixels of its dataset lie in a file."""
+
+    job: Job
+    dataset: Dataset
+    pixels: Path
+    recipe: Recipe
+    device: str
+    metadata: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.job.title
+
+
+@dataclass(eq=False)
+class Chain:
+    """Jobs to be done in this order, each with its recipe."""
+
+    name: str
+    jobs: list[tuple[Job, Recipe]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Execution:
+    """What `run_jobs` needs to know of a run.
+
+    Attributes:
+        folder: of the run.
+        dataset: gives the pictures that a recipe needs; the last ones are kept.
+        device: where to compute.
+        metadata: gives what is saved with a model of a recipe.
+        claims: of this process in the folder.
+        parallel: how many jobs run side by side.
+        wanted: whether a job is still needed; None if all are.
+        on_stop: called with a job whose training can't go on, if that is a result of the run; None makes it a failure.
+        on_end: called after each job; a UserError of it is no matter.
+        progress: called with what is being done, how much of it is done, and how much there is.
+    """
+
+    folder: Path
+    dataset: Callable[[Recipe], Dataset]
+    device: torch.device
+    metadata: Callable[[Recipe], dict[str, Any]]
+    claims: Claims
+    parallel: Parallel = Parallel()
+    wanted: Callable[[Job], bool] | None = None
+    on_stop: Callable[[Job], None] | None = None
+    on_end: Callable[[], None] | None = None
+    progress: Progress | None = None
+
+
+def run_jobs(planned: Sequence[tuple[Job, Recipe]], execution: Execution) -> None:
+    """Do all jobs that are not done, in processes if `parallel` says so; a failed one does not stop the others.
+
+    Returns when all are done, also those that other machines took.
+
+    Raises:
+        UserError: At the end, naming the jobs that failed.
+    """
+    chains = make_chains(planned, execution.folder)
+    listed = [
+        {"title": job.title, "folder": job.folder.relative_to(execution.folder).as_posix(), "chain": chain.name}
+        for chain in chains
+        for job, _ in chain.jobs
+    ]
+    write_json(execution.folder / PLAN, listed)
+    queue = _Queue(chains, execution)
+    with sigterm_interrupts():
+        if execution.parallel.processes > 1 or execution.parallel.gpus:
+            _side_by_side(queue, execution)
+        else:
+            _one_by_one(queue, execution)
+    if queue.failed:
+        raise UserError(_failures(queue.failed, len(planned)))
+
+
+def make_chains(planned: Sequence[tuple[Job, Recipe]], folder: Path) -> list[Chain]:
+    """Put the jobs that share a fine-tuned face net into one chain, named by its folder; others are alone.
+
+    The jobs are numbered in the order of the chains. Several expression nets of one chain share cached views.
+    """
+    chains: dict[Path, Chain] = {}
+    for job, recipe in planned:
+        place = job.folder if job.method == "scratch" else job.teacher_folder
+        chain = chains.setdefault(place, Chain(place.relative_to(folder).as_posix()))
+        chain.jobs.append((job, recipe))
+    number = 0
+    for chain in chains.values():
+        shared = sum(job.method == "fn2en" for job, _ in chain.jobs) > 1
+        views = views_folder(folder, chain.name) if shared else None
+        for index, (job, recipe) in enumerate(chain.jobs):
+            number += 1
+            chain.jobs[index] = replace(job, number=number, total=len(planned), views_folder=views), recipe
+    return list(chains.values())
+
+
+def views_folder(folder: Path, chain: str) -> Path:
+    """Return the folder of the teacher's cached views that the jobs of a chain share; deleted with its last job."""
+    return folder / f"views-of-{chain.replace('/', '_')}"
+
+
+class _Queue:
+    """The jobs that are to be done, and those that failed."""
+
+    def __init__(self, chains: Sequence[Chain], execution: Execution) -> None:
+        self.execution = execution
+        self.waiting = list(chains)
+        self.current: dict[Job, Chain] = {}
+        self.failed: dict[Job, str] = {}
+        self.started = folder_time(execution.folder)
+
+    @property
+    def left(self) -> int:
+        """The number of jobs that have not ended."""
+        return len(self.current) + sum(len(chain.jobs) for chain in [*self.waiting, *self.current.values()])
+
+    def take(self) -> tuple[Job, Recipe] | None:
+        """Claim the first chain that is free and return its first job; None if there is none now."""
+        for chain in list(self.waiting):
+            if self._is_ended(chain):
+                self.waiting.remove(chain)
+            elif self.execution.claims.take(chain.name):
+                self.waiting.remove(chain)
+                if (found := self._next(chain)) is not None:
+                    return found
+        return None
+
+    def next_after(self, job: Job, outcome: Outcome) -> tuple[Job, Recipe] | None:
+        """Note how a job ended; return the next one of its chain, if there is one."""
+        chain, execution = self.current.pop(job), self.execution
+        if outcome.stopped and execution.on_stop:
+            write_atomic(job.folder / STOPPED, outcome.error.encode())
+            log.warning("%s", outcome.error)
+            execution.on_stop(job)
+        elif outcome.error:
+            self.failed[job] = outcome.error
+            log.warning("%s failed: %s", job.title, outcome.error)
+            with contextlib.suppress(UserError):  # a full disk may be the reason
+                write_atomic(job.folder / FAILED, outcome.error.encode())
+            useless = [one for one in chain.jobs if job.method == "fine-tune" and _needs_face_net(*one)]
+            chain.jobs = [one for one in chain.jobs if one not in useless]
+            self.failed |= {one: f"its face net failed ({job.title})" for one, _ in useless}
+        if execution.on_end:
+            with contextlib.suppress(UserError):
+                execution.on_end()
+        return self._next(chain)
+
+    def _next(self, chain: Chain) -> tuple[Job, Recipe] | None:
+        """Return the next job of a claimed chain; without one the claim is given back."""
+        execution = self.execution
+        if not execution.claims.holds(chain.name):
+            self.waiting.append(chain)  # another process took it over: wait for that one
+            return None
+        while chain.jobs:
+            job, recipe = chain.jobs.pop(0)
+            if not skip_finished(job) and self._wanted(job):
+                (job.folder / FAILED).unlink(missing_ok=True)
+                self.current[job] = chain
+                return job, recipe
+        shutil.rmtree(views_folder(execution.folder, chain.name), ignore_errors=True)
+        execution.claims.release(chain.name)
+        return None
+
+    def _wanted(self, job: Job) -> bool:
+        if self.execution.on_stop and (job.folder / STOPPED).is_file():
+            self.execution.on_stop(job)  # it was stopped before, or on another machine
+        return self.execution.wanted is None or self.execution.wanted(job)
+
+    def _is_ended(self, chain: Chain) -> bool:
+        """Whether another process has done all jobs of a chain since this one began, or failed to."""
+        failed: dict[Job, str] = {}
+        left = [one for one in chain.jobs if not (one[0].folder / RESULT).is_file() and self._wanted(one[0])]
+        for job, recipe in left:
+            path = job.folder / FAILED
+            if path.is_file() and path.stat().st_mtime > self.started:
+                failed[job] = path.read_text(encoding="utf-8")
+            elif _needs_face_net(job, recipe) and any(one.folder == job.teacher_folder for one in failed):
+                failed[job] = "its face net failed"
+            else:
+                return False
+        for job, _ in chain.jobs:
+            skip_finished(job)
+        self.failed |= failed
+        return True
+
+
+def _needs_face_net(job: Job, recipe: Recipe) -> bool:
+    return job.method == "fn2en" and recipe.face_net.fine_tuned
+
+
+def _one_by_one(queue: _Queue, execution: Execution) -> None:
+    """Do the jobs in this process."""
+    while True:
+        found = queue.take()
+        if found is None and not queue.waiting:
+            return
+        if found is None:
+            time.sleep(POLL_S)
+        while found is not None:
+            job, recipe = found
+            outcome, dataset, metadata = Outcome(), execution.dataset(recipe), execution.metadata(recipe)
+            try:
+                run_job(job, dataset, recipe, execution.device, metadata, execution.progress)
+            except UserError as error:
+                outcome = Outcome(str(error), isinstance(error, StageStopped))
+            found = queue.next_after(job, outcome)
+
+
+def _side_by_side(queue: _Queue, execution: Execution) -> None:
+    """Do the jobs in processes of this machine."""
+    parallel, progress, total = execution.parallel, execution.progress, queue.left
+    devices = parallel.gpus or (None,)
+    log.info("jobs side by side: %d, CPU threads of each: %d", parallel.processes, torch.get_num_threads())
+    with (
+        _SharedPixels(execution.dataset) as shared,
+        Workers(parallel.processes, do_task, threads=torch.get_num_threads(), devices=devices) as workers,
+    ):
+        ready: list[tuple[Job, Recipe]] = []
+        while True:
+            while workers.idle and (found := ready.pop(0) if ready else queue.take()) is not None:
+                job, recipe = found
+                dataset, pixels = shared.get(recipe)
+                device, metadata = execution.device.type, execution.metadata(recipe)
+                workers.begin(Task(job, dataset, pixels, recipe, device, metadata))
+            if not workers.running:
+                if not queue.waiting:
+                    return
+                time.sleep(POLL_S)
+                continue
+            others = workers.idle and bool(queue.waiting)
+            for task, outcome in workers.ended(progress, POLL_S if others else None):
+                if (found := queue.next_after(task.job, outcome)) is not None:
+                    ready.append(found)
+                if progress:
+                    progress(task.job.title, 1, 1)  # of a job that failed, too
+                    progress("jobs", total - queue.left, total)
+
+
+def do_task(task: Task, progress: Progress) -> None:
+    """Do one job in a worker."""
+
+    def named(what: str, done: int, total: int) -> None:
+        progress(what if what == task.job.title else f"{task.job.title}: {what}", done, total)
+
+    dataset = replace(task.dataset, pixels=np.load(task.pixels, mmap_mode="r"))
+    run_job(task.job, dataset, task.recipe, torch.device(task.device), task.metadata, named)
+
+
+class _SharedPixels:
+    """Files with the pixels of datasets, which all workers map; a memory-mapped face store is one already."""
+
+    def __init__(self, dataset: Callable[[Recipe], Dataset]) -> None:
+        self.dataset, self.folder = dataset, Path()
+        self.last: tuple[Dataset, Path] | None = None
+
+    def __enter__(self) -> _SharedPixels:
+        self.folder = Path(tempfile.mkdtemp(prefix="fn2en-"))
+        return self
+
+    def __exit__(self, *given: object) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def get(self, recipe: Recipe) -> tuple[Dataset, Path]:
+        """Return the dataset without its pixels, and the file that has them.
+
+        Raises:
+            UserError: If the disk is full.
+        """
+        dataset = self.dataset(recipe)
+        if self.last is None or self.last[0] is not dataset:
+            self.last = dataset, self._write(dataset.pixels)
+        return replace(dataset, pixels=dataset.pixels[:0].copy(), skipped=[]), self.last[1]
+
+    def _write(self, pixels: np.ndarray) -> Path:
+        named = Path(pixels.filename) if isinstance(pixels, np.memmap) and pixels.filename else None
+        if named is not None and named.suffix == ".npy" and np.load(named, mmap_mode="r").shape == pixels.shape:
+            return named
+        path = self.folder / f"{len(list(self.folder.iterdir()))}.npy"
+        try:
+            np.save(path, pixels)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: the pictures, {pixels.nbytes / 1e6:,.0f} MB, can't be written for the jobs side by "
+                f"side ({error.strerror}); make room, set TMPDIR to another disk, or prepare the faces first"
+            ) from None
+        return path
+
+
+def _failures(failed: dict[Job, str], total: int) -> str:
+    """Name the failed jobs and what to do."""
+    lines = [f"{job.title}: {reason}" for job, reason in failed.items()]
+    if len(failed) == total == 1:
+        return lines[0]
+    more = f"; and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
+    return (
+        f"{len(lines)} of {total} jobs failed: {'; '.join(lines[:LISTED])}{more}. The others are kept; mend the "
+        "reason and go on with --resume"
+    )

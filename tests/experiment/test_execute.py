@@ -1,0 +1,314 @@
+"""Jobs side by side and shared: the same numbers as one by one, and nothing lost when a job or a process fails."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import spawned
+
+import tiny
+from facenet2expnet import claims
+from facenet2expnet.claims import Claims
+from facenet2expnet.data.manifest import read_manifest
+from facenet2expnet.data.splits import Split
+from facenet2expnet.errors import UserError
+from facenet2expnet.experiment import execute, workers
+from facenet2expnet.experiment.ablation import ablate
+from facenet2expnet.experiment.compare import compare
+from facenet2expnet.experiment.execute import Parallel, make_chains
+from facenet2expnet.experiment.job import METHODS, Job
+from facenet2expnet.experiment.status import read_status
+from facenet2expnet.faces.store import prepare
+
+CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_everywhere(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The face net "tiny" is found in all processes; they begin from one that has PyTorch loaded."""
+    folder = tmp_path_factory.mktemp("entry-point")
+    spawned.write_entry_point(folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(folder)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["facenet2expnet.experiment.execute", "spawned"])
+        patched.setattr(workers, "START", context)
+        patched.setattr(execute, "POLL_S", 0.05)
+        yield
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_faces(tmp_path_factory.mktemp("jobs") / "faces", each=6)
+
+
+@pytest.fixture(scope="module")
+def run(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folds of all methods, one job after the other."""
+    return compare(faces, recipe=tiny.tiny_recipe(), out=tmp_path_factory.mktemp("serial") / "run", folds=2, **CPU)
+
+
+def numbers(run: Path) -> tuple[bytes, pd.DataFrame]:
+    return (run / "metrics.json").read_bytes(), pd.read_parquet(run / "predictions.parquet")
+
+
+def same_numbers(left: Path, right: Path) -> None:
+    """Metrics byte for byte, predictions bit for bit."""
+    (metrics, predictions), (others, other_predictions) = numbers(left), numbers(right)
+    assert metrics == others
+    pd.testing.assert_frame_equal(predictions, other_predictions, check_exact=True)
+
+
+def states(run: Path) -> dict[str, str]:
+    """The state of every job by its method and fold."""
+    return {job.title.partition(", seed")[0].replace(", fold fold-", " "): job.state for job in read_status(run)}
+
+
+def everything(state: str) -> dict[str, str]:
+    return {f"{method} {fold}": state for fold in (1, 2) for method in METHODS}
+
+
+def test_jobs_side_by_side_give_the_numbers_of_one_by_one(run: Path, faces: Path, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    out = compare(
+        faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", folds=2, jobs=2, **CPU,
+        progress=lambda *given: seen.append(given),
+    )  # fmt: skip
+    same_numbers(run, out)
+    assert states(out) == states(run) == everything("done")
+    log = (out / "log.txt").read_text()
+    assert "jobs side by side: 2, CPU threads of each: 1" in log
+    assert "fn2en, fold fold-2, seed 0 (6 of 6): stage1 epoch 2/2" in log
+    assert ("jobs", 6, 6) in seen
+    assert ("fn2en, fold fold-1, seed 0 (3 of 6)", 4, 4) in seen
+    assert any(what == "fn2en, fold fold-1, seed 0 (3 of 6): teacher's features" for what, _, _ in seen)
+    assert not (out / "claims").exists()
+    assert not list(out.rglob("views*"))
+
+
+@pytest.mark.slow
+def test_spawned_processes_give_the_same_numbers_too(
+    run: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user starts them: each loads PyTorch anew."""
+    monkeypatch.setattr(workers, "START", multiprocessing.get_context("spawn"))
+    same_numbers(run, compare(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", folds=2, jobs=2, **CPU))
+
+
+def test_a_killed_process_loses_its_own_job_and_resume_does_it_again(
+    run: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "do_task", spawned.killed_in_stage1)
+    arguments = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", "folds": 2, "jobs": 2, **CPU}
+    with pytest.raises(
+        UserError, match=r"1 of 6 jobs failed: fn2en, fold fold-1.*its process died \(SIGKILL.*--resume"
+    ):
+        compare(faces, **arguments)
+    assert states(tmp_path / "run") == everything("done") | {"fn2en 1": "failed"}
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("result.json")}
+    assert len(before) == 5
+    out = compare(faces, **arguments, resume=True)
+    same_numbers(run, out)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert states(out) == everything("done")
+    assert not list(out.rglob("views-*"))
+
+
+def test_a_job_that_raises_does_not_stop_the_others(
+    run: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", "folds": 2, "jobs": 2, **CPU}
+    with monkeypatch.context() as patched:
+        patched.setattr(execute, "do_task", spawned.raises_in_scratch)
+        with pytest.raises(UserError, match="3 of 6 jobs failed") as failed:
+            compare(faces, **arguments)
+    for reason in ("ZeroDivisionError: a fault of ours", "No space left on device", "its face net failed"):
+        assert reason in str(failed.value)
+    wrong = {"scratch 1": "failed", "fine-tune 2": "failed", "fn2en 2": "waiting"}
+    assert states(tmp_path / "run") == everything("done") | wrong
+    assert "spawned.py" in (tmp_path / "run" / "log.txt").read_text()  # the traceback
+    same_numbers(run, compare(faces, **(arguments | {"jobs": 1}), resume=True))
+
+
+def test_one_by_one_goes_on_after_a_failure_too(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_job = execute.run_job
+
+    def fail(job: Job, *given: Any) -> None:
+        if (job.method, job.split.name) == ("fine-tune", "fold-1"):
+            raise UserError("its disk is full")
+        run_job(job, *given)
+
+    monkeypatch.setattr(execute, "run_job", fail)
+    with pytest.raises(UserError, match=r"2 of 6 jobs failed: fine-tune, fold fold-1.*its disk is full"):
+        compare(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", folds=2, **CPU)
+    assert states(tmp_path / "run") == everything("done") | {"fine-tune 1": "failed", "fn2en 1": "waiting"}
+
+
+def test_a_face_store_is_mapped_as_it_is_and_other_pixels_through_a_file(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, used = tiny.tiny_recipe(), []
+    write = execute._SharedPixels._write
+    monkeypatch.setattr(
+        execute._SharedPixels, "_write", lambda self, pixels: used.append(write(self, pixels)) or used[-1]
+    )
+    store = prepare(read_manifest(faces), recipe.crop, tmp_path / "store")
+    arguments = {"recipe": recipe, "methods": ["scratch"], "folds": 2, "jobs": 2, **CPU}
+    runs = [compare(data, out=tmp_path / f"{n}", **arguments) for n, data in enumerate((store.folder, faces))]
+    assert used[0] == tmp_path / "store" / "faces.npy"
+    assert not used[1].exists()
+    scores = [pd.read_parquet(run / "predictions.parquet").filter(like="p_").to_numpy() for run in runs]
+    assert np.array_equal(*scores)
+
+
+def test_an_ablation_side_by_side_gives_the_table_of_one_by_one(faces: Path, tmp_path: Path) -> None:
+    changes = ["stage2.lr=0.002", "crop.crop_px=48 & crop.stored_px=54"]
+    common = {"recipe": tiny.tiny_recipe(), "methods": ("scratch", "fn2en"), "folds": 2, **CPU}
+    one, two = (ablate(faces, changes, out=tmp_path / f"{jobs}", jobs=jobs, **common) for jobs in (1, 2))
+    left, right = (pd.read_parquet(out / "predictions.parquet") for out in (one, two))
+    pd.testing.assert_frame_equal(left, right, check_exact=True)
+    tables = [pd.read_csv(out / "table.csv") for out in (one, two)]
+    timed = ["training_seconds", "ms_per_picture"]
+    pd.testing.assert_frame_equal(*(table.drop(columns=timed) for table in tables))
+    assert {job.state for job in read_status(two)} == {"done"}
+    assert not list(two.rglob("views*"))
+
+
+def test_a_stopped_variant_is_a_result_side_by_side_too(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "do_task", spawned.stops_at_a_rate)
+    changes = ["stage2.lr=0.5", "stage2.lr=0.002"]
+    common = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "out", "folds": 2, "first_folds": 1, "jobs": 2, **CPU}
+    out = ablate(faces, changes, **common)
+    stopped = pd.read_csv(out / "table.csv", dtype={"stopped": str})["stopped"].fillna("")
+    assert list(stopped) == ["", "the loss is nan", ""]
+    assert [job.state for job in read_status(out)] == ["done", "done", "failed", "done"]
+
+
+def test_two_processes_that_join_share_the_jobs(run: Path, faces: Path, tmp_path: Path) -> None:
+    arguments = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", "folds": 2, "join": True, **CPU}
+    other = workers.START.Process(target=partial(compare, faces, **arguments))
+    other.start()
+    compare(faces, **arguments)
+    other.join(300)
+    assert other.exitcode == 0
+    same_numbers(run, tmp_path / "run")
+    logs = [path.read_text() for path in (tmp_path / "run").glob("log-*.txt")]
+    assert len(logs) == 2
+    for title in ("scratch, fold fold-1", "fn2en, fold fold-2"):
+        assert (
+            sum(f"{title}, seed 0" in log and "training pictures" in log.partition(title)[2][:60] for log in logs) == 1
+        )
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
+
+
+def test_who_joins_waits_for_a_job_of_another_machine_and_takes_it_over_when_it_dies(
+    run: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    far = Claims(out / claims.FOLDER)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "gethostname", lambda: "far")
+        assert far.take("fold-1/fine-tune")
+    arguments = {"recipe": tiny.tiny_recipe(), "out": out, "folds": 2, "join": True, **CPU}
+    thread = threading.Thread(target=partial(compare, faces, **arguments))
+    thread.start()
+    mine = everything("done") | {"fine-tune 1": "running", "fn2en 1": "waiting"}
+    deadline = time.monotonic() + 120
+    while not (out / "jobs.json").is_file() or states(out) != mine:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    running = next(job for job in read_status(out) if job.state == "running")
+    assert running.where == f"process {os.getpid()} on far"
+    with pytest.raises(UserError, match=r"process \d+ on .* may be at work here; add --join"):
+        compare(faces, **(arguments | {"join": False}), resume=True)
+    path = out / claims.FOLDER / "fold-1%2Ffine-tune.1.json"
+    os.utime(path, (0, 0))
+    thread.join(120)
+    same_numbers(run, out)
+
+
+def test_a_failure_on_another_machine_ends_the_waiting(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    far = Claims(out / claims.FOLDER)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "gethostname", lambda: "far")
+        assert far.take("fold-1/scratch")
+
+    def fail_there() -> None:
+        while not (out / "fold-2" / "scratch" / "result.json").is_file():
+            time.sleep(0.05)
+        (out / "fold-1" / "scratch").mkdir(parents=True, exist_ok=True)
+        (out / "fold-1" / "scratch" / "failed.txt").write_text("its memory was full")
+        far.release("fold-1/scratch")
+
+    thread = threading.Thread(target=fail_there)
+    thread.start()
+    with pytest.raises(UserError, match=r"1 of 2 jobs failed: scratch, fold fold-1.*its memory was full"):
+        compare(faces, recipe=tiny.tiny_recipe(), out=out, folds=2, methods=["scratch"], join=True, **CPU)
+    thread.join()
+
+
+def test_another_recipe_can_not_join(run: Path, faces: Path) -> None:
+    with pytest.raises(UserError, match="was started with another recipe"):
+        compare(faces, recipe=tiny.tiny_recipe("scratch.lr=0.5"), out=run, folds=2, join=True, **CPU)
+
+
+def test_chains_are_the_jobs_of_a_face_net_and_share_views_if_several_learn(tmp_path: Path) -> None:
+    split = Split("fold-1", np.arange(2), np.arange(2, 4))
+    recipe, teacher = tiny.tiny_recipe(), tmp_path / "teacher"
+    names = ("scratch", "fine-tune", "fn2en", "fn2en")
+    jobs = [
+        (Job(name, split, 0, teacher if name == "fine-tune" else tmp_path / f"{n}", teacher), recipe)
+        for n, name in enumerate(names)
+    ]
+    alone, chain = make_chains(jobs, tmp_path)
+    assert (alone.name, [job.method for job, _ in alone.jobs]) == ("0", ["scratch"])
+    assert (chain.name, [job.method for job, _ in chain.jobs]) == ("teacher", ["fine-tune", "fn2en", "fn2en"])
+    assert [job.number for job, _ in chain.jobs] == [2, 3, 4]
+    assert {job.views_folder for job, _ in chain.jobs} == {tmp_path / "views-of-teacher"}
+    few = make_chains(jobs[:3], tmp_path)[1]
+    assert {job.views_folder for job, _ in few.jobs} == {None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"jobs": 0}, "jobs is 0, expected 1 or more"),
+        ({"jobs_per_gpu": 2}, "jobs_per_gpu is 2, expected gpus with it"),
+        ({"gpus": ("0", "0")}, "gpus: got 0, 0, expected different ones"),
+        ({"gpus": ("0",), "jobs": 3}, "jobs is 3 and gpus are given"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Parallel(**change)
+
+
+def test_threads_are_shared_out_unless_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute.torch, "get_num_threads", lambda: 8)
+    assert Parallel().threads(None) is None
+    assert Parallel(jobs=3).threads(None) == 2
+    assert Parallel(jobs=16).threads(None) == 1
+    assert Parallel(jobs=3).threads(5) == 5
+    assert Parallel(gpus=("0", "1"), jobs_per_gpu=4).processes == 8
+
+
+def test_gpus_need_cuda() -> None:
+    with pytest.raises(UserError, match="gpus are 0,1, and the device is cpu"):
+        Parallel(gpus=("0", "1")).device("cpu")

@@ -1,0 +1,191 @@
+"""Shards: together they are the whole, parts are whole or absent, and what can't be read is a row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import tiny
+from facenet2expnet import claims
+from facenet2expnet.claims import Claims
+from facenet2expnet.crop import CropContract
+from facenet2expnet.errors import UserError
+from facenet2expnet.nets.classifier import ExpressionClassifier
+from facenet2expnet.nets.expnet import ExpNet
+from facenet2expnet.predict import shards
+from facenet2expnet.predict.model_folder import Model
+from facenet2expnet.predict.recognizer import Options, Recognizer
+from facenet2expnet.predict.results import FrameResult
+from facenet2expnet.predict.shards import Shard, predict_shard
+from facenet2expnet.predict.table import TableWriter
+
+FACES = Options(faces="whole-image", workers=2)
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    torch.manual_seed(0)
+    contract = CropContract(stored_px=40, crop_px=32)
+    net = ExpNet(3, input_px=32, bridge_chw=(8, 2, 2), width=0.1, hidden=8)
+    return Recognizer(
+        Model(ExpressionClassifier(net, contract.mean, contract.scale).eval(), tiny.CLASSES, contract, {})
+    )
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Ten pictures in two folders and one that is none, beside what is no picture."""
+    folder = tmp_path / "archive"
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        path = folder / f"day {number // 6}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(path)
+    (folder / "day 0" / "4b.jpg").write_bytes(b"nothing")
+    (folder / "day 1" / ".hidden.png").write_bytes(b"nothing")
+    (folder / "notes.txt").write_text("mine")
+    return folder
+
+
+def parts(out: Path) -> list[Path]:
+    return sorted((out / shards.PARTS).iterdir())
+
+
+def run(recognizer: Recognizer, sources: Any, out: Path, shard: str = "1/1", **more: Any) -> shards.ShardResult:
+    given = {"options": FACES, "part_pictures": 2} | more
+    listed = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
+    return predict_shard(recognizer, listed, out, Shard.parse(shard), given.pop("options"), **given)
+
+
+def test_the_shards_together_are_the_whole(recognizer: Recognizer, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = [run(recognizer, pictures, out, f"{number}/3") for number in (2, 1, 3)]
+    assert [one.missing for one in found] == [4, 2, 0]
+    assert sum(one.files for one in found) == 11
+    assert [path.name for path in parts(out)] == [f"part-{n:010}.parquet" for n in (0, 2, 3, 5, 7, 9)]
+    with TableWriter(tmp_path / "whole.parquet", recognizer.classes) as writer:
+        for result in recognizer.stream(pictures, FACES):
+            writer.write(result)
+    whole = pd.read_parquet(tmp_path / "whole.parquet")
+    together = pd.concat(map(pd.read_parquet, parts(out)), ignore_index=True)
+    pd.testing.assert_frame_equal(together, whole, rtol=0, atol=2e-6)  # a batch of another size, and rounding
+    at_once = pd.read_parquet(out / shards.PARTS)
+    assert sorted(at_once["source"]) == sorted(whole["source"])
+    unread = together[together["label"].isna()]
+    assert [Path(source).name for source in unread["source"]] == ["4b.jpg"]
+    assert "is not a picture that can be read" in unread["note"].iloc[0]
+    assert sum(one.unread for one in found) == 1
+
+
+def test_the_list_is_made_once_and_a_picture_that_is_gone_is_a_row(
+    recognizer: Recognizer, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(recognizer, pictures, out, "1/2")
+    listed = (out / shards.LIST).read_bytes()
+    (pictures / "day 1" / "9.png").unlink()
+    (pictures / "day 1" / "new.png").write_bytes(b"nothing")
+    run(recognizer, pictures, out, "2/2")
+    assert (out / shards.LIST).read_bytes() == listed
+    table = pd.read_parquet(out / shards.PARTS).set_index("source")
+    assert len(table) == 11
+    assert table.loc[str(pictures / "day 1" / "9.png"), "note"] == "was not found"
+
+
+def test_a_part_that_was_interrupted_is_absent_and_resume_skips_those_that_are_whole(
+    recognizer: Recognizer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, write = tmp_path / "out", TableWriter.write
+
+    def stop(self: TableWriter, result: FrameResult) -> None:
+        write(self, result)
+        if result.source.endswith("/5.png"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TableWriter, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(recognizer, pictures, out)
+    before = {path: path.stat().st_mtime_ns for path in parts(out)}
+    assert len(before) == 3  # 0, 1; 2, 3; 4, 4b; not 5, 6
+    assert not list(out.rglob("*.unfinished.csv"))
+    with pytest.raises(UserError, match="holds parts of shard 1/1 already; add --resume"):
+        run(recognizer, pictures, out)
+    result = run(recognizer, pictures, out, resume=True)
+    assert (result.parts_before, result.parts, result.files, result.missing) == (3, 6, 5, 0)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(pd.read_parquet(out / shards.PARTS)) == 11
+
+
+def test_what_differs_from_the_first_command_is_named(recognizer: Recognizer, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(recognizer, pictures, out, "1/2")
+    with pytest.raises(UserError, match=r"begun with other shards \(shards 2\)"):
+        run(recognizer, pictures, out, "1/3")
+    with pytest.raises(UserError, match="begun with other sources"):
+        run(recognizer, pictures / "day 1", out, "2/2")
+    with pytest.raises(UserError, match="begun with other options"):
+        run(recognizer, pictures, out, "2/2", options=Options(faces="largest"))
+    run(recognizer, pictures, out, "2/2", options=Options(faces="whole-image", workers=1))  # workers change no row
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+    another = Recognizer(Model(module, recognizer.classes, recognizer.contract, {}))
+    with pytest.raises(UserError, match="begun with other weights"):
+        run(another, pictures, out, "2/2")
+
+
+def test_one_process_at_a_time_works_on_a_shard(recognizer: Recognizer, pictures: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with Claims(out / claims.FOLDER) as other:
+        assert other.take("shard-1")
+        with pytest.raises(UserError, match="another process works on shard 1/2"):
+            run(recognizer, pictures, out, "1/2")
+        run(recognizer, pictures, out, "2/2")
+    run(recognizer, pictures, out, "1/2")
+
+
+def test_lists_and_patterns_are_sources_and_more_shards_than_pictures_are_empty(
+    recognizer: Recognizer, pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "list.txt").write_text("archive/day 0/1.png\narchive/day 0/gone.png\n")
+    sources = [tmp_path / "list.txt", pictures / "day 1" / "*.png"]
+    found = [run(recognizer, sources, tmp_path / "out", f"{number}/9") for number in range(1, 10)]
+    assert sum(one.files == 0 for one in found) == 3
+    names = [json.loads(line) for line in (tmp_path / "out" / shards.LIST).read_text().splitlines()]
+    wanted = ["day 0/1.png", "day 0/gone.png", *(f"day 1/{number}.png" for number in range(6, 10))]
+    assert names == [str(pictures / name) for name in wanted]
+
+
+@pytest.mark.parametrize("text", ["3", "0/4", "5/4", "a/b", "1/2/3", ""])
+def test_a_shard_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"expected e\.g\. 3/64"):
+        Shard.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("webcam", "takes files"), ("https://host/1.jpg", "takes files"), ("nowhere", "there is no such picture")],
+)
+def test_sources_that_are_no_files_are_refused(
+    recognizer: Recognizer, tmp_path: Path, source: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(recognizer, [source], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_not_written_to(recognizer: Recognizer, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="exists and is not empty"):
+        run(recognizer, pictures, tmp_path / "mine")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no pictures or videos"):
+        run(recognizer, tmp_path / "empty", tmp_path / "out")
