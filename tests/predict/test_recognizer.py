@@ -17,7 +17,7 @@ from nearest_view import train_on_cut_outs
 from PIL import Image
 
 from facenet2expnet.crop import CropContract
-from facenet2expnet.data.manifest import from_folder
+from facenet2expnet.data.folders import from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face

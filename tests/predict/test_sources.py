@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict import sources as module
 from facenet2expnet.predict.recognizer import Recognizer
@@ -162,7 +163,7 @@ def test_damaged_files_have_a_note_and_a_video_that_is_none_too(folder: Path, mo
     notes = {Path(skipped.image).name: skipped.reason for skipped in found.skipped}
     assert set(notes) == {"clip.MP4", "phone.HEIC"}
     assert "is not a video that can be read" in notes["clip.MP4"]
-    assert "is a HEIC picture; to read it, pip install pillow-heif, or save it as JPEG" in notes["phone.HEIC"]
+    assert "is a HEIC picture; to read it, pip install 'facenet2expnet[heic]', or save it as JPEG" in notes["phone.HEIC"]
     table = found.table()
     assert table.loc[table["source"] == "trip/moving.gif", "frame"].tolist() == [0, 1, 2]
     assert len(found) == 3 + 4
@@ -170,4 +171,4 @@ def test_damaged_files_have_a_note_and_a_video_that_is_none_too(folder: Path, mo
 
 def test_the_ends_of_the_list_are_those_of_the_module() -> None:
     assert ".mp4" in module.VIDEO_ENDINGS
-    assert not set(module.VIDEO_ENDINGS) & set(module.PICTURE_ENDINGS)
+    assert not set(module.VIDEO_ENDINGS) & set(picture_endings())

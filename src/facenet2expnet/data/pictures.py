@@ -6,14 +6,14 @@ import importlib.util
 import io
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, ImageSequence, UnidentifiedImageError, features
 
-from facenet2expnet.data.manifest import PICTURE_ENDINGS
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import write_atomic
 
@@ -25,11 +25,34 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we
 BACKGROUND = 127
 """Grey level behind transparent pixels: the middle of the range, near zero after the crop contract's mean."""
 
-HEIC_ENDINGS = (".heic", ".heif")
-"""Pictures of phones that Pillow reads only with the package pillow-heif."""
+HEIC_ENDINGS = (".heic", ".heif", ".hif")
+"""Pictures of phones that Pillow reads only with the package pillow-heif. They are searched for without it, too, so that
+the reason is told."""
+
+FORMATS = (
+    "PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "DIB", "MPO", "PCX", "PSD", "QOI", "SGI", "TGA",
+)  # fmt: skip
+"""Pillow's formats of pictures. The others are no pictures of faces (icons, fonts, weather), or run other programs (EPS)."""
 
 FRAME_S = 0.1
 """Duration of a frame of an animated picture that names none, as browsers have it."""
+
+
+@cache
+def picture_endings() -> tuple[str, ...]:
+    """The endings of the files that can be read here: those of `FORMATS` that this Pillow knows, and HEIC."""
+    Image.init()
+    lacking = {name for name, codec in {"JPEG2000": "jpg_2000", "AVIF": "avif"}.items() if not features.check(codec)}
+    known = Image.registered_extensions()
+    opened = {*Image.OPEN, "MPO"} - lacking  # the JPEG reader opens MPO
+    readable = [name for name in FORMATS if name in opened]
+    return (*sorted(ending for ending in known if known[ending] in readable), *HEIC_ENDINGS)
+
+
+def endings_text() -> str:
+    """The usual endings, for messages, and how many others can be read."""
+    usual = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+    return f"{', '.join(usual)} and {len(set(picture_endings()) - set(usual))} more"
 
 
 class Skipped(NamedTuple):
@@ -68,7 +91,7 @@ def read_picture(path: Path) -> np.ndarray:
     except PermissionError as error:
         raise UserError("can't be opened: no read permission") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"is not a picture that can be read ({', '.join(PICTURE_ENDINGS)})") from error
+        raise UserError(f"is not a picture that can be read ({endings_text()})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         kind = "too large" if isinstance(error, Image.DecompressionBombError) else "damaged or truncated"
         raise UserError(f"is {kind}: {error}") from error
@@ -111,7 +134,7 @@ def _check_size(image: Image.Image) -> None:
 
 def _register_heic() -> None:
     if importlib.util.find_spec("pillow_heif") is None:
-        raise UserError("is a HEIC picture; to read it, pip install pillow-heif, or save it as JPEG")
+        raise UserError("is a HEIC picture; to read it, pip install 'facenet2expnet[heic]', or save it as JPEG")
     importlib.import_module("pillow_heif").register_heif_opener()
 
 

@@ -11,8 +11,11 @@ import pandas as pd
 
 from facenet2expnet import recipes
 from facenet2expnet.data.dataset import Dataset
-from facenet2expnet.data.manifest import Manifest, find_pictures
+from facenet2expnet.data.folders import passed_over, search
+from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.data.splits import Protocol, Split
+from facenet2expnet.data.table import read_csv, tidy_columns
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.job import Progress
@@ -116,12 +119,15 @@ def _load_faces(data: str | Path | Manifest, recipe: Recipe, progress: Progress 
     """Read the faces of a manifest, a store, or all pictures below a folder."""
     if not isinstance(data, Manifest) and Path(data).is_dir() and not is_store(Path(data)):
         folder = Path(data)
-        images = [path.relative_to(folder).as_posix() for path in find_pictures(folder)]
+        found, others = search(folder, picture_endings())
+        sentence = passed_over(others)
+        images = [path.relative_to(folder).as_posix() for path in found]
         if not images:
-            raise UserError(f"{folder}: no picture in this folder or below it")
-        data = Manifest(pd.DataFrame({"image": images, "label": ""}), folder, name=folder.resolve().name)
+            raise UserError(f"{folder}: no picture in this folder or below it. {sentence}".strip())
+        notes = (sentence,) if sentence else ()
+        data = Manifest(pd.DataFrame({"image": images, "label": ""}), folder, name=folder.resolve().name, notes=notes)
     elif not isinstance(data, Manifest) and Path(data).suffix.lower() == ".csv" and Path(data).is_file():
-        table = pd.read_csv(data, dtype=str, keep_default_na=False)
+        table = tidy_columns(read_csv(Path(data))[0], str(data))
         if "image" in table and "label" not in table:  # a table of faces alone
             data = Manifest(table.assign(label=""), Path(data).parent, name=Path(data).stem)
     return load_pictures(data, recipe, progress, min_classes=0)

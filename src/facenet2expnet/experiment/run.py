@@ -76,6 +76,8 @@ def load_pictures(
     with memory_errors(what, "take a smaller input size, or prepare them first (fn2en data prepare)", UserError):
         report = partial(progress, "reading faces") if progress else None
         dataset = load_dataset(data, recipe.crop, min_classes=min_classes, progress=report)
+    for note in dataset.manifest.notes:
+        log.info("%s", note)
     voting = [stage for stage in ("fine_tune", "stage2", "scratch") if getattr(recipe, stage).votes]
     if min_classes and voting and dataset.manifest.votes is None:
         raise UserError(f"{voting[0]}.votes is true, expected a manifest with shares of votes in columns p_<class>")

@@ -29,7 +29,7 @@ from facenet2expnet.predict import video
 from facenet2expnet.predict.model_folder import DEFAULT_MODEL, Model, load_model, shipped_model
 from facenet2expnet.predict.results import FaceResult, FrameResult, to_table
 from facenet2expnet.predict.scores import class_probabilities
-from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, printable
+from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, passed_over_in, printable
 from facenet2expnet.predict.tracking import Describer, Smoother, Tracker, load_describer
 
 FACES = ("all", "largest", "whole-image")
@@ -218,6 +218,8 @@ class Recognizer:
             )  # fmt: skip
         for given in listed:
             self._compare_store(given)
+            if sentence := passed_over_in(given):
+                log.info("%s: %s", given, sentence)
         every = video.Every(options.every)
         total = _count(expand(listed), every) if progress else 0
         sources = expand(listed, allow_urls=options.allow_urls)

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facenet2expnet.data.manifest import PICTURE_ENDINGS, find_pictures
-from facenet2expnet.data.pictures import HEIC_ENDINGS, count_frames, read_picture
+from facenet2expnet.data.folders import Found, passed_over, search
+from facenet2expnet.data.pictures import count_frames, picture_endings, read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.store import FaceStore, is_store
 
@@ -25,7 +25,6 @@ VIDEO_ENDINGS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".3gp", ".ogv",
 )  # fmt: skip
 ANIMATED_ENDINGS = (".gif", ".webp", ".png")
-ENDINGS = (*PICTURE_ENDINGS, *HEIC_ENDINGS, *VIDEO_ENDINGS)
 CAMERA = "camera:"
 URL_SECONDS = 30.0
 
@@ -177,10 +176,22 @@ def _matches(pattern: str | Path) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     """The pictures and videos in a folder and below it; UserError if there are none, or a folder can't be read."""
-    files = find_pictures(folder, ENDINGS)
+    files, others = _search(folder)
     if not files:
-        raise UserError(f"{folder}: no pictures or videos in this folder")
+        sentence = passed_over(others)
+        raise UserError(f"{folder}: no pictures or videos in this folder" + (f"; {sentence[:-1]}" if sentence else ""))
     return files
+
+
+def passed_over_in(given: Given) -> str:
+    """A sentence on the files of a folder that are neither pictures nor videos; "" for none, and for other sources."""
+    if isinstance(given, np.ndarray) or not Path(given).is_dir() or is_store(Path(given)):
+        return ""
+    return passed_over(_search(Path(given)).others)
+
+
+def _search(folder: Path) -> Found:
+    return search(folder, (*picture_endings(), *VIDEO_ENDINGS))
 
 
 def _of_file(path: Path) -> Source:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facenet2expnet.data.manifest import Manifest, from_folder
+from facenet2expnet.data.folders import from_folder
+from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import png_bytes
 from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.errors import UserError

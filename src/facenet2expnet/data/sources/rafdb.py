@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from facenet2expnet.data.manifest import Manifest, find_pictures
+from facenet2expnet.data.folders import find_pictures
+from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.data.table import raise_faults
 from facenet2expnet.errors import UserError
