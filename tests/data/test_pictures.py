@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from facenet2expnet.data import pictures
-from facenet2expnet.data.pictures import Skipped, read_picture, write_contact_sheet, write_skipped
+from facenet2expnet.data.pictures import Skipped, eight_bit, read_picture, write_contact_sheet, write_skipped
 from facenet2expnet.errors import UserError
 
 
@@ -59,6 +59,75 @@ def test_16_bit_rgb(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
         cv2.imwrite(str(tmp_path / name), bgr)
         assert (read_picture(tmp_path / name) == (200, 60, 0)).all()
+
+
+def test_deep_pictures_that_hold_0_to_255(tmp_path: Path) -> None:
+    """Many programs store 8-bit values in 16 or 32 bits; they must not become black."""
+    import cv2
+
+    grey = np.full((64, 64), 200, np.uint16)
+    colour = np.full((64, 64, 3), (10, 100, 200), np.uint16)  # blue, green, red
+    for name in ("grey.png", "grey.tif", "grey.jp2"):
+        cv2.imwrite(str(tmp_path / name), grey)
+        assert (read_picture(tmp_path / name) == 200).all(), name
+    for name in ("colour.png", "colour.tif", "colour.jp2"):
+        cv2.imwrite(str(tmp_path / name), colour)
+        assert (read_picture(tmp_path / name) == (200, 100, 10)).all(), name
+    for opaque in (255, 65535):
+        cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([colour, np.full((64, 64), opaque, np.uint16)]))
+        assert (read_picture(tmp_path / "alpha.png") == (200, 100, 10)).all(), opaque
+    (tmp_path / "grey.pgm").write_bytes(b"P5 2 2 65535\n" + np.full(4, 200, ">u2").tobytes())
+    (tmp_path / "colour.ppm").write_bytes(b"P6 2 2 65535\n" + np.full(12, 200, ">u2").tobytes())
+    save(solid("I", 200), tmp_path / "int.tif")
+    for name in ("grey.pgm", "colour.ppm", "int.tif"):
+        assert (read_picture(tmp_path / name) == 200).all(), name
+
+
+def test_black_stays_black_and_a_little_above_255_is_dark(tmp_path: Path) -> None:
+    import cv2
+
+    for value, seen in ((0, 0), (300, 1)):
+        cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 8, 3), value, np.uint16))
+        assert (read_picture(tmp_path / "a.png") == seen).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 128.0, 255.0], [0, 128, 255]),
+        ([0.0, 32768.0, 65535.0], [0, 128, 255]),
+        ([0.0, 5e5, 1e6], [0, 128, 255]),
+        ([-3.0, np.nan, np.inf], [0, 0, 255]),
+    ],
+)
+def test_the_values_decide_what_white_is(values: list[float], seen: list[int]) -> None:
+    assert list(eight_bit(np.array([values]))[0]) == seen
+    if np.isfinite(values).all() and max(values) > 1:
+        assert list(eight_bit(np.array([values]).astype(np.int32))[0]) == seen
+
+
+def test_the_endings_of_phones_and_the_web_are_read(tmp_path: Path) -> None:
+    for name in ("a.jfif", "a.jpe", "a.jp2", "a.avif", "a.tga", "a.pnm", "a.mpo"):
+        path = save(solid("RGB", (200, 100, 10), (64, 64)), tmp_path / name)
+        assert path.suffix in pictures.picture_endings()
+        assert np.abs(read_picture(path).astype(int) - (200, 100, 10)).max() <= 4, name
+
+
+def test_heic(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(solid("RGB", (200, 100, 10), (64, 64))).save(tmp_path / "a.heic")
+    assert np.abs(read_picture(tmp_path / "a.heic").astype(int) - (200, 100, 10)).max() <= 4
+
+
+def test_heic_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "a.HEIC").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"is a HEIC picture; to read it, pip install 'facenet2expnet\[heic\]', or save"):
+        read_picture(tmp_path / "a.HEIC")
+    (tmp_path / "renamed.jpg").write_bytes(b"\0\0\0\x18ftypheic....")
+    with pytest.raises(UserError, match="is a HEIC picture"):
+        read_picture(tmp_path / "renamed.jpg")
 
 
 def test_palette_with_transparency(tmp_path: Path) -> None:

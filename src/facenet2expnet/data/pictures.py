@@ -65,9 +65,8 @@ class Skipped(NamedTuple):
 def read_picture(path: Path) -> np.ndarray:
     """Read a picture as (H, W, 3) uint8 RGB.
 
-    Grey and palette pictures become RGB, CMYK is converted, 16-bit values become 8-bit (65535 -> 255),
-    transparent pixels get a mid-grey background, the EXIF orientation is applied, and only the first frame of
-    several is read. A 32-bit float picture counts as 0..1 if it has no value above 1, else as 0..255.
+    Grey and palette pictures become RGB, CMYK is converted, deeper values become 8-bit (see `eight_bit`), transparent
+    pixels get a mid-grey background, the EXIF orientation is applied, and only the first frame of several is read.
 
     Raises:
         UserError: With the reason: not found, no permission, zero bytes, not a picture, truncated, too large.
@@ -78,11 +77,14 @@ def read_picture(path: Path) -> np.ndarray:
             raise UserError("is a folder, not a picture")
         if path.stat().st_size == 0:
             raise UserError("is empty (zero bytes)")
-        if path.suffix.lower() in HEIC_ENDINGS:
+        if path.suffix.lower() in HEIC_ENDINGS or _begins_as_heic(path):
             _register_heic()
         with Image.open(path) as image:
             _check_size(image)
+            deep_colour = _has_deep_colour(image)
             image.load()
+            if deep_colour and np.asarray(image)[..., :3].max() <= 1:  # Pillow keeps the upper 8 bits of colours only
+                image = _lower_bits(path, image)
             return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
     except (UserError, MemoryError):
         raise
@@ -132,6 +134,13 @@ def _check_size(image: Image.Image) -> None:
         raise UserError(f"is too large: {width} x {height} pixels, the limit is {MAX_PIXELS} pixels")
 
 
+def _begins_as_heic(path: Path) -> bool:
+    """Whether a file is HEIC, whatever its name says; phones and mail programs rename them to .jpg."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")
+
+
 def _register_heic() -> None:
     if importlib.util.find_spec("pillow_heif") is None:
         raise UserError("is a HEIC picture; to read it, pip install 'facenet2expnet[heic]', or save it as JPEG")
@@ -168,16 +177,56 @@ def write_contact_sheet(paths: Sequence[Path], title: str, path: Path, *, limit:
     write_atomic(path, png_bytes(np.asarray(sheet)))
 
 
+def eight_bit(values: np.ndarray) -> np.ndarray:
+    """Bring 16-bit, 32-bit and floating-point grey values to 0..255 uint8; the values decide what white is.
+
+    White is 255 if no value is above that, as many programs store 8-bit pictures in deeper ones; else 65535, else the
+    largest value. A floating-point picture without a value above 1 counts as 0..1. NaN and negative values are black,
+    infinite ones white.
+    """
+    numbers = values.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    highest = finite.max(initial=0.0)
+    if np.issubdtype(values.dtype, np.floating) and highest <= 1:
+        white = 1.0
+    else:
+        white = next((limit for limit in (255.0, 65535.0) if highest <= limit), highest)
+    numbers = np.nan_to_num(numbers, nan=0.0, posinf=white, neginf=0.0)
+    return np.clip(np.rint(numbers / white * 255), 0, 255).astype(np.uint8)
+
+
+def _has_deep_colour(image: Image.Image) -> bool:
+    """Whether a file that is not decoded yet has, or may have, colours or grey and alpha of 16 bits."""
+    if image.mode[0] == "I" or image.format == "JPEG2000":
+        return image.mode[0] != "I"
+    parts = [part for tile in image.tile for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    return any(";16" in part if isinstance(part, str) else image.format == "PPM" and part > 255 for part in parts)
+
+
+def _lower_bits(path: Path, image: Image.Image) -> Image.Image:
+    """The picture again, from the lower 8 bits of its colours, where the upper ones are 0."""
+    import cv2
+
+    deep = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if deep is None or deep.dtype != np.uint16 or deep.shape[:2] != (image.height, image.width):
+        return image
+    channels = deep.reshape(*deep.shape[:2], -1)[..., : 1 if image.mode == "LA" else 3]
+    if channels.max() > 255:
+        return image
+    colours = np.repeat(channels[..., :1], 3, axis=2) if channels.shape[2] < 3 else channels[..., ::-1]
+    lower = Image.fromarray(colours.astype(np.uint8))
+    if "A" in image.mode:
+        alpha = deep[..., -1] if deep.ndim == 3 and deep.shape[2] in (2, 4) else np.asarray(image)[..., -1]
+        alpha = alpha if int(alpha.max()) <= 255 else alpha >> 8
+        lower.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+    lower.info = {key: value for key, value in image.info.items() if key == "exif"}
+    return lower
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray:
     """Convert any Pillow mode to (H, W, 3) uint8."""
     if image.mode[0] in "IF":
-        values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=255.0, neginf=0.0)
-        if image.mode[0] == "I":
-            values = values / max(65535.0, values.max()) * 255
-        elif values.max() <= 1:
-            values = values * 255
-        grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.repeat(eight_bit(np.asarray(image))[:, :, None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))

@@ -79,7 +79,7 @@ def evaluate(
     if len(dataset.skipped) > LISTED:
         notes.append(f"... and {len(dataset.skipped) - LISTED} more were left out")
     found = audit(dataset.manifest, dataset.pixels, cheap=True)
-    notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_pictures"] else []
+    notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_pictures"] + found.counts["blank"] else []
     contracts = (dataset.contract, recognizer.contract)
     faces, trained = (replace(crop, aligned_px=crop.aligned_px or crop.stored_px) for crop in contracts)
     if faces != trained:
