@@ -7,7 +7,7 @@ import difflib
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -193,39 +193,54 @@ def as_text(column: pd.Series) -> pd.Series:
     return pd.Series(texts, dtype=object)
 
 
-def read_csv(path: Path, without: Collection[str] = ()) -> tuple[pd.DataFrame, list[int]]:
-    """Read a CSV as text, and the line on which each row ends: the one reader of all tables and datasets.
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a CSV with the line on which each ends, the header first: the one reader of tables and datasets.
 
-    Cells are separated by commas, semicolons or tabs; a byte order mark, blank lines and empty cells at the end of
-    a line do not matter.
+    Cells are separated by commas, semicolons or tabs. A byte order mark and blank lines do not matter, nor do empty
+    cells beyond those of the first row.
+
+    Raises:
+        UserError: If the file is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            reader, count = csv.reader(file, delimiter=max(",;\t", key=first.count)), 0
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    count = count or len(cells)
+                    while len(cells) > count and not cells[-1].strip():
+                        cells.pop()
+                    yield reader.line_num, cells
+    except UnicodeDecodeError as fault:
+        line = path.read_bytes()[: _first_not_utf8(path)].count(b"\n") + 1
+        raise UserError(f"{path} line {line} is not UTF-8; save the table as 'CSV UTF-8'") from fault
+    except csv.Error as fault:
+        raise UserError(f"{path} can't be read as a table: {fault}") from fault
+
+
+def read_csv(path: Path, without: Collection[str] = ()) -> tuple[pd.DataFrame, list[int]]:
+    """Read a CSV as text, and the line on which each row ends; see `csv_rows`.
 
     Args:
         without: columns that are not kept, such as long lists of pixels.
     Raises:
         UserError: If the file is not UTF-8, or a row has more or fewer cells than the header.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = next((line for line in file if line.strip()), "")
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
-            rows = ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
-            header = [name.strip() for name in next(rows, (0, []))[1]]
-            kept = [number for number, name in enumerate(header) if name not in without]
-            lines, table, faults, wrong = [], [], [], 0
-            for line, cells in rows:
-                while len(cells) > len(header) and not cells[-1].strip():
-                    cells.pop()
-                if len(cells) != len(header):
-                    wrong += 1
-                    expected = f"expected {len(header)} cells ({', '.join(header)})"
-                    faults += [f"{path.name} line {line}: {expected}, got {len(cells)}"] * (wrong <= FAULTS_SHOWN)
-                else:
-                    lines.append(line)
-                    table.append([cells[number] for number in kept])
-    except UnicodeDecodeError as fault:
-        line = path.read_bytes()[: _first_not_utf8(path)].count(b"\n") + 1
-        raise UserError(f"{path} line {line} is not UTF-8; save the table as 'CSV UTF-8'") from fault
+    rows = csv_rows(path)
+    header = [name.strip() for name in next(rows, (0, []))[1]]
+    kept = [number for number, name in enumerate(header) if name not in without]
+    lines, table, faults, wrong = list[int](), list[list[str]](), list[str](), 0
+    for line, cells in rows:
+        if len(cells) == len(header):
+            lines.append(line)
+            table.append([cells[number] for number in kept])
+        else:
+            wrong += 1
+            if wrong <= FAULTS_SHOWN:
+                expected = f"expected {len(header)} cells ({', '.join(header)})"
+                faults.append(f"{path.name} line {line}: {expected}, got {len(cells)}")
     raise_faults(faults, wrong)
     return pd.DataFrame(table, columns=[header[number] for number in kept], dtype=object), lines
 
