@@ -122,6 +122,22 @@ class TestCkPlus:
         short = manifest.table[manifest.table["sequence"] == "S014/001"]
         assert list(short["label"]) == ["neutral", "disgust"]
 
+    def test_decimal_commas_and_byte_order_marks(self, tree: Path) -> None:
+        whole = sources.read("ckplus", tree)
+        for file in tree.glob("Emotion/*/*/*.txt"):
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b".", b","))
+        assert list(sources.read("ckplus", tree).table["label"]) == list(whole.table["label"])
+
+    def test_ck48_as_it_circulates(self, tmp_path: Path) -> None:
+        names = ["anger/S010_004_00000017.png", "anger/S010_004_00000018.png", "happy/S011_006_00000011.png"]
+        touch(*(tmp_path / "CK+48" / name for name in names), tmp_path / "CK+48/@eaDir/S010_004_00000017.png")
+        manifest = sources.read("ckplus", tmp_path)
+        assert list(manifest.table["label"]) == ["anger", "anger", "happiness"]
+        assert list(manifest.table["subject"]) == ["S010", "S010", "S011"]
+        assert list(manifest.table["sequence"]) == ["S010/004", "S010/004", "S011/006"]
+        assert noted(manifest) == "3 pictures of 2 subjects were read from folders of classes. There is no neutral picture."
+        assert sources.read("ckplus", tmp_path, classes="happy,sad").counts == {"happiness": 1}
+
     def test_wrong_roots(self, tree: Path, tmp_path: Path) -> None:
         message = message_of("ckplus", tree / "cohn-kanade-images")
         assert "this looks like CK+'s folder cohn-kanade-images" in message
@@ -336,6 +352,20 @@ class TestRafDb:
             "rafdb", tree
         )
 
+    def test_png_and_a_list_of_a_spreadsheet(self, tree: Path) -> None:
+        whole = sources.read("rafdb", tree)
+        for picture in (tree / "Image/aligned").glob("*.jpg"):
+            picture.rename(picture.with_suffix(".png"))
+        labels = tree / "EmoLabel/list_patition_label.txt"
+        labels.write_bytes(b"\xef\xbb\xbf" + labels.read_bytes().replace(b" ", b";").replace(b"\n", b";\r\n") + b"\r\n")
+        found = sources.read("rafdb", tree).table
+        assert list(found["label"]) == list(whole.table["label"])
+        assert set(found["image"].str[-4:]) == {".png"}
+
+    def test_folders_named_by_expression(self, tmp_path: Path) -> None:
+        touch(tmp_path / "train/happy/train_1_aligned.png", tmp_path / "test/7/test_1.png", tmp_path / "test/odd/x.png")
+        assert list(sources.read("rafdb", tmp_path).table["label"]) == ["happiness", "neutral"]
+
     def test_folders_named_by_code(self, tmp_path: Path) -> None:
         touch(tmp_path / "DATASET/train/4/train_1_aligned.jpg", tmp_path / "DATASET/test/7/test_1_aligned.jpg")
         manifest = sources.read("rafdb", tmp_path)
@@ -377,7 +407,35 @@ class TestAffectNet:
         assert "validation.csv line 2 can't be read" in message_of("affectnet", tmp_path)
         with (root / "Manually_Annotated_file_lists/validation.csv").open("a") as file:
             file.write("1/a.jpg,1,1,1,1,,1,0,0,0\n")
-        assert "can't be read: Error tokenizing data" in message_of("affectnet", tmp_path)
+        assert "validation.csv line 3: expected 8 cells" in message_of("affectnet", tmp_path)
+
+    def test_lists_of_a_spreadsheet(self, tmp_path: Path) -> None:
+        header = "subDirectory_filePath;face_x;face_y;face_width;face_height;facial_landmarks;expression;valence"
+        lists = tmp_path / "Manually_Annotated_file_lists"
+        lists.mkdir()
+        lines = [f"{n}/a.jpg;5,0;6;70;NULL;1,2;{n};0,1\r\n\r\n" for n in (1, 4)]
+        (lists / "training.csv").write_bytes(b"\xef\xbb\xbf" + "".join([header, "\r\n", *lines]).encode())
+        touch(*(tmp_path / f"Manually_Annotated_Images/{n}/a.jpg" for n in (1, 4)))
+        manifest = sources.read("affectnet", tmp_path)
+        assert list(manifest.table["label"]) == ["happiness", "fear"]
+        assert manifest.table.iloc[0]["face_x"] == 5
+
+    def test_labels_csv_of_kaggle(self, tmp_path: Path) -> None:
+        lines = [",pth,label,relFCs", "0,anger/1.jpg,surprise,0.8", "1,happy/2.jpg,happy,0.9", "2,sad/9.jpg,sad,1", ""]
+        (tmp_path / "labels.csv").write_text("\n".join(lines))
+        touch(tmp_path / "anger/1.jpg", tmp_path / "happy/2.jpg")
+        manifest = sources.read("affectnet", tmp_path)
+        assert list(manifest.table["label"]) == ["surprise", "happiness"]
+        assert list(manifest.table["image"]) == ["anger/1.jpg", "happy/2.jpg"]
+        assert "split" not in manifest.table
+        assert "1 pictures are in the folder of another expression than their label in labels.csv." in noted(manifest)
+        assert "1 listed pictures are missing: 9.jpg." in noted(manifest)
+        for part, picture in (("Train", "anger/1.jpg"), ("Test", "happy/2.jpg")):
+            (tmp_path / part / picture).parent.mkdir(parents=True)
+            (tmp_path / picture).rename(tmp_path / part / picture)
+        manifest = sources.read("affectnet", tmp_path)
+        assert list(manifest.table["image"]) == ["Train/anger/1.jpg", "Test/happy/2.jpg"]
+        assert list(manifest.table["split"]) == ["train", "test"]
 
 
 class TestFer2013:

@@ -9,10 +9,10 @@ from facenet2expnet.data.sources import Source
 
 
 
-def read(path: Path, merge_labels: str = "") -> Manifest:
+def read(path: Path, merge_labels: str = "none") -> Manifest:
     """A folder of class folders or a table; see `read_manifest`."""
-    return read_manifest(path, merge_labels=merge_labels)
+    return read_manifest(path, merge_labels="" if merge_labels == "none" else merge_labels)
 
 
-OPTIONS = {"merge_labels": "auto, or a CSV file with the columns from,to: labels that become one class"}
+OPTIONS = {"merge_labels": "none, auto, or a CSV file with the columns from,to: labels that become one class"}
 SOURCE = Source("folder", "Your own pictures", read, OPTIONS)
