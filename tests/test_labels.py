@@ -34,7 +34,13 @@ def test_classes_of_labels(names: list[str], classes: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [["anger", "Angry"], ["happiness", "joy"], ["very happy", "very_happy"], ["suprise", "surprise"], ["Ａnger", "anger"]],
+    [
+        ["anger", "Angry"],
+        ["happiness", "joy"],
+        ["very happy", "very_happy"],
+        ["suprise", "surprise"],
+        ["Ａnger", "anger"],
+    ],
 )
 def test_two_spellings_of_one_class(names: list[str]) -> None:
     with pytest.raises(UserError, match="look like one class; --merge-labels auto"):

@@ -35,10 +35,19 @@ class TestSearch:
         assert {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm"} <= set(endings)
         assert not {".pdf", ".eps", ".ps", ".mpg", ".h5", ".wmf", ".ico", ".svg"} & set(endings)
         known = Image.registered_extensions()
-        assert all(known[ending] in {*Image.OPEN, "MPO"} for ending in endings if ending not in (".heic", ".heif", ".hif"))
+        assert all(
+            known[ending] in {*Image.OPEN, "MPO"} for ending in endings if ending not in (".heic", ".heif", ".hif")
+        )
 
     def test_files_and_folders_of_systems_are_left_out(self, tmp_path: Path) -> None:
-        made = ["@eaDir/a.png", "a/@eaDir/a.jpg", "#recycle/b.png", "__MACOSX/c.png", "$RECYCLE.BIN/d.png", "a/Thumbs.db"]
+        made = [
+            "@eaDir/a.png",
+            "a/@eaDir/a.jpg",
+            "#recycle/b.png",
+            "__MACOSX/c.png",
+            "$RECYCLE.BIN/d.png",
+            "a/Thumbs.db",
+        ]
         touch(tmp_path, *made, "a/1.png", "b/2.png")
         assert search(tmp_path, picture_endings()).others == {}
         assert from_folder(tmp_path).classes == ("a", "b")
@@ -116,7 +125,9 @@ class TestLayouts:
         touch(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "test/c/4.png", "test/c/4.cr2", "labels.csv")
         notes = " ".join(from_folder(tmp_path).notes)
         assert "The part test has classes that the training part does not have: c." in notes
-        assert f"The labels are the folders' names; to use those of labels.csv, give {tmp_path / 'labels.csv'}." in notes
+        assert (
+            f"The labels are the folders' names; to use those of labels.csv, give {tmp_path / 'labels.csv'}." in notes
+        )
         assert "Passed over: 2 files (.cr2 1, .csv 1)." in notes
 
     def test_names_of_ck_give_subjects_and_sequences(self, tmp_path: Path) -> None:
@@ -135,7 +146,9 @@ class TestLayouts:
         assert manifest.counts == {"anger": 2, "F\u00e9": 2}
         assert "The labels Anger (1) and anger (1) are one class, anger." in manifest.notes
         touch(tmp_path, "angry/5.png")
-        with pytest.raises(UserError, match=r"the labels anger \(2\) and angry \(1\) look like one class; --merge-labels auto"):
+        with pytest.raises(
+            UserError, match=r"the labels anger \(2\) and angry \(1\) look like one class; --merge-labels auto"
+        ):
             from_folder(tmp_path)
         assert from_folder(tmp_path, merge_labels="auto").counts == {"anger": 3, "F\u00e9": 2}
 

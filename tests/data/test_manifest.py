@@ -167,7 +167,10 @@ class TestTable:
         manifest = read_manifest(table(tmp_path, text, "a.png"))
         assert manifest.counts == {"anger": 3, "f\u00e9": 2}
         assert manifest.notes == ("The labels Anger (1) and anger (2) are one class, anger.",)
-        assert read_manifest(table(tmp_path, text, "a.png"), classes=("ANGER", "F\u00c9")).counts == {"ANGER": 3, "F\u00c9": 2}
+        assert read_manifest(table(tmp_path, text, "a.png"), classes=("ANGER", "F\u00c9")).counts == {
+            "ANGER": 3,
+            "F\u00c9": 2,
+        }
 
     def test_labels_that_look_like_one_class(self, tmp_path: Path) -> None:
         path = table(tmp_path, "image,label\na.png,happy\nb.png,happiness\nc.png,sad\n", "a.png")

@@ -123,7 +123,9 @@ def test_heic(tmp_path: Path) -> None:
 def test_heic_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
     (tmp_path / "a.HEIC").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"is a HEIC picture; to read it, pip install 'facenet2expnet\[heic\]', or save"):
+    with pytest.raises(
+        UserError, match=r"is a HEIC picture; to read it, pip install 'facenet2expnet\[heic\]', or save"
+    ):
         read_picture(tmp_path / "a.HEIC")
     (tmp_path / "renamed.jpg").write_bytes(b"\0\0\0\x18ftypheic....")
     with pytest.raises(UserError, match="is a HEIC picture"):

@@ -148,7 +148,9 @@ def audit(
 
     contract = CropContract(stored_px=112, crop_px=112)  # 32,000 pictures of this side take 1.2 GB
     with console.progress(quiet) as display:
-        dataset = load_dataset(with_merged_labels(data, merge_labels), contract, min_classes=0, progress=display.of("faces"))
+        dataset = load_dataset(
+            with_merged_labels(data, merge_labels), contract, min_classes=0, progress=display.of("faces")
+        )
     checked = None if protocol == "own" else splits.choose(dataset.manifest, protocol, folds).splits
     embeddings = None
     if same_subject and dataset.manifest.subjects is not None:
@@ -156,8 +158,9 @@ def audit(
 
         embeddings = face_embeddings(dataset.pixels)
     found = audit.audit(dataset.manifest, dataset.pixels, checked, embeddings)
+    written = found.save(out) if out else []
     print(*found.lines(), sep="\n")
-    for path in found.save(out) if out else []:
+    for path in written:
         print(f"written: {path}")
 
 

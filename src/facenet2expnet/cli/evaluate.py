@@ -45,13 +45,14 @@ def evaluate(
             model, with_merged_labels(data, merge_labels), part=part, device=device,
             progress=display.of("reading faces"),
         )  # fmt: skip
+    written = write_table(found.predictions, found.skipped, out) if out else []
     for note in found.notes:
         print(note)
     console.out.print(tables.to_rich(tables.comparison_text(found.metrics)))
     for method in found.metrics["methods"].values():
         console.out.print(tables.to_rich(tables.per_class_text(method)))
-    if out:
-        write_table(found.predictions, found.skipped, out)
+    for line in written:
+        print(line)
 
 
 def calibrate(

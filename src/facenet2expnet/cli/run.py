@@ -27,8 +27,8 @@ MergeLabels = Annotated[
     str,
     typer.Option(
         "--merge-labels",
-        help="auto: labels that look like one class, as happy and happiness, become one; FILE.csv: rename labels by its "
-        "lines from,to.",
+        help="auto: labels that look like one class, as happy and happiness, become one; FILE.csv: rename labels by "
+        "its lines from,to.",
     ),
 ]
 DropNear = Annotated[
@@ -222,7 +222,8 @@ def ablate(
     methods = methods or (list(METHODS) if learning_curve else ["fn2en"])
     with console.progress(quiet) as display:
         folder = ablation.ablate(
-            with_merged_labels(data, merge_labels), changes, recipe=recipe, settings=settings or [], out=out or _new_run("ablation", resume),
+            with_merged_labels(data, merge_labels), changes,
+            recipe=recipe, settings=settings or [], out=out or _new_run("ablation", resume),
             methods=methods, protocol=protocol, folds=folds, first_folds=first_folds,
             seeds=range(seeds), drop_near=drop_near, device=device, threads=threads, resume=resume, progress=display,
         )  # fmt: skip

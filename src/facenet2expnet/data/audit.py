@@ -36,8 +36,8 @@ TABLES = {
 identical: pictures that are identical pixel by pixel, numbered by group. near: pairs with similar perceptual
 hashes. leaks: test and validation pictures with a copy in the training or unlabelled part; `how` is identical or
 near. group_leakage: subjects and sequences in two parts of a split. same_subject: pairs of subjects whose faces are
-so similar that they may be one person. labels: pictures without a label, identical pictures with different labels. blank: pictures that show nothing;
-`kind` is black, white, constant or nearly constant.
+so similar that they may be one person. labels: pictures without a label, identical pictures with different labels.
+blank: pictures that show nothing; `kind` is black, white, constant or nearly constant.
 """
 
 SENTENCES = {

@@ -124,9 +124,7 @@ def from_folder(
     notes += [sentence] if (sentence := passed_over(others)) else []
     shown = [os.fsencode(picture).decode("utf-8", "backslashreplace") for picture in pictures]
     name = folder.resolve().name or "data"
-    return Manifest(
-        table, folder, tuple(classes or ()), name, notes=tuple(notes), place=lambda row: shown[row]
-    )
+    return Manifest(table, folder, tuple(classes or ()), name, notes=tuple(notes), place=lambda row: shown[row])
 
 
 def _check_layout(folder: Path, parts: list[tuple[str, ...]], others: Mapping[str, int]) -> bool:
@@ -184,7 +182,8 @@ def _check_parts(folder: Path, tops: list[str], of_part: list[str], inside: list
     if others := [top for top in tops if top not in of_part]:
         raise UserError(
             f"{folder} holds {_first(of_part)}, which name parts of a set, and {_first(others)}, which do not; expected "
-            f"either class folders, or train, valid and test folders that hold class folders: move the others away, {csv}"
+            "either class folders, or train, valid and test folders that hold class folders: move the others away, "
+            + csv
         )
     meant = [split_name(top) for top in of_part]
     if twice := [top for top in of_part if meant.count(split_name(top)) > 1]:
@@ -201,15 +200,19 @@ def _check_parts(folder: Path, tops: list[str], of_part: list[str], inside: list
             faults += [f"{folder.joinpath(*names)} is outside the class folders; move it into one" for names in flat]
     raise_faults(faults)
     if low := next((names for names in inside if split_name(names[1]) in SPLITS), None):
-        raise UserError(f"{folder}: {low[0]} holds the part {low[1]}, and no class may be called so; give {folder / low[0]}")
+        raise UserError(
+            f"{folder}: {low[0]} holds the part {low[1]}, and no class may be called so; give {folder / low[0]}"
+        )
 
 
 def _compare_parts(folder: Path, table: pd.DataFrame) -> list[str]:
     """Sentences on classes of a held-out part that training lacks; UserError if a part's only folder is no class of it."""
-    found = {part: sorted(set(rows["label"])) for part, rows in table.groupby("split")}
+    found = {part: sorted(set(table["label"][table["split"] == part])) for part in SPLITS}
     notes = []
     for part, names in found.items():
-        own = set(found.get("train", names))
+        if not names:
+            continue
+        own = set(found["train"] or names)
         if own.isdisjoint(names) and len(names) == 1 and not canonical(names[0]):
             raise UserError(
                 f"{folder}: the training part has the classes {_first(sorted(own))}, the part {part} has {_first(names)}; "

@@ -26,6 +26,7 @@ from facenet2expnet.data.table import (
     read_csv,
     read_table,
     split_name,
+    tidy_columns,
 )
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import atomic_path, read_json, write_json
@@ -248,6 +249,27 @@ def read_manifest(
     return manifest
 
 
+def as_data(data: Any) -> Path | Manifest:
+    """What a function was given as its data: a path or a manifest, made of a DataFrame if it is one.
+
+    Raises:
+        UserError: If it is something else.
+    """
+    if isinstance(data, Manifest):
+        return data
+    if isinstance(data, str | Path):
+        return Path(data)
+    if not isinstance(data, pd.DataFrame):
+        raise UserError(
+            f"data is a {type(data).__name__}, expected a folder of class folders, the path of a CSV or Parquet table, a face "
+            "store, a Manifest, or a DataFrame with the columns image,label"
+        )
+    table = tidy_columns(data.reset_index(drop=True), "the DataFrame")
+    check_columns(table, "the DataFrame")
+    table, notes = tidy_values(table)
+    return Manifest(table, Path(), notes=tuple(notes), place=lambda row: f"DataFrame row {row}")
+
+
 def tidy_values(
     table: pd.DataFrame, classes: Sequence[str] = (), merge: str | Mapping[str, str] = ""
 ) -> tuple[pd.DataFrame, list[str]]:
@@ -270,7 +292,7 @@ def tidy_values(
 
 
 def _renaming(merge_labels: str | Path | Mapping[str, str]) -> str | Mapping[str, str]:
-    """"auto", "", or label -> class of a file with the columns from,to."""
+    """ "auto", "", or label -> class of a file with the columns from,to."""
     if isinstance(merge_labels, Mapping) or str(merge_labels) in ("", "auto"):
         return merge_labels if isinstance(merge_labels, Mapping) else str(merge_labels)
     path = Path(merge_labels)

@@ -115,7 +115,7 @@ def ablate(
 
     started, out = time.monotonic(), Path(out)
     earlier = run.begin(out / RECORD, "an ablation", methods, seeds, threads, resume=resume)
-    base = recipes.override(recipes.load(recipe) if isinstance(recipe, str) else recipe, settings)
+    base = recipes.override(recipes.load(recipe), settings)
     variants = vary(base, changes, settings)
     for variant in variants:
         stages.check(variant.recipe, fine_tunes="fine-tune" in methods)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 
@@ -47,7 +48,7 @@ class Calibration:
 
 def calibrate(
     model: str | Path,
-    data: str | Path | Manifest,
+    data: str | Path | Manifest | pd.DataFrame,
     *,
     out: str | Path | None = None,
     device: str = "auto",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from facenet2expnet import recipes
@@ -33,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 def compare(
-    data: str | Path | Manifest,
+    data: str | Path | Manifest | pd.DataFrame,
     *,
-    recipe: Recipe | str = "quick",
+    recipe: Recipe | str | Path = "quick",
     out: str | Path,
     methods: Sequence[str] = METHODS,
     protocol: str = "auto",
@@ -53,7 +54,8 @@ def compare(
         compare("faces/", recipe="best", out="runs/faces")
 
     Args:
-        data: a folder of class folders, a CSV or Parquet manifest, a face store, or a manifest.
+        data: a folder of class folders, a CSV or Parquet manifest, a face store, a manifest, or a DataFrame with
+            the columns image,label.
         recipe: a recipe, a preset's name or a TOML file.
         out: the run folder; new, or with `resume` one that the same call began.
         methods: of METHODS; "fn2en" brings "fine-tune" with it, unless face_net.fine_tuned is false.
@@ -72,7 +74,7 @@ def compare(
         UserError: If anything given can't be used; nothing is written then.
     """
     started, out = time.monotonic(), Path(out)
-    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipes.load(recipe)
     earlier = run.begin(out / RECORD, "a run", methods, seeds, threads, resume=resume)
     face_net = stages.check(recipe, fine_tunes="fine-tune" in methods)
     compute = choose_device(device)
@@ -88,9 +90,9 @@ def compare(
 
 
 def train(
-    data: str | Path | Manifest,
+    data: str | Path | Manifest | pd.DataFrame,
     *,
-    recipe: Recipe | str = "quick",
+    recipe: Recipe | str | Path = "quick",
     out: str | Path,
     method: str = "fn2en",
     holdout: bool = True,
@@ -116,7 +118,7 @@ def train(
         UserError: If anything given can't be used; nothing is written then.
     """
     started, out = time.monotonic(), Path(out)
-    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipes.load(recipe)
     earlier = run.begin(out / RECORD, "a run", [method], [seed], threads, resume=resume)
     face_net = stages.check(recipe, fine_tunes=method == "fine-tune")
     compute = choose_device(device)

@@ -14,7 +14,7 @@ from torch import nn
 
 from facenet2expnet.data.audit import audit
 from facenet2expnet.data.dataset import Dataset, load_dataset
-from facenet2expnet.data.manifest import Manifest, read_manifest
+from facenet2expnet.data.manifest import Manifest, as_data, read_manifest
 from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.data.table import SPLITS
 from facenet2expnet.errors import UserError
@@ -46,7 +46,7 @@ class Evaluation:
 
 def evaluate(
     model: str | Path,
-    data: str | Path | Manifest,
+    data: str | Path | Manifest | pd.DataFrame,
     *,
     part: str = "auto",
     device: str = "auto",
@@ -58,7 +58,8 @@ def evaluate(
 
     Args:
         model: a model folder, or a run folder with one model.
-        data: a folder of class folders, a manifest file, a face store, or a manifest.
+        data: a folder of class folders, a manifest file, a face store, a manifest, or a DataFrame with
+            the columns image,label.
         part: of data with a column or folders of parts: "train", "valid", "test" or "all"; "auto" for test if there is
             one, else valid, else all.
         device: "auto", "cpu", "cuda" or "mps".
@@ -79,7 +80,11 @@ def evaluate(
     if len(dataset.skipped) > LISTED:
         notes.append(f"... and {len(dataset.skipped) - LISTED} more were left out")
     found = audit(dataset.manifest, dataset.pixels, cheap=True)
-    notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_pictures"] + found.counts["blank"] else []
+    notes += (
+        [f"Audit: {line}" for line in found.lines()]
+        if found.counts["identical_pictures"] + found.counts["blank"]
+        else []
+    )
     contracts = (dataset.contract, recognizer.contract)
     faces, trained = (replace(crop, aligned_px=crop.aligned_px or crop.stored_px) for crop in contracts)
     if faces != trained:
@@ -136,15 +141,18 @@ def predict_table(
 
 
 def load_labelled(
-    recognizer: Recognizer, data: str | Path | Manifest, progress: Callable[[int, int], None] | None = None
+    recognizer: Recognizer,
+    data: str | Path | Manifest | pd.DataFrame,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Dataset, np.ndarray, bool]:
     """Load pictures for a model; see `evaluate`.
 
     Returns:
         The dataset, its rows with a label, and whether the model's run was made from this data.
     """
-    if not isinstance(data, Manifest) and Path(data).suffix.lower() in (".csv", ".parquet"):
-        data = read_manifest(Path(data), classes=recognizer.classes)
+    data = as_data(data)
+    if not isinstance(data, Manifest) and data.suffix.lower() in (".csv", ".parquet"):
+        data = read_manifest(data, classes=recognizer.classes)
     dataset = load_dataset(data, recognizer.contract, min_classes=1, progress=progress)
     trained_on = recognizer.metadata.get("trained_on", {})
     of_training = trained_on.get("sha256") == dataset.manifest.sha256()

@@ -25,7 +25,7 @@ import torch
 from facenet2expnet import recipes
 from facenet2expnet.data import audit, duplicates, splits
 from facenet2expnet.data.dataset import Dataset, load_dataset
-from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.manifest import Manifest, as_data
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.errors import UserError
@@ -62,14 +62,19 @@ class Inputs:
 
 
 def load_pictures(
-    data: str | Path | Manifest, recipe: Recipe, progress: Progress | None = None, *, min_classes: int = 2
+    data: str | Path | Manifest | pd.DataFrame,
+    recipe: Recipe,
+    progress: Progress | None = None,
+    *,
+    min_classes: int = 2,
 ) -> Dataset:
     """Read the pictures at the recipe's size.
 
     Raises:
         UserError: If they can't be read, are of too few classes, or do not fit in memory at this size.
     """
-    folder = None if isinstance(data, Manifest) else Path(data)
+    data = as_data(data)
+    folder = None if isinstance(data, Manifest) else data
     if folder and (folder / "manifest.csv").is_file() and not is_store(folder):
         log.warning("%s: its folders are taken as the classes, not its manifest.csv; to use that, name the file", data)
     what = f"crop.stored_px is {recipe.crop.stored_px}, and the pictures do not fit in memory at that size"

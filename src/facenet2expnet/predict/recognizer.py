@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from facenet2expnet.crop import DETECTORS, CropContract
-from facenet2expnet.data.pictures import Skipped, read_picture
+from facenet2expnet.data.pictures import MAX_MEGAPIXELS, Skipped, read_reduced
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
@@ -27,7 +27,15 @@ from facenet2expnet.faces.prepare import NO_FACE, Progress, cut_face, whole_pict
 from facenet2expnet.faces.store import FaceStore, is_store
 from facenet2expnet.predict import video
 from facenet2expnet.predict.model_folder import DEFAULT_MODEL, Model, load_model, shipped_model
-from facenet2expnet.predict.results import FaceResult, FrameResult, to_table
+from facenet2expnet.predict.results import (
+    CARRIED,
+    DETECTED,
+    PREPARED,
+    WHOLE,
+    FaceResult,
+    FrameResult,
+    to_table,
+)
 from facenet2expnet.predict.scores import class_probabilities
 from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, passed_over_in, printable
 from facenet2expnet.predict.tracking import Describer, Smoother, Tracker, load_describer
@@ -66,6 +74,7 @@ class Options:
         track: give each person of a video a number.
         smooth_s: time constant in seconds of an average of each person's probabilities over time; None for none.
         allow_urls: download sources that are addresses on the web.
+        max_megapixels: larger pictures are skipped; see `data.pictures.read_reduced`.
         workers: threads that read pictures and look for faces; None for one per core.
     """
 
@@ -78,6 +87,7 @@ class Options:
     track: bool = True
     smooth_s: float | None = None
     allow_urls: bool = False
+    max_megapixels: float = MAX_MEGAPIXELS
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +97,8 @@ class Options:
             raise UserError(f"detector is '{self.detector}', expected one of {', '.join(DETECTORS[1:])}")
         if self.min_face_px is not None and not 1 <= self.min_face_px <= 10_000:
             raise UserError(f"min_face_px is {self.min_face_px}, expected 1 to 10000")
+        if not self.max_megapixels > 0:
+            raise UserError(f"max_megapixels is {self.max_megapixels}, expected a number above 0")
         if self.detect_every < 1:
             raise UserError(f"detect_every is {self.detect_every}, expected 1 or more")
         if self.smooth_s is not None:
@@ -165,7 +177,7 @@ class Recognizer:
 
     def stream(
         self,
-        sources: Given | Iterable[Given],
+        sources: Any,
         options: Options | None = None,
         *,
         progress: Progress | None = None,
@@ -180,8 +192,8 @@ class Recognizer:
         stop the others.
 
         Args:
-            sources: pictures, folders, patterns, lists (.txt), videos, "webcam", "camera:1", face stores, or arrays
-                (H, W, 3) uint8 RGB; one or many.
+            sources: pictures, folders, patterns, lists (.txt), videos, "webcam", "camera:1", face stores, arrays (H, W, 3)
+                uint8 RGB, tensors, pictures of Pillow, or the bytes of picture files; one or many.
             options, changes: how to look; `changes` are fields of `Options`.
             progress: called with the number of finished pictures and frames, and of all as far as that is known.
         Raises:
@@ -195,9 +207,7 @@ class Recognizer:
             detect.check_installed(contract)
         return self._stream(listed, chosen, contract, progress)
 
-    def predict(
-        self, sources: Given | Iterable[Given], *, progress: Progress | None = None, **changes: Any
-    ) -> Predictions:
+    def predict(self, sources: Any, *, progress: Progress | None = None, **changes: Any) -> Predictions:
         """Classify all faces of some sources, as `stream` does, and return them together.
 
         Pixels are not kept, but every row is: take `stream` for long videos.
@@ -261,11 +271,11 @@ class Recognizer:
             faces = []
             for face, values, number in zip(seen.faces, own, numbers, strict=True):
                 smoothed = people.smooth(number, frame.time_s, values)
-                faces.append(FaceResult(face.box_xyxy_px, face.score, values, number, smoothed))
+                faces.append(FaceResult(face.box_xyxy_px, face.score, values, number, smoothed, seen.how))
             note = printable(seen.reason) or ("" if faces else NO_FACE)
             yield FrameResult(
                 frame.source.name, frame.number, frame.time_s, tuple(faces), self.classes, seen.pixels, note,
-                unread=bool(seen.reason), moving=frame.source.moving,
+                unread=bool(seen.reason), moving=frame.source.moving, reduced=seen.reduced,
             )  # fmt: skip
 
 
@@ -274,7 +284,8 @@ class _Seen:
     """A frame in which faces were looked for: its pixels, faces, stored faces, or the reason why it was not read.
 
     Attributes:
-        carried: its boxes are those of an earlier frame.
+        how: how its crops came about; see `FaceResult.crop`.
+        reduced: how many times smaller the pixels are than the picture.
     """
 
     frame: Frame
@@ -282,7 +293,13 @@ class _Seen:
     faces: list[Face]
     crops: list[np.ndarray]
     reason: str = ""
-    carried: bool = False
+    how: str = DETECTED
+    reduced: int = 1
+
+    @property
+    def carried(self) -> bool:
+        """Whether its boxes are those of an earlier frame."""
+        return self.how == CARRIED
 
 
 @dataclass(eq=False)
@@ -333,11 +350,14 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
     try:
         if frame.pixels is None:
             return _Seen(frame, None, [], [], frame.reason)
-        pixels = read_picture(frame.pixels) if isinstance(frame.pixels, Path) else frame.pixels
+        pixels, reduced = frame.pixels, 1
+        if isinstance(pixels, Path):
+            pixels, reduced = read_reduced(pixels, options.max_megapixels)
         height, width = pixels.shape[:2]
         if options.faces == "whole-image" or (options.faces is None and frame.source.kind == "face"):
             whole = Face(np.array([0.0, 0.0, width, height]), float("nan"))
-            return _Seen(frame, pixels, [whole], [whole_picture(pixels, contract)])
+            how = PREPARED if frame.source.kind == "face" else WHOLE
+            return _Seen(frame, pixels, [whole], [whole_picture(pixels, contract)], how=how, reduced=reduced)
         if key is not None:
             faces = key.result().faces
         else:
@@ -348,7 +368,7 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
                 faces = detect.find_in_photo(pixels, contract, min_face_px=smallest, min_score=options.min_score)
             faces = faces[:1] if options.faces == "largest" else faces
         crops = [cut_face(pixels, face, contract) for face in faces]
-        return _Seen(frame, pixels, faces, crops, carried=key is not None)
+        return _Seen(frame, pixels, faces, crops, how=CARRIED if key else DETECTED, reduced=reduced)
     except (UserError, ValueError, MemoryError, cv2.error) as error:
         return _Seen(frame, None, [], [], str(error) or type(error).__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import atomic_path
+from facenet2expnet.files import atomic_path, check_writable
 from facenet2expnet.predict.results import FrameResult, column_types, columns
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -24,6 +24,7 @@ def check_table_name(path: Path, endings: Sequence[str] = ENDINGS) -> None:
     """Raise UserError, before any work, if a table can't be written to a file of this name."""
     if path.suffix.lower() not in endings:
         raise UserError(f"{path}: expected a name that ends in {', '.join(endings[:-1])} or {endings[-1]}")
+    check_writable(path)
 
 
 class TableWriter:

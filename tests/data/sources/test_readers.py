@@ -135,7 +135,10 @@ class TestCkPlus:
         assert list(manifest.table["label"]) == ["anger", "anger", "happiness"]
         assert list(manifest.table["subject"]) == ["S010", "S010", "S011"]
         assert list(manifest.table["sequence"]) == ["S010/004", "S010/004", "S011/006"]
-        assert noted(manifest) == "3 pictures of 2 subjects were read from folders of classes. There is no neutral picture."
+        assert (
+            noted(manifest)
+            == "3 pictures of 2 subjects were read from folders of classes. There is no neutral picture."
+        )
         assert sources.read("ckplus", tmp_path, classes="happy,sad").counts == {"happiness": 1}
 
     def test_wrong_roots(self, tree: Path, tmp_path: Path) -> None:
@@ -428,7 +431,7 @@ class TestAffectNet:
         assert list(manifest.table["label"]) == ["surprise", "happiness"]
         assert list(manifest.table["image"]) == ["anger/1.jpg", "happy/2.jpg"]
         assert "split" not in manifest.table
-        assert "1 pictures are in the folder of another expression than their label in labels.csv." in noted(manifest)
+        assert "1 pictures have another label in labels.csv than their folder's name." in noted(manifest)
         assert "1 listed pictures are missing: 9.jpg." in noted(manifest)
         for part, picture in (("Train", "anger/1.jpg"), ("Test", "happy/2.jpg")):
             (tmp_path / part / picture).parent.mkdir(parents=True)
@@ -520,7 +523,9 @@ class TestFer2013:
         assert list(manifest.table["image"])[2] == "FER2013Test/fer0000002.png"
         assert set(manifest.table["label"]) == {"happiness"}
         assert "1 pictures of FER2013Test/label.csv are missing: fer9999999.png." in noted(manifest)
-        assert "hold its votes only, not the competition's labels; pass labels=ferplus" in message_of("fer2013", tmp_path)
+        assert "hold its votes only, not the competition's labels; pass labels=ferplus" in message_of(
+            "fer2013", tmp_path
+        )
         assert f"give its parent, {tmp_path}" in message_of("fer2013", tmp_path / "FER2013Train")
         with (tmp_path / "FER2013Test" / "label.csv").open("a") as file:
             file.write("fer0000002.png,1,2\n")
@@ -566,8 +571,9 @@ class TestFer2013:
         self.write_votes(tmp_path)
         lines = (tmp_path / "fer2013new.csv").read_text().splitlines()
         (tmp_path / "fer2013new.csv").write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]))
-        assert "line 2: expected a name from fer0000000.png to fer0000000.png, or none, got 'fer0000001.png'" in message_of(
-            "fer2013", tmp_path, labels="ferplus"
+        assert (
+            "line 2: expected a name from fer0000000.png to fer0000000.png, or none, got 'fer0000001.png'"
+            in message_of("fer2013", tmp_path, labels="ferplus")
         )
         (tmp_path / "fer2013new.csv").write_text("\n".join([*lines[:3], lines[2], *lines[4:]]))
         assert "line 4: expected a name from fer0000002.png to fer0000002.png" in message_of("fer2013", tmp_path)

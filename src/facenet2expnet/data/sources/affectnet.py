@@ -44,9 +44,10 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
     if not rows:
         raise UserError(f"{path}: none of AffectNet's {len(missing)} listed pictures exists; is it unpacked?")
     notes = [f"{len(rows)} pictures were read."]
-    folders = [(canonical(Path(row["image"]).parent.name), row["label"]) for row in rows] if kaggle else []
-    if moved := sum(folder not in (None, label) for folder, label in folders):
-        notes.append(f"{moved} pictures are in the folder of another expression than their label in {kaggle.name}.")
+    if kaggle:
+        folders = [(canonical(str(row["image"]).rpartition("/")[0].rpartition("/")[2]), row["label"]) for row in rows]
+        moved = sum(folder not in (None, label) for folder, label in folders)
+        notes += [f"{moved} pictures have another label in labels.csv than their folder's name."] if moved else []
     if left:
         numbers = ", ".join(f"{name} {count}" for name, count in sorted(left.items()))
         notes.append(f"{left.total()} were left out: {numbers}.")

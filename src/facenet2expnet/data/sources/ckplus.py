@@ -84,7 +84,9 @@ def _read_class_folders(path: Path, table: pd.DataFrame, wanted: Sequence[str]) 
         sequence=table["subject"].str.upper() + "/" + table["number"],
     )[labels.isin(wanted)]  # fmt: skip
     if not len(table):
-        raise UserError(f"{path}: no folder of the classes {', '.join(wanted)} with CK+'s pictures; it has {', '.join(other)}")
+        raise UserError(
+            f"{path}: no folder of the classes {', '.join(wanted)} with CK+'s pictures; it has {', '.join(other)}"
+        )
     notes = (
         f"{len(table)} pictures of {table['subject'].nunique()} subjects were read from folders of classes.",
         *layout.counted(other, "folders are no expression"),

@@ -47,18 +47,24 @@ def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manif
     layout.check_option("labels", labels, ("fer2013", "ferplus"))
     layout.check_option("unlabelled", unlabelled, ("drop", "keep"))
     ferplus, files, notes = labels == "ferplus", _files(path), list[str]()
-    lists = {split: file for name, split in FERPLUS_FOLDERS.items() if (file := layout.child(path, f"{name}/label.csv"))}
+    lists = {
+        split: file for name, split in FERPLUS_FOLDERS.items() if (file := layout.child(path, f"{name}/label.csv"))
+    }
     if not files and not lists and path.is_dir() and any(split_name(p.name) == "train" for p in layout.entries(path)):
         return _read_folders(path, ferplus)
     if not files and not lists:
         expected = f"{' or '.join(CSV_NAMES)}, training.zip with training.csv, or FER2013Train/label.csv"
         raise layout.wrong_root(path, "FER2013", expected, FERPLUS_FOLDERS)
     if lists and not files and not ferplus:
-        raise UserError(f"{path}: the folders of FER+ hold its votes only, not the competition's labels; pass labels=ferplus")
+        raise UserError(
+            f"{path}: the folders of FER+ hold its votes only, not the competition's labels; pass labels=ferplus"
+        )
     parts = [_read_csv(file, ferplus) if packed is None else _read_zip(file, packed, notes) for file, packed in files]
     parts = parts or [_read_label_csv(file, path, split, notes) for split, file in lists.items()]
     cells = pd.concat(parts, ignore_index=True)
-    table = pd.DataFrame({"image": cells["Image name"], "label": cells["emotion"], "split": cells["Usage"].map(split_name)})
+    table = pd.DataFrame(
+        {"image": cells["Image name"], "label": cells["emotion"], "split": cells["Usage"].map(split_name)}
+    )
     if ferplus:
         votes = cells[VOTES].to_numpy(np.int64)
         table["label"] = np.array([*FERPLUS_VOTES, ""], object)[majority(votes)]

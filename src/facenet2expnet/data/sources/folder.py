@@ -8,7 +8,6 @@ from facenet2expnet.data.manifest import Manifest, read_manifest
 from facenet2expnet.data.sources import Source
 
 
-
 def read(path: Path, merge_labels: str = "none") -> Manifest:
     """A folder of class folders or a table; see `read_manifest`."""
     return read_manifest(path, merge_labels="" if merge_labels == "none" else merge_labels)
