@@ -141,8 +141,8 @@ def tidy(
         pairs = (" and ".join(f"{name} ({counts[name]})" for name in group) for group in twins)
         raise UserError(
             "".join(f"the labels {pair} look like one class; " for pair in pairs)
-            + "--merge-labels auto makes one class of them, --merge-labels FILE.csv renames labels by its lines from,to "
-            "(with fn2en data prepare folder: --option merge_labels=auto)"
+            + "--merge-labels auto makes one class of them, --merge-labels FILE.csv renames labels by its lines "
+            "from,to (with fn2en data prepare folder: --option merge_labels=auto)"
         )
     for group in twins:
         chosen = _chosen(group, counts, classes)

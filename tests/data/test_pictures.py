@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from facenet2expnet.data import pictures
-from facenet2expnet.data.pictures import Skipped, eight_bit, read_picture, write_contact_sheet, write_skipped
+from facenet2expnet.data.pictures import (
+    Skipped,
+    eight_bit,
+    read_picture,
+    read_reduced,
+    write_contact_sheet,
+    write_skipped,
+)
 from facenet2expnet.errors import UserError
 
 
@@ -196,6 +203,26 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lim
         read_picture(path)
 
 
+@pytest.mark.parametrize("pillows_limit", [100_000, 10_000])  # the second makes Pillow refuse to open it
+def test_huge_pictures_are_read_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pillows_limit: int) -> None:
+    pixels = np.zeros((200, 120, 3), np.uint8)
+    pixels[:100] = (200, 100, 10)
+    for name, options in (("a.jpg", {}), ("a.jp2", {}), ("a.png", {}), ("progressive.jpg", {"progressive": True})):
+        save(Image.fromarray(pixels), tmp_path / name, **options)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 5_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
+    for name in ("a.jpg", "a.jp2"):
+        picture, reduced = read_reduced(tmp_path / name)
+        assert (picture.shape, reduced) == ((50, 30, 3), 4)
+        assert np.abs(picture[5, 5].astype(int) - (200, 100, 10)).max() <= 2
+        assert picture[-5].max() <= 2
+        with pytest.raises(UserError, match=r"120 x 200 pixels, the limit is 0\.02 megapixels \(--max-megapixels\)"):
+            read_picture(tmp_path / name, max_megapixels=0.02)
+    for name in ("a.png", "progressive.jpg"):
+        with pytest.raises(UserError, match="is too large"):
+            read_picture(tmp_path / name)
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
 def test_no_permission(tmp_path: Path) -> None:
     path = save(solid("L", 1), tmp_path / "a.png")
@@ -234,7 +261,10 @@ def test_a_large_picture_gives_our_message_only(tmp_path: Path) -> None:
         "except pictures.UserError as error: print(error)"
     )
     ran = subprocess.run([sys.executable, "-c", code, tmp_path / "large.png"], capture_output=True, text=True)
-    assert ran.stdout == f"is too large: 10000 x 10000 pixels, the limit is {pictures.MAX_PIXELS} pixels\n"
+    expected = (
+        f"is too large: 10000 x 10000 pixels, the limit is {pictures.MAX_PIXELS} pixels for PNG; save it smaller, "
+    )
+    assert ran.stdout.startswith(expected)
     assert ran.stderr == ""
 
 

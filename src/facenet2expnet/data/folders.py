@@ -181,8 +181,8 @@ def _check_parts(folder: Path, tops: list[str], of_part: list[str], inside: list
     csv = "or give a CSV with the columns image,label,split"
     if others := [top for top in tops if top not in of_part]:
         raise UserError(
-            f"{folder} holds {_first(of_part)}, which name parts of a set, and {_first(others)}, which do not; expected "
-            "either class folders, or train, valid and test folders that hold class folders: move the others away, "
+            f"{folder} holds {_first(of_part)}, which name parts of a set, and {_first(others)}, which do not; "
+            "expected either class folders, or train, valid and test folders that hold class folders: move the others, "
             + csv
         )
     meant = [split_name(top) for top in of_part]
@@ -206,7 +206,11 @@ def _check_parts(folder: Path, tops: list[str], of_part: list[str], inside: list
 
 
 def _compare_parts(folder: Path, table: pd.DataFrame) -> list[str]:
-    """Sentences on classes of a held-out part that training lacks; UserError if a part's only folder is no class of it."""
+    """Sentences on classes of a held-out part that training lacks.
+
+    Raises:
+        UserError: If the only folder of a part is no class of the training part.
+    """
     found = {part: sorted(set(table["label"][table["split"] == part])) for part in SPLITS}
     notes = []
     for part, names in found.items():
@@ -215,7 +219,7 @@ def _compare_parts(folder: Path, table: pd.DataFrame) -> list[str]:
         own = set(found["train"] or names)
         if own.isdisjoint(names) and len(names) == 1 and not canonical(names[0]):
             raise UserError(
-                f"{folder}: the training part has the classes {_first(sorted(own))}, the part {part} has {_first(names)}; "
+                f"{folder}: the training part has the classes {_first(sorted(own))}, the part {part} has {names[0]}; "
                 "expected the same class folders in both: is there a folder too many in one of them?"
             )
         if more := sorted(set(names) - own):

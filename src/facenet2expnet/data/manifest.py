@@ -261,8 +261,8 @@ def as_data(data: Any) -> Path | Manifest:
         return Path(data)
     if not isinstance(data, pd.DataFrame):
         raise UserError(
-            f"data is a {type(data).__name__}, expected a folder of class folders, the path of a CSV or Parquet table, a face "
-            "store, a Manifest, or a DataFrame with the columns image,label"
+            f"data is a {type(data).__name__}, expected a folder of class folders, the path of a CSV or Parquet table, "
+            "a face store, a Manifest, or a DataFrame with the columns image,label"
         )
     table = tidy_columns(data.reset_index(drop=True), "the DataFrame")
     check_columns(table, "the DataFrame")

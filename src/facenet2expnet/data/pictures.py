@@ -40,13 +40,14 @@ BACKGROUND = 127
 """Grey level behind transparent pixels: the middle of the range, near zero after the crop contract's mean."""
 
 HEIC_ENDINGS = (".heic", ".heif", ".hif")
-"""Pictures of phones that Pillow reads only with the package pillow-heif. They are searched for without it, too, so that
-the reason is told."""
+"""Pictures of phones that Pillow reads only with the package pillow-heif. They are searched for without it, too, so
+that the reason is told."""
 
 FORMATS = (
-    "PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "DIB", "MPO", "PCX", "PSD", "QOI", "SGI", "TGA",
+    "PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "DIB", "MPO", "PCX", "PSD", "QOI", "SGI",
+    "TGA",
 )  # fmt: skip
-"""Pillow's formats of pictures. The others are no pictures of faces (icons, fonts, weather), or run other programs (EPS)."""
+"""Pillow's formats of pictures. The others hold no photographs (icons, fonts, weather), or run other programs (EPS)."""
 
 FRAME_S = 0.1
 """Duration of a frame of an animated picture that names none, as browsers have it."""
@@ -84,8 +85,8 @@ def read_picture(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) 
 def read_reduced(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[np.ndarray, int]:
     """Read a picture as (H, W, 3) uint8 RGB, and how many times smaller that is than the picture: 1, 2, 4, 8, …
 
-    Only a picture of more than `MAX_PIXELS` is reduced, if its format is JPEG (not progressive) or JPEG 2000, which can be
-    read so without holding it whole. In other formats it is refused.
+    Only a picture of more than `MAX_PIXELS` is reduced, if its format is JPEG (not progressive) or JPEG 2000, which can
+    be read so without holding it whole. In other formats it is refused.
 
     Grey and palette pictures become RGB, CMYK is converted, deeper values become 8-bit (see `eight_bit`), transparent
     pixels get a mid-grey background, the EXIF orientation is applied, and only the first frame of several is read.

@@ -66,6 +66,11 @@ def read_table(path: Path, *, spelling: bool = False) -> tuple[pd.DataFrame, lis
             table, lines = read_csv(path)
         else:
             table = pd.read_parquet(path).reset_index(drop=True)
+            if len(table) and any(isinstance(cell, dict) and "bytes" in cell for cell in table.iloc[0]):
+                raise UserError(
+                    f"{path} holds its pictures itself, in Hugging Face's form; write them to files first: "
+                    f"fn2en data prepare huggingface {path}"
+                )
             lines = list(range(1, len(table) + 1))
     except UserError:
         raise
@@ -193,7 +198,7 @@ def as_text(column: pd.Series) -> pd.Series:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV with the line on which each ends, the header first: the one reader of tables and datasets.
+    """Yield the rows of a CSV, the header first, with the line on which each ends: the one reader of all tables.
 
     Cells are separated by commas, semicolons or tabs. A byte order mark and blank lines do not matter, nor do empty
     cells beyond those of the first row.

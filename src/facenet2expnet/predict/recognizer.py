@@ -192,8 +192,8 @@ class Recognizer:
         stop the others.
 
         Args:
-            sources: pictures, folders, patterns, lists (.txt), videos, "webcam", "camera:1", face stores, arrays (H, W, 3)
-                uint8 RGB, tensors, pictures of Pillow, or the bytes of picture files; one or many.
+            sources: pictures, folders, patterns, lists (.txt), videos, "webcam", "camera:1", face stores, arrays
+                (H, W, 3) uint8 RGB, tensors, pictures of Pillow, or the bytes of picture files; one or many.
             options, changes: how to look; `changes` are fields of `Options`.
             progress: called with the number of finished pictures and frames, and of all as far as that is known.
         Raises:

@@ -60,8 +60,8 @@ class FrameResult:
         note: why there are no faces: "no face found", or why the picture could not be read; empty otherwise.
         unread: whether the picture could not be read.
         moving: whether it is a frame of a video or a camera.
-        reduced: how many times smaller `pixels` are than the picture, which was too large to be read whole; 1 if they are
-            not. The boxes of `faces` are in `pixels`, those of `rows` in the picture.
+        reduced: how many times smaller `pixels` are than the picture, which was too large to be read whole; 1 if they
+            are not. The boxes of `faces` are in `pixels`, those of `rows` in the picture.
     """
 
     source: str

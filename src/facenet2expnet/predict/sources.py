@@ -36,8 +36,8 @@ Given = str | Path | np.ndarray
 """What is looked at, after `check_sources`; before that, also pictures of Pillow, tensors, and files as bytes."""
 
 EXPECTED = (
-    "expected a path, an address, an array (H, W, 3) uint8 RGB, a tensor (3, H, W) uint8, a picture of Pillow, the bytes of a "
-    "picture file, or a list of these"
+    "expected a path, an address, an array (H, W, 3) uint8 RGB, a tensor (3, H, W) uint8, a picture of Pillow, "
+    "the bytes of a picture file, or a list of these"
 )
 
 
@@ -87,8 +87,8 @@ def check_sources(sources: Any, *, allow_urls: bool = False) -> list[Given]:
     """Return the sources as a list after checking, before any work, that each of them is there and holds something.
 
     Args:
-        sources: one or many of: paths, addresses, arrays (H, W, 3) or (N, H, W, 3) uint8 RGB, tensors of the same shapes or
-            with the colours first, pictures of Pillow, and the bytes of picture files.
+        sources: one or many of: paths, addresses, arrays (H, W, 3) or (N, H, W, 3) uint8 RGB, tensors of the same
+            shapes or with the colours first, pictures of Pillow, and the bytes of picture files.
     Raises:
         UserError: Naming the first that is not there, is an empty folder or list, or can't be read.
     """

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scipy.io import savemat
@@ -646,3 +649,42 @@ class TestFer2013:
         assert list(share[0, :3]) == [0.6, 0.4, 0]
         assert share[2, 2] == 1
         assert share[4].sum() == 0
+
+
+class TestHuggingFace:
+    @staticmethod
+    def write(file: Path, labels: list[int | str], *, names: list[str] | None = None, first: int = 0) -> None:
+        cells = []
+        for number in range(len(labels)):
+            buffer = io.BytesIO()
+            Image.new("L", (8, 8), first + number).save(buffer, "PNG")
+            cells.append({"bytes": buffer.getvalue(), "path": None})
+        table = pa.Table.from_pandas(pd.DataFrame({"img": cells, "labels": labels}), preserve_index=False)
+        if names:
+            features = {"img": {"_type": "Image"}, "labels": {"names": names, "_type": "ClassLabel"}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, file)
+
+    def test_folder_of_parts(self, tmp_path: Path) -> None:
+        names = ["angry", "happy"]
+        self.write(tmp_path / "set/data/train-00000-of-00002.parquet", [0, 1, 1], names=names)
+        self.write(tmp_path / "set/data/train-00001-of-00002.parquet", [0], names=names, first=50)
+        self.write(tmp_path / "set/data/validation-00000-of-00001.parquet", [1], names=names, first=90)
+        manifest = sources.read_into("huggingface", tmp_path / "set", tmp_path / "out")
+        assert list(manifest.table["label"]) == ["angry", "happy", "happy", "angry", "happy"]
+        assert list(manifest.table["split"]) == ["train"] * 4 + ["valid"]
+        assert [int(read_picture(path).max()) for path in manifest.paths] == [0, 1, 2, 50, 90]
+        assert noted(manifest).startswith("5 pictures were read from 3 Parquet files.")
+
+    def test_one_file_without_names(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "faces.parquet", ["sad", "joy", "Sad"])
+        manifest = sources.read_into("huggingface", tmp_path / "faces.parquet", tmp_path / "out")
+        assert manifest.counts == {"joy": 1, "Sad": 2}
+        assert "split" not in manifest.table
+        assert "fn2en data prepare huggingface" in message_of("folder", tmp_path / "faces.parquet")
+        (tmp_path / "faces.parquet").write_bytes(b"PAR1")
+        assert "can't be read as Parquet" in message_of("huggingface", tmp_path / "faces.parquet")
+        assert "is not a data set in Hugging Face's form" in message_of("huggingface", tmp_path / "out")
+        pd.DataFrame({"image": ["a.png"], "label": ["x"]}).to_parquet(tmp_path / "faces.parquet")
+        assert "has 0 columns of pictures" in message_of("huggingface", tmp_path / "faces.parquet")

@@ -21,7 +21,7 @@ from facenet2expnet.labels import suggestion
 GROUP = "facenet2expnet.sources"
 """Entry point group: `name = "package.module:SOURCE"` of another package adds a dataset."""
 
-BUILT_IN = ("ckplus", "oulu-casia", "tfd", "sfew", "fer2013", "rafdb", "affectnet", "jaffe", "folder")
+BUILT_IN = ("ckplus", "oulu-casia", "tfd", "sfew", "fer2013", "rafdb", "affectnet", "jaffe", "folder", "huggingface")
 
 
 @dataclass(frozen=True)

@@ -147,17 +147,17 @@ def _names(file: Path, votes: pd.DataFrame) -> list[str]:
     """The name of each picture in FER+; rowNNNNNNN.png, by its row in FER2013, for those that FER+ does not name.
 
     FER+'s numbers are not the rows of FER2013. It took some pictures out (71 of Training), numbered the others over all
-    three parts, and gave no name to those of them that all ten raters called no face. So a row without a name may use up
-    a number (row 17, before fer0000018.png) or not (row 59, before fer0000059.png, which is row 60; the first of
-    PublicTest, row 28709, is fer0028638.png). Only FER+'s file says which: without it, no picture gets a name of FER+.
+    three parts, and gave no name to those of them that all ten raters called no face. So a row without a name may use
+    up a number (row 17, before fer0000018.png) or not (row 59, before fer0000059.png, which is row 60; the first of
+    PublicTest, row 28709, is fer0028638.png). Only FER+'s file says which: without it, no picture has a name of FER+.
     """
     names, ahead, last = list[str](), 0, -1
     for row, (name, line) in enumerate(zip(votes["Image name"], votes["line"], strict=True)):
         number = int(match[1]) if (match := NAME.fullmatch(name)) else row - ahead
         if (name and not match) or not last < number <= row - ahead:
             raise UserError(
-                f"{file} line {line}: expected a name from fer{last + 1:07d}.png to fer{row - ahead:07d}.png, or none, got "
-                f"'{name}'; is it FER+'s file, with its lines in their order?"
+                f"{file} line {line}: expected a name from fer{last + 1:07d}.png to fer{row - ahead:07d}.png, or none, "
+                f"got '{name}'; is it FER+'s file, with its lines in their order?"
             )
         if name:
             ahead, last = row - number, number
@@ -166,7 +166,7 @@ def _names(file: Path, votes: pd.DataFrame) -> list[str]:
 
 
 def _read_label_csv(file: Path, root: Path, split: str, notes: list[str]) -> pd.DataFrame:
-    """The cells of a label.csv of FER+'s folder form: name, sometimes the box of the face, ten votes; without a header."""
+    """The cells of a label.csv of FER+'s folder form, without a header: name, sometimes a box, ten votes."""
     names, votes, missing = list[str](), list[list[int]](), list[str]()
     for line, cells in csv_rows(file):
         name, counts = cells[0].strip(), [cell.strip() for cell in cells[-len(VOTES) :]]
@@ -223,7 +223,8 @@ def _check(file: Path, lines: pd.Series, wrong: pd.Series, expected: str, got: p
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(
-            f"{file} line {lines.iloc[row]}: expected {expected}, got '{' '.join(got.iloc[row])}'; is the download complete?"
+            f"{file} line {lines.iloc[row]}: expected {expected}, got '{' '.join(got.iloc[row])}'; "
+            "is the download complete?"
         )
 
 
