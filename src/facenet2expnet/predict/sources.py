@@ -28,7 +28,7 @@ from facenet2expnet.faces.store import FaceStore, is_store
 VIDEO_ENDINGS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".3gp", ".ogv",
 )  # fmt: skip
-ANIMATED_ENDINGS = (".gif", ".webp", ".png")
+ANIMATED_ENDINGS = (".gif", ".webp", ".png", ".apng")
 CAMERA = "camera:"
 URL_SECONDS = 30.0
 
