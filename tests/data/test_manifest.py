@@ -172,6 +172,14 @@ class TestTable:
             "F\u00c9": 2,
         }
 
+    def test_votes_in_other_spellings(self, tmp_path: Path) -> None:
+        path = table(tmp_path, "image;label;P_Anger;p_fear\na.png;anger;0,5;1,5\nb.png;fear;;1\n", "a.png")
+        votes = read_manifest(path).votes
+        assert votes is not None
+        assert votes.tolist() == [[0.25, 0.75], [0, 1]]
+        path = table(tmp_path, "image,label,p_x,p_y\na.png,x,1,many\nb.png,y,1,1\n", "a.png")
+        assert "the column p_y holds votes for a class, expected numbers, got 'many'" in refused(path)
+
     def test_labels_that_look_like_one_class(self, tmp_path: Path) -> None:
         path = table(tmp_path, "image,label\na.png,happy\nb.png,happiness\nc.png,sad\n", "a.png")
         said = refused(path)

@@ -145,7 +145,10 @@ def audit(
     from facenet2expnet.crop import CropContract
     from facenet2expnet.data import audit, splits
     from facenet2expnet.data.dataset import load_dataset
+    from facenet2expnet.files import check_writable
 
+    if out:
+        check_writable(out / "labels.csv")
     contract = CropContract(stored_px=112, crop_px=112)  # 32,000 pictures of this side take 1.2 GB
     with console.progress(quiet) as display:
         dataset = load_dataset(

@@ -99,7 +99,8 @@ def predict(
     if out:
         check_table_name(out)
         check_writable(skipped_path(out))
-    for other in filter(None, (timeline, draw and draw / "a.png" if draw and not draw.suffix else draw)):
+    drawn = draw / "a.png" if draw and (draw.is_dir() or not draw.suffix) else draw
+    for other in filter(None, (timeline, drawn)):
         check_writable(other)
     model, sources = split_model(inputs)
     asked_s = _seconds(smooth)

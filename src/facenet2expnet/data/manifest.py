@@ -288,7 +288,27 @@ def tidy_values(
     )
     for column in filter(is_split_column, map(str, table.columns)):
         table[column] = as_text(table[column]).map(split_name).to_numpy()
+    spelling = {f"p_{name}".casefold(): f"p_{name}" for name in (*labels, *classes) if name}
+    table = table.rename(
+        columns={c: spelling[c.casefold()] for c in map(str, table.columns) if c.casefold() in spelling}
+    )
+    for column in set(spelling.values()) & set(table.columns):
+        table[column] = _numbers(table[column])
     return table, notes
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """The votes for a class as numbers; a decimal comma is a point, and a blank cell is NaN.
+
+    Raises:
+        UserError: If a cell is no number.
+    """
+    texts = as_text(column)
+    numbers = pd.to_numeric(texts.str.replace(",", "."), errors="coerce")
+    wrong = texts[numbers.isna() & (texts != "")]
+    if len(wrong):
+        raise UserError(f"the column {column.name} holds votes for a class, expected numbers, got '{wrong.iloc[0]}'")
+    return pd.Series(numbers.to_numpy(), index=column.index)
 
 
 def _renaming(merge_labels: str | Path | Mapping[str, str]) -> str | Mapping[str, str]:

@@ -116,6 +116,7 @@ def read_reduced(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) 
 
 
 def _decode(file: BinaryIO, max_megapixels: float) -> tuple[np.ndarray, int]:
+    """Read an open file; see `read_reduced`."""
     try:
         head = file.read(12)
         if not head:
@@ -125,11 +126,9 @@ def _decode(file: BinaryIO, max_megapixels: float) -> tuple[np.ndarray, int]:
         file.seek(0)
         with _opened(file, head) as image:
             reduced = _reduce(image, max_megapixels)
-            deep_colour = _has_deep_colour(image)
+            deep_colour = reduced == 1 and _has_deep_colour(image)
             image.load()
-            if (
-                deep_colour and reduced == 1 and np.asarray(image)[..., :3].max() <= 1
-            ):  # Pillow keeps the upper 8 bits only
+            if deep_colour and np.asarray(image)[..., :3].max() <= 1:  # Pillow keeps the upper 8 bits of colours only
                 image = _lower_bits(file, image)
             return to_rgb(image), reduced
     except (UserError, MemoryError):

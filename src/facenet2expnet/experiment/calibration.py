@@ -17,6 +17,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.evaluate import load_labelled
 from facenet2expnet.experiment.metrics import CALIBRATION_SCORES, scores_of
 from facenet2expnet.experiment.significance import Floats, Ints
+from facenet2expnet.files import check_writable
 from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import CARD, Model, find_model, save_model
 from facenet2expnet.predict.recognizer import Recognizer
@@ -70,6 +71,7 @@ def calibrate(
     folder = find_model(Path(model)) if out is None else Path(out)
     if out is not None and (folder / CARD).exists():
         raise UserError(f"{folder}: there is a model already; give --out a new folder")
+    check_writable(folder / CARD)
     recognizer = Recognizer.load(model, device)
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)
     if of_training:
