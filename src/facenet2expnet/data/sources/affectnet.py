@@ -32,7 +32,8 @@ def read(path: Path, classes: int | str | Sequence[str] = 8) -> Manifest:
     wanted = layout.choose_classes(classes, CLASSES)
     sets = any(layout.child(path, name) for name in SETS)
     rows, left, missing = [], Counter[str](), []
-    kaggle = None if sets else next(layout.find_below(path, "labels.csv"), None)
+    lists = any(next(layout.find_below(path, name), None) for name in LISTS)
+    kaggle = None if sets or lists else next(layout.find_below(path, "labels.csv"), None)
     found = _from_sets(path) if sets else _from_kaggle(kaggle) if kaggle else _from_lists(path)
     for picture, label, split, box in found:
         if label not in wanted:
@@ -70,12 +71,11 @@ def _from_kaggle(file: Path) -> Iterator[tuple[Path, str, str, dict[str, int]]]:
     check_columns(table, str(file))
     parts = {split_name(p.name): p for p in layout.entries(file.parent) if p.is_dir() and split_name(p.name) in SPLITS}
     for image, text in zip(table["image"], table["label"], strict=True):
-        image, text = image.strip().replace("\\", "/"), text.strip()
-        split = next((split for split, folder in parts.items() if (folder / image).exists()), "")
-        split = split or next((split_name(part) for part in Path(image).parts[:1] if split_name(part) in SPLITS), "")
+        image, text = image.strip().replace("\\", "/").lstrip("/"), text.strip()
+        inside = next((folder for folder in parts.values() if (folder / image).exists()), file.parent)
+        first = split_name((inside / image).relative_to(file.parent).parts[0])
         label = _label(int(text)) if text.isdecimal() else canonical(text) or text
-        inside = parts[split] if split and (parts.get(split, file) / image).exists() else file.parent
-        yield inside / image, label, split, {}
+        yield inside / image, label, first if first in SPLITS else "", {}
 
 
 def _label(code: int) -> str:
