@@ -64,6 +64,8 @@ def test_head_ends_a_command_without_a_word() -> None:
         ("faces is 'some', expected one of all", ["predict"], "--faces is 'some', expected one of all"),
         ("faces is big, expected aligned or original", ["data", "prepare"],
          "--option faces=big: expected aligned or original"),
+        ("it has labels but no Image; pass faces=original", ["data", "prepare"],
+         "it has labels but no Image; pass --option faces=original"),
         ("the class fear is not known", ["train"], "the class fear is not known"),
         ("nothing was found", ["train"], "nothing was found"),
     ],

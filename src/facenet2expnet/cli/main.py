@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -99,11 +100,11 @@ def _run() -> None:
 def with_flags(message: str, arguments: Sequence[str]) -> str:
     """A message of the library with the command's option in place of the name of an argument."""
     name, verb, rest = message.partition(" is ")
-    if not verb:
-        return message
-    if list(arguments[:2]) == ["data", "prepare"] and name in SOURCE_OPTIONS:
-        return f"--option {name}={rest.partition(',')[0]}: expected{rest.partition('expected')[2]}"
-    return f"{FLAGS.get(name, name)} is {rest}"
+    if list(arguments[:2]) == ["data", "prepare"]:
+        if verb and name in SOURCE_OPTIONS:
+            return f"--option {name}={rest.partition(',')[0]}: expected{rest.partition('expected')[2]}"
+        return re.sub(rf"\bpass ((?:{'|'.join(SOURCE_OPTIONS)})=)", r"pass --option \1", message)
+    return f"{FLAGS[name]} is {rest}" if verb and name in FLAGS else message
 
 
 if __name__ == "__main__":
