@@ -52,6 +52,21 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise
 
 
+def check_writable(path: Path) -> None:
+    """Raise a UserError, before any work, if a file of this name can't be written."""
+    path = Path(path)
+    around = next(parent for parent in path.absolute().parents if parent.exists())
+    reason = ""
+    if path.is_dir():
+        reason = "it is a folder, expected the name of a file"
+    elif not around.is_dir():
+        reason = f"{around} is a file, not a folder"
+    elif not os.access(path if path.exists() else around, os.W_OK):
+        reason = f"no permission to write {'it' if path.exists() else 'in ' + str(around)}"
+    if reason:
+        raise UserError(f"{path} could not be written: {reason}; give another name")
+
+
 def write_atomic(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Write bytes to a file atomically; see `atomic_path`."""
     with atomic_path(path, sync=sync) as temporary:

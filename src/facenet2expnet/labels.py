@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from facenet2expnet.errors import UserError
 
 EXPRESSIONS: tuple[str, ...] = (
     "anger",
@@ -19,15 +24,23 @@ EXPRESSIONS: tuple[str, ...] = (
 
 SYNONYMS: Mapping[str, str] = {
     "angry": "anger",
+    "contemptuous": "contempt",
     "disgusted": "disgust",
     "fearful": "fear",
     "afraid": "fear",
+    "scared": "fear",
     "happy": "happiness",
     "joy": "happiness",
     "sad": "sadness",
     "surprised": "surprise",
 }
-"""Spellings found in datasets. Only dataset readers apply them; a user's class names are not changed."""
+"""Spellings found in datasets. Dataset readers apply them; a user's class names are changed only by --merge-labels."""
+
+JOINERS = "\u200c\u200d"
+"""Invisible characters that belong to the spelling of Persian and Indic words and of some emoji."""
+
+TYPO = 0.85
+"""Similarity from which an unknown label counts as a misspelling of an expression that is there too."""
 
 # Codes of expressions in the datasets' own label files.
 CKPLUS_CODES: Mapping[int, str] = dict(
@@ -69,9 +82,96 @@ FERPLUS_VOTES: tuple[str, ...] = (
 
 def canonical(name: str) -> str | None:
     """The paper's name of an expression (Happy, sad, FEAR -> happiness, sadness, fear), or None if it is none."""
-    lowered = name.strip().lower()
+    lowered = clean(name).casefold()
     lowered = SYNONYMS.get(lowered, lowered)
     return lowered if lowered in EXPRESSIONS else None
+
+
+def clean(name: str) -> str:
+    """A name with composed accents (Unicode NFC), without invisible characters, and with single blanks inside."""
+    seen = [c for c in unicodedata.normalize("NFC", name) if c in JOINERS or unicodedata.category(c) != "Cf"]
+    return " ".join("".join(seen).split())
+
+
+def plain(name: str) -> str:
+    """What two spellings of one name have in common: no case, no width, no blank, hyphen or underscore in words."""
+    text = unicodedata.normalize("NFKC", clean(name)).casefold().translate(dict.fromkeys(map(ord, JOINERS)))
+    return re.sub(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])", "", text)
+
+
+def tidy(
+    names: Sequence[str], classes: Sequence[str] = (), merge: str | Mapping[str, str] = ""
+) -> tuple[list[str], list[str]]:
+    """Give each class one spelling; "" stays, for a picture without a label.
+
+    Blanks, invisible characters and accents are normalised. Spellings that differ in upper and lower case alone are one
+    class: that of `classes`, else the paper's, else the most frequent. Other spellings that look like one class (happy
+    and happiness, very_happy and very happy, suprise and surprise) are an error unless `merge` says what to do.
+
+    Args:
+        names: the label of each picture.
+        classes: the allowed class names, if they are known.
+        merge: "auto" to make one class of spellings that look like one; or label -> class, for labels to rename.
+    Returns:
+        The label of each picture, and sentences on what was changed.
+    Raises:
+        UserError: If two labels look like one class, or `merge` names a label that is not there.
+    """
+    cleaned = [clean(name) for name in names]
+    notes = []
+    if not isinstance(merge, str):
+        renamed = {clean(old).casefold(): clean(new) for old, new in merge.items()}
+        if missing := sorted(set(renamed) - {name.casefold() for name in cleaned}):
+            raise UserError(f"the labels to rename are not in the data: {', '.join(missing)}; check the mapping file")
+        cleaned = [renamed.get(name.casefold(), name) for name in cleaned]
+    counts = Counter(name for name in cleaned if name)
+    spelling: dict[str, str] = {}
+    for group in _groups(counts, str.casefold):
+        chosen = _chosen(group, counts, classes)
+        spelling |= dict.fromkeys(group, chosen)
+        if len(group) > 1:
+            shown = " and ".join(f"{name} ({counts[name]})" for name in group)
+            notes.append(f"The labels {shown} are one class, {chosen}.")
+    counts = Counter(spelling[name] for name in cleaned if name)
+    if classes and merge != "auto":  # a label that is no class is then a fault of its line
+        return [spelling.get(name, "") for name in cleaned], notes
+    twins = _groups([*counts, *classes], lambda name: canonical(name) or plain(name))
+    twins = [group for group in [*twins, *_misspelt(counts)] if len(group) > 1 and not set(group) <= set(classes)]
+    if twins and merge != "auto":
+        pairs = (" and ".join(f"{name} ({counts[name]})" for name in group) for group in twins)
+        raise UserError(
+            "".join(f"the labels {pair} look like one class; " for pair in pairs)
+            + "--merge-labels auto makes one class of them, --merge-labels FILE.csv renames labels by its lines "
+            "from,to (with fn2en data prepare folder: --option merge_labels=auto)"
+        )
+    for group in twins:
+        chosen = _chosen(group, counts, classes)
+        spelling = {name: chosen if target in group else target for name, target in spelling.items()}
+        notes.append(f"The labels {' and '.join(group)} were merged into {chosen}.")
+    return [spelling.get(name, "") for name in cleaned], notes
+
+
+def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
+    """Names with the same key, each group sorted."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        found.setdefault(key(name), []).append(name)
+    return list(found.values())
+
+
+def _misspelt(names: Iterable[str]) -> list[list[str]]:
+    """Pairs of an expression and a word without digits that is nearly it."""
+    known = {name: expression for name in names if (expression := canonical(name))}
+    words = sorted(name for name in names if name not in known and not re.search(r"\d", name))
+    near = [(name, difflib.get_close_matches(plain(name), [plain(k) for k in known], 1, TYPO)) for name in words]
+    return [[next(k for k in known if plain(k) == found[0]), name] for name, found in near if found]
+
+
+def _chosen(group: Sequence[str], counts: Mapping[str, int], classes: Sequence[str]) -> str:
+    """The spelling of a class: that of `classes`, the paper's if one of the group has it, or the most frequent."""
+    given = [name for name in classes if any(name.casefold() == other.casefold() for other in group)]
+    expressions = [name for name in group if name in EXPRESSIONS]
+    return (given or expressions or sorted(group, key=lambda name: (-counts[name], name)))[0]
 
 
 def in_canonical_order(names: Iterable[str]) -> tuple[str, ...]:

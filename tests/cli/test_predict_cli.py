@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -323,6 +323,68 @@ def test_a_file_name_that_is_not_utf_8(
     assert "drawn to d\\xff" in printed
     assert "1 row written to \\xff.csv" in printed
     assert pd.read_csv("t.csv")["source"].tolist() == pd.read_parquet("t.parquet")["source"].tolist() == ["\\xff.png"]
+
+
+def write_model(folder: Path, classes: Sequence[str]) -> None:
+    """A model of any classes, in the folder `other`."""
+    contract = CropContract(stored_px=40, crop_px=32)
+    net = ExpNet(len(classes), input_px=32, bridge_chw=(8, 2, 2), width=0.1, hidden=8)
+    module = ExpressionClassifier(net, contract.mean, contract.scale).eval()
+    save_model(Model(module, tuple(classes), contract, {}), folder / "other")
+
+
+def test_names_with_markup_and_a_terminal_without_their_characters(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_model(folder, ["[/] x", "[red]a", "表情"])
+    (folder / "names").mkdir()
+    for name in ("a [red].png", "表.png"):
+        Image.fromarray(DATA.astronaut()).save(folder / "names" / name)
+    (folder / "names" / "b [bold].png").write_bytes(b"nothing")
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="cp1252"))
+    options = ["--faces", "whole-image", "--out", "t.csv"]
+    assert fn2en("predict", "other", "names", *options, monkeypatch=monkeypatch) == 0
+    printed = raw.getvalue().decode("cp1252")
+    for text in ("a [red].png", "\\u8868.png", "[/] x ", "[red]a ", "skipped names/b [bold].png"):
+        assert text in printed
+    assert pd.read_csv("t.csv")["source"].tolist() == ["names/a [red].png", "names/b [bold].png", "names/表.png"]
+
+
+@pytest.mark.parametrize("count", [2, 8, 150])
+def test_a_terminal_of_80_columns_is_enough(
+    count: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from facenet2expnet.cli import console
+
+    write_model(folder, [f"class {number}" for number in range(count)])
+    monkeypatch.setattr(console.out, "width", 80)
+    arguments = ["predict", "other", "astronaut.png", "--faces", "whole-image", "--out", "t.csv"]
+    assert fn2en(*arguments, monkeypatch=monkeypatch) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    table = pd.read_csv("t.csv")
+    best = table.filter(regex="^p_").loc[0].nlargest(min(3, count))
+    (row,) = (line for line in printed.splitlines() if "astronaut.png" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert [cell.rsplit(" ", 1)[1] for cell in cells[2:]] == [f"{share:.0%}" for share in best]
+    assert cells[2].rsplit(" ", 1)[0] == table["label"][0]
+    assert ("the 3 most probable of" in printed) == (count > 3)
+    assert table["crop"].tolist() == ["whole picture"]
+
+
+@pytest.mark.parametrize("option", [["--out", "dir/"], ["--out", "dir.csv"], ["--timeline", "file.txt/t.svg"]])
+def test_what_can_not_be_written_is_told_before_the_work(
+    option: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from facenet2expnet.predict.recognizer import Recognizer
+
+    (folder / "dir.csv").mkdir()
+    (folder / "file.txt").touch()
+    monkeypatch.setattr(Recognizer, "load", lambda *_: pytest.fail("the work began"))
+    assert fn2en("predict", "run", "trip", *option, monkeypatch=monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert "could not be written: it is a folder" in error or "is a file, not a folder" in error or "ends in" in error
 
 
 def test_cut_out_faces_are_told_from_photographs(

@@ -14,7 +14,7 @@ from PIL import Image
 from test_duplicates import PICTURES, changed
 
 from facenet2expnet.data import sources
-from facenet2expnet.data.audit import audit
+from facenet2expnet.data.audit import audit, blank_kind
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import Split, choose
 from facenet2expnet.errors import UserError
@@ -56,6 +56,20 @@ def test_conflicting_and_missing_labels() -> None:
     faults = found.tables["labels"]
     assert sorted(faults.loc[faults["fault"] == "labels differ", "image"]) == ["0.png", "3.png"]
     assert list(faults.loc[faults["fault"] == "no label", "image"]) == ["5.png"]
+
+
+def test_blank_pictures() -> None:
+    rng = np.random.default_rng(0)
+    grey = PIXELS[0] // 6  # a dark face
+    noise = np.clip(120 + rng.normal(0, 2, PIXELS[0].shape), 0, 255).astype(np.uint8)
+    faces = np.stack([np.zeros_like(grey), np.full_like(grey, 255), np.full_like(grey, 90), noise, grey, PIXELS[1]])
+    found = audit(manifest_of(list("xyxyxy")), faces, cheap=True)
+    assert list(found.tables["blank"]["row"]) == [0, 1, 2, 3]
+    assert list(found.tables["blank"]["kind"]) == ["black", "white", "constant", "nearly constant"]
+    assert "4 pictures are blank: black, white, or of one grey level or nearly so." in found.lines()
+    red = np.zeros_like(grey)
+    red[..., 0] = PIXELS[0][..., 0]
+    assert blank_kind(red) == ""
 
 
 def test_an_unlabelled_copy_in_training_is_a_leak() -> None:

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facenet2expnet.crop import CropContract
+from facenet2expnet.data.folders import from_folder
 from facenet2expnet.data.manifest import (
     Manifest,
-    from_folder,
     natural_key,
     read_manifest,
     with_train_only,
 )
+from facenet2expnet.data.splits import choose
 from facenet2expnet.errors import UserError
 
 
@@ -120,6 +121,80 @@ class TestTable:
     def test_spreadsheet_formats(self, tmp_path: Path, text: str) -> None:
         assert list(read_manifest(table(tmp_path, text, "a.png")).table["label"]) == ["x", "y"]
 
+    @pytest.mark.parametrize(
+        ("header", "columns"),
+        [
+            ("Image,Label,Split,Subject,Fold", "image,label,split,subject,fold"),
+            ("image_path,Emotion,Usage,subject_id,k-fold", "image,label,split,subject,fold"),
+            ("pth,label,train only,person,Fold_1", "image,label,train_only,subject,fold_1"),
+            ("\u200bimage,label\u200b,SPLIT ,Sequence ID,P_x", "image,label,split,sequence,p_x"),
+            ("image,path,label,emotion,Age", "image,path,label,emotion,Age"),  # our own names go first
+            ("image,label,set,identity,x", "image,label,split,identity,x"),  # its values are parts of a set
+        ],
+    )
+    def test_columns_in_other_spellings(self, tmp_path: Path, header: str, columns: str) -> None:
+        rows = [["a.png", "x", "Training", "1", "train"], ["b.png", "y", "PublicTest", "2", "Test"]]
+        path = table(tmp_path, "\n".join([header, *map(",".join, rows)]), "a.png")
+        read = read_manifest(path).table
+        assert ",".join(read.columns) == columns
+        if "split" in read:
+            assert list(read["split"]) == ["train", "valid"]
+        if "fold_1" in read:
+            assert list(read["fold_1"]) == ["train", "test"]
+
+    @pytest.mark.parametrize(
+        ("header", "said"),
+        [
+            ("image,label,spilt", "has a column 'spilt'; did you mean 'split'"),
+            ("image,label,subjct", "did you mean 'subject'"),
+            ("path,label,file", "the columns path and file both mean image; rename or remove one"),
+            ("image,label,Label", "the columns label and Label both mean label"),
+            ("image,label,fold_1", "line 2: fold_1 'z' is not one of train, valid, test"),
+            ("image,label,Usage", "line 2: split 'z' is not one of train, valid, test"),
+        ],
+    )
+    def test_columns_that_may_not_be_ignored(self, tmp_path: Path, header: str, said: str) -> None:
+        assert said in refused(table(tmp_path, f"{header}\na.png,x,z\n", "a.png"))
+
+    def test_a_split_in_another_spelling_is_the_protocol(self, tmp_path: Path) -> None:
+        rows = [f"{n}.png,{'xy'[n % 2]},{'Training' if n < 6 else 'PrivateTest'}" for n in range(10)]
+        chosen = choose(read_manifest(table(tmp_path, "\n".join(["Image,Emotion,Usage", *rows]), "0.png")))
+        assert chosen.name == "split"
+        assert list(chosen.splits[0].test) == [6, 7, 8, 9]
+
+    def test_labels_are_tidied(self, tmp_path: Path) -> None:
+        text = "image,label\na.png,Anger\nb.png,anger \nc.png,anger\u200b\nd.png,fe\u0301\ne.png,f\u00e9\n"
+        manifest = read_manifest(table(tmp_path, text, "a.png"))
+        assert manifest.counts == {"anger": 3, "f\u00e9": 2}
+        assert manifest.notes == ("The labels Anger (1) and anger (2) are one class, anger.",)
+        assert read_manifest(table(tmp_path, text, "a.png"), classes=("ANGER", "F\u00c9")).counts == {
+            "ANGER": 3,
+            "F\u00c9": 2,
+        }
+
+    def test_votes_in_other_spellings(self, tmp_path: Path) -> None:
+        path = table(tmp_path, "image;label;P_Anger;p_fear\na.png;anger;0,5;1,5\nb.png;fear;;1\n", "a.png")
+        votes = read_manifest(path).votes
+        assert votes is not None
+        assert votes.tolist() == [[0.25, 0.75], [0, 1]]
+        path = table(tmp_path, "image,label,p_x,p_y\na.png,x,1,many\nb.png,y,1,1\n", "a.png")
+        assert "the column p_y holds votes for a class, expected numbers, got 'many'" in refused(path)
+
+    def test_labels_that_look_like_one_class(self, tmp_path: Path) -> None:
+        path = table(tmp_path, "image,label\na.png,happy\nb.png,happiness\nc.png,sad\n", "a.png")
+        said = refused(path)
+        assert "the labels happiness (1) and happy (1) look like one class" in said
+        assert "--merge-labels auto" in said
+        assert read_manifest(path, merge_labels="auto").counts == {"happiness": 2, "sad": 1}
+        (tmp_path / "names.csv").write_text("from;to\nHAPPINESS;happy\nsad;blue\n")
+        assert read_manifest(path, merge_labels=tmp_path / "names.csv").counts == {"blue": 1, "happy": 2}
+        assert "the labels to rename are not in the data: joy" in refused(path, merge_labels={"joy": "happy"})
+        assert "expected auto, or a CSV file with the columns from,to" in refused(path, merge_labels="atuo")
+
+    def test_a_last_line_of_blanks_and_empty_cells_at_the_end(self, tmp_path: Path) -> None:
+        text = "image;label\r\na.png;x;;\r\nb.png;y\r\n ; \r\n\r\n"
+        assert list(read_manifest(table(tmp_path, text, "a.png")).table["label"]) == ["x", "y"]
+
     def test_unlabelled_rows_are_kept(self, tmp_path: Path) -> None:
         manifest = read_manifest(table(tmp_path, "image,label\na.png,x\nb.png,\n", "a.png"))
         assert list(manifest.labels) == [0, -1]
@@ -140,8 +215,8 @@ class TestTable:
         ("text", "said"),
         [
             (
-                "path,emotion\na.png,x\n",
-                "has no column image and no column label; its header is path, emotion",
+                "where,what\na.png,x\n",
+                "has no column image and no column label; its header is where, what",
             ),
             ("", "has no column image and no column label; its header is empty"),
             ("image,label\n", "has no rows"),

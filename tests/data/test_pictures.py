@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from facenet2expnet.data import pictures
-from facenet2expnet.data.pictures import Skipped, read_picture, write_contact_sheet, write_skipped
+from facenet2expnet.data.pictures import (
+    Skipped,
+    eight_bit,
+    read_picture,
+    read_reduced,
+    write_contact_sheet,
+    write_skipped,
+)
 from facenet2expnet.errors import UserError
 
 
@@ -59,6 +66,77 @@ def test_16_bit_rgb(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
         cv2.imwrite(str(tmp_path / name), bgr)
         assert (read_picture(tmp_path / name) == (200, 60, 0)).all()
+
+
+def test_deep_pictures_that_hold_0_to_255(tmp_path: Path) -> None:
+    """Many programs store 8-bit values in 16 or 32 bits; they must not become black."""
+    import cv2
+
+    grey = np.full((64, 64), 200, np.uint16)
+    colour = np.full((64, 64, 3), (10, 100, 200), np.uint16)  # blue, green, red
+    for name in ("grey.png", "grey.tif", "grey.jp2"):
+        cv2.imwrite(str(tmp_path / name), grey)
+        assert (read_picture(tmp_path / name) == 200).all(), name
+    for name in ("colour.png", "colour.tif", "colour.jp2"):
+        cv2.imwrite(str(tmp_path / name), colour)
+        assert (read_picture(tmp_path / name) == (200, 100, 10)).all(), name
+    for opaque in (255, 65535):
+        cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([colour, np.full((64, 64), opaque, np.uint16)]))
+        assert (read_picture(tmp_path / "alpha.png") == (200, 100, 10)).all(), opaque
+    (tmp_path / "grey.pgm").write_bytes(b"P5 2 2 65535\n" + np.full(4, 200, ">u2").tobytes())
+    (tmp_path / "colour.ppm").write_bytes(b"P6 2 2 65535\n" + np.full(12, 200, ">u2").tobytes())
+    save(solid("I", 200), tmp_path / "int.tif")
+    for name in ("grey.pgm", "colour.ppm", "int.tif"):
+        assert (read_picture(tmp_path / name) == 200).all(), name
+
+
+def test_black_stays_black_and_a_little_above_255_is_dark(tmp_path: Path) -> None:
+    import cv2
+
+    for value, seen in ((0, 0), (300, 1)):
+        cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 8, 3), value, np.uint16))
+        assert (read_picture(tmp_path / "a.png") == seen).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "seen"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 128.0, 255.0], [0, 128, 255]),
+        ([0.0, 32768.0, 65535.0], [0, 128, 255]),
+        ([0.0, 5e5, 1e6], [0, 128, 255]),
+        ([-3.0, np.nan, np.inf], [0, 0, 255]),
+    ],
+)
+def test_the_values_decide_what_white_is(values: list[float], seen: list[int]) -> None:
+    assert list(eight_bit(np.array([values]))[0]) == seen
+    if np.isfinite(values).all() and max(values) > 1:
+        assert list(eight_bit(np.array([values]).astype(np.int32))[0]) == seen
+
+
+def test_the_endings_of_phones_and_the_web_are_read(tmp_path: Path) -> None:
+    for name in ("a.jfif", "a.jpe", "a.jp2", "a.avif", "a.tga", "a.pnm", "a.mpo"):
+        path = save(solid("RGB", (200, 100, 10), (64, 64)), tmp_path / name)
+        assert path.suffix in pictures.picture_endings()
+        assert np.abs(read_picture(path).astype(int) - (200, 100, 10)).max() <= 4, name
+
+
+def test_heic(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(solid("RGB", (200, 100, 10), (64, 64))).save(tmp_path / "a.heic")
+    assert np.abs(read_picture(tmp_path / "a.heic").astype(int) - (200, 100, 10)).max() <= 4
+
+
+def test_heic_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "a.HEIC").write_bytes(b"x")
+    with pytest.raises(
+        UserError, match=r"is a HEIC picture; to read it, pip install 'facenet2expnet\[heic\]', or save"
+    ):
+        read_picture(tmp_path / "a.HEIC")
+    (tmp_path / "renamed.jpg").write_bytes(b"\0\0\0\x18ftypheic....")
+    with pytest.raises(UserError, match="is a HEIC picture"):
+        read_picture(tmp_path / "renamed.jpg")
 
 
 def test_palette_with_transparency(tmp_path: Path) -> None:
@@ -125,6 +203,26 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lim
         read_picture(path)
 
 
+@pytest.mark.parametrize("pillows_limit", [100_000, 10_000])  # the second makes Pillow refuse to open it
+def test_huge_pictures_are_read_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pillows_limit: int) -> None:
+    pixels = np.zeros((200, 120, 3), np.uint8)
+    pixels[:100] = (200, 100, 10)
+    for name, options in (("a.jpg", {}), ("a.jp2", {}), ("a.png", {}), ("progressive.jpg", {"progressive": True})):
+        save(Image.fromarray(pixels), tmp_path / name, **options)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 5_000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
+    for name in ("a.jpg", "a.jp2"):
+        picture, reduced = read_reduced(tmp_path / name)
+        assert (picture.shape, reduced) == ((50, 30, 3), 4)
+        assert np.abs(picture[5, 5].astype(int) - (200, 100, 10)).max() <= 2
+        assert picture[-5].max() <= 2
+        with pytest.raises(UserError, match=r"120 x 200 pixels, the limit is 0\.02 megapixels \(--max-megapixels\)"):
+            read_picture(tmp_path / name, max_megapixels=0.02)
+    for name in ("a.png", "progressive.jpg"):
+        with pytest.raises(UserError, match="is too large"):
+            read_picture(tmp_path / name)
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
 def test_no_permission(tmp_path: Path) -> None:
     path = save(solid("L", 1), tmp_path / "a.png")
@@ -163,7 +261,10 @@ def test_a_large_picture_gives_our_message_only(tmp_path: Path) -> None:
         "except pictures.UserError as error: print(error)"
     )
     ran = subprocess.run([sys.executable, "-c", code, tmp_path / "large.png"], capture_output=True, text=True)
-    assert ran.stdout == f"is too large: 10000 x 10000 pixels, the limit is {pictures.MAX_PIXELS} pixels\n"
+    expected = (
+        f"is too large: 10000 x 10000 pixels, the limit is {pictures.MAX_PIXELS} pixels for PNG; save it smaller, "
+    )
+    assert ran.stdout.startswith(expected)
     assert ran.stderr == ""
 
 

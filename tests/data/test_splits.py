@@ -167,7 +167,9 @@ def test_leave_one_subject_out_names_splits_by_subject() -> None:
     made = choose(manifest, "leave-one-subject-out").splits
     assert [split.name for split in made] == [f"S{number}" for number in range(1, 12)]
     assert all(names_of(manifest, split.test) == [split.name] for split in made)
-    with pytest.raises(UserError, match="1 subjects can't be divided into 2 folds"):
+    with pytest.raises(
+        UserError, match="1 subjects can't be divided into 2 folds; a test needs two or more: add subjects"
+    ):
         choose(manifest_of(["x", "y"], subject=["a", "a"]), "leave-one-subject-out")
 
 
@@ -431,3 +433,13 @@ def test_subsample_is_in_proportion_and_nested() -> None:
 def test_groups() -> None:
     manifest = manifest_of(["x"] * 6, subject=["a", "b", "", "", "", "a"], sequence=["1", "1", "1", "1", "", "2"])
     assert list(manifest.groups) == [0, 1, 2, 2, 3, 0]
+
+
+def test_a_class_with_one_picture_gets_advice_that_works() -> None:
+    table = pd.DataFrame({"image": [f"{n}.png" for n in range(7)], "label": [*"xxxyyyz"]})
+    for folds in (2, 10):
+        with pytest.raises(
+            UserError, match=r"a class with one picture.*: z; add pictures or leave the class out"
+        ) as caught:
+            choose(Manifest(table, Path()), folds=folds)
+        assert "--folds" not in str(caught.value)

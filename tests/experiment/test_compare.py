@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 
 import facenet2expnet
 import tiny
+from facenet2expnet import recipes
 from facenet2expnet.data import bundled, splits
 from facenet2expnet.data.dataset import load_dataset
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import compare as experiment
 from facenet2expnet.experiment import job as jobs
+from facenet2expnet.experiment import run as run_module
 from facenet2expnet.experiment.calibration import fit_temperature
 from facenet2expnet.experiment.compare import compare, train, train_on_all
 from facenet2expnet.files import folder_lock, read_json
@@ -635,3 +637,19 @@ def test_votes_need_their_columns_and_change_what_is_learned(faces: Path, tmp_pa
     predictions = pd.read_parquet(run / "predictions.parquet")
     assert (predictions["p_anger"] > predictions["p_happiness"]).all()
     assert (predictions["p_happiness"] > predictions["p_surprise"]).mean() > 0.9
+
+
+def test_a_dataframe_and_the_path_of_a_recipe(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes.save(tiny.tiny_recipe(), tmp_path / "mine.toml")
+    table = read_manifest(faces).table.rename(columns={"image": "image_path", "label": "Emotion"})
+    monkeypatch.chdir(faces)
+    found = run_module.load_pictures(table, recipes.load(tmp_path / "mine.toml"))
+    assert found.manifest.counts == read_manifest(faces).counts
+    for wrong, said in (
+        (["faces/"], r"data is a list, expected a folder of class folders"),
+        (table.drop(columns="Emotion"), "the DataFrame has no column label"),
+    ):
+        with pytest.raises(UserError, match=said):
+            train(wrong, recipe=tmp_path / "mine.toml", out=tmp_path / "out", **CPU)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="recipe is a dict, expected a preset's name"):
+        train(faces, recipe={}, out=tmp_path / "out", **CPU)  # type: ignore[arg-type]

@@ -108,3 +108,31 @@ def test_an_onnx_file_has_the_scores_of_its_model(tiny_onnx: Path, faces: Path, 
     np.testing.assert_allclose(found.predictions[columns], expected.predictions[columns], atol=1e-5)
     assert list(found.predictions["predicted"]) == list(expected.predictions["predicted"])
     assert found.metrics["methods"]["fn2en"]["mean"] == pytest.approx(expected.metrics["methods"]["fn2en"]["mean"])
+
+
+def test_the_test_part_is_taken_and_said(tmp_path: Path) -> None:
+    for part, count in {"Training": 4, "Test": 3, "val": 2}.items():
+        tiny.write_faces(tmp_path / "set" / part, each=count)
+    model = write_model(tmp_path / "model")
+    found = facenet2expnet.evaluate(model, tmp_path / "set")
+    assert len(found.predictions) == 9
+    assert set(found.predictions["image"].str.split("/").str[0]) == {"Test"}
+    taken = "The part test was taken, 9 pictures; left out: train 12, valid 6. --part takes another one, or all."
+    assert found.notes[0] == taken
+    assert len(facenet2expnet.evaluate(model, tmp_path / "set", part="valid").predictions) == 6
+    everything = facenet2expnet.evaluate(model, tmp_path / "set", part="all")
+    assert len(everything.predictions) == 27
+    assert everything.notes[0] == "All parts were taken: train 12, valid 6, test 9."
+    with pytest.raises(UserError, match="part is 'tset', expected auto, all, train, valid, test"):
+        facenet2expnet.evaluate(model, tmp_path / "set", part="tset")
+    with pytest.raises(UserError, match="has no labelled picture of the part test; it has no parts"):
+        facenet2expnet.evaluate(model, tmp_path / "set" / "val", part="test")
+
+
+def test_classes_in_other_case_are_the_models(tmp_path: Path) -> None:
+    faces = tiny.write_faces(tmp_path / "faces")
+    expected = facenet2expnet.evaluate(write_model(tmp_path / "model"), faces).predictions
+    for name in tiny.CLASSES:
+        (faces / name).rename(faces / name.upper())
+    found = facenet2expnet.evaluate(tmp_path / "model", faces).predictions
+    assert list(found["truth"]) == list(expected["truth"])

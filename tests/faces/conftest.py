@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facenet2expnet.data.manifest import Manifest, from_folder
+from facenet2expnet.data.folders import from_folder
+from facenet2expnet.data.manifest import Manifest
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from facenet2expnet.crop import CropContract
-from facenet2expnet.data.manifest import from_folder
+from facenet2expnet.data.folders import from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import store
 store.SHARD_ROWS = 3

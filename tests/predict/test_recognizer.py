@@ -17,7 +17,7 @@ from nearest_view import train_on_cut_outs
 from PIL import Image
 
 from facenet2expnet.crop import CropContract
-from facenet2expnet.data.manifest import from_folder
+from facenet2expnet.data.folders import from_folder
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
@@ -69,6 +69,7 @@ def test_cut_out_files_arrays_and_folders_give_the_same_probabilities(saved: Pat
     table = from_folder.table()
     assert list(table["label"][:3]) == from_folder.labels
     assert "not a picture" in table["note"][3]
+    assert table["crop"].fillna("").tolist() == ["whole picture"] * 3 + [""]
     assert table["label"].isna().tolist() == [False, False, False, True]
 
 
@@ -80,6 +81,7 @@ def test_every_face_has_a_row_and_a_picture_without_one_says_so(model: Model) ->
     assert table["source"].tolist() == ["0", "0", "1"]
     assert table["width"].tolist()[:2] == [100.0, 30.0]  # the largest first
     assert table["note"].tolist() == ["", "", NO_FACE]
+    assert table["crop"].fillna("").tolist() == ["detected", "detected", ""]
     assert table.loc[2, ["x", "label", "p_anger"]].isna().all()
     assert len(found) == 2
     assert found.skipped == []
@@ -103,6 +105,7 @@ def test_a_face_store_is_declared_as_cut_out_faces(model: Model, tmp_path: Path)
     store = prepare(from_folder(tmp_path / "faces"), CropContract(stored_px=40, crop_px=32), tmp_path / "store")
     found = Recognizer(model).predict(tmp_path / "store")
     assert found.table()["source"].tolist() == list(store.manifest.table["image"])
+    assert set(found.table()["crop"]) == {"prepared face"}
     np.testing.assert_allclose(found.probabilities, class_probabilities(model.module, store.pixels, 32), atol=1e-6)
 
 

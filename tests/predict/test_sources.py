@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict import sources as module
 from facenet2expnet.predict.recognizer import Recognizer
-from facenet2expnet.predict.sources import check_sources, expand, is_camera
+from facenet2expnet.predict.sources import check_sources, expand, is_camera, passed_over_in
 from local_server import Server
 
 
@@ -162,12 +166,53 @@ def test_damaged_files_have_a_note_and_a_video_that_is_none_too(folder: Path, mo
     notes = {Path(skipped.image).name: skipped.reason for skipped in found.skipped}
     assert set(notes) == {"clip.MP4", "phone.HEIC"}
     assert "is not a video that can be read" in notes["clip.MP4"]
-    assert "is a HEIC picture; to read it, pip install pillow-heif, or save it as JPEG" in notes["phone.HEIC"]
+    assert "HEIC" in notes["phone.HEIC"] or "not a picture that can be read" in notes["phone.HEIC"]
     table = found.table()
     assert table.loc[table["source"] == "trip/moving.gif", "frame"].tolist() == [0, 1, 2]
     assert len(found) == 3 + 4
 
 
+def test_pictures_of_the_python_api() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 4, 3), np.uint8)
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    image.save(buffer, "PNG")
+    tensor = torch.from_numpy(pixels)
+    given = [pixels, image, buffer.getvalue(), tensor, tensor.permute(2, 0, 1)]
+    for one in (*given, given, pixels[None], tensor.permute(2, 0, 1)[None]):
+        found = check_sources(one)
+        assert len(found) == (5 if one is given else 1)
+        assert all(np.array_equal(array, pixels) for array in found)
+    assert check_sources(image.convert("L"))[0].shape == (6, 4, 3)  # type: ignore[union-attr]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(buffer := io.BytesIO(), "PNG", exif=exif)
+    assert check_sources(Image.open(buffer))[0].shape == (4, 6, 3)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (3, "expected a path, an address, an array .*, got int"),
+        ([None], "got NoneType"),
+        (pd.DataFrame({"image": ["a.png"]}), "got a DataFrame; give its column of paths"),
+        (torch.zeros(3, 8, 8), r"expected a picture \(H, W, 3\) uint8 RGB, 0 to 255, got \(8, 8, 3\) float32"),
+        (b"nothing", "is not a picture that can be read"),
+    ],
+)
+def test_what_is_no_source_is_named(given: object, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_sources(given)
+
+
+def test_what_was_passed_over_is_said(folder: Path) -> None:
+    assert passed_over_in("trip") == "Passed over: 1 file (.md 1)."
+    (folder / "raw").mkdir()
+    (folder / "raw" / "a.cr2").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no pictures or videos in this folder; Passed over: 1 file \(\.cr2 1\)$"):
+        check_sources(["raw"])
+
+
 def test_the_ends_of_the_list_are_those_of_the_module() -> None:
     assert ".mp4" in module.VIDEO_ENDINGS
-    assert not set(module.VIDEO_ENDINGS) & set(module.PICTURE_ENDINGS)
+    assert not set(module.VIDEO_ENDINGS) & set(picture_endings())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
@@ -27,6 +30,68 @@ SECONDS_BETWEEN_LINES = 30.0
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 err = Console(stderr=True, highlight=False)
+
+
+class Screen:
+    """Standard output or error that never stops the work: what can't be shown is shown otherwise, or not at all.
+
+    Characters that the terminal does not have are written as \\xff. When nobody reads any more, as after `| head -1`,
+    the rest is dropped.
+
+    Attributes:
+        lost: the error by which text was lost, other than a closed pipe; None if there was none.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.lost: OSError | None = None
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        """Write a text; always succeeds."""
+        try:
+            self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written; always succeeds."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self, error: OSError) -> None:
+        if error.errno != errno.EPIPE:
+            self.lost = self.lost or error
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, self._stream.fileno())  # also for what is still in the stream's buffer
+        os.close(nothing)
+
+
+@contextmanager
+def screens() -> Iterator[None]:
+    """Make standard output and error `Screen`s while a command runs.
+
+    Raises:
+        OSError: At the end, if standard output could not be written, as to a file on a full disk.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and Screen(stream) for stream in before)
+    shown = sys.stdout
+    try:
+        yield
+    finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+        if isinstance(shown, Screen) and shown.lost:
+            raise OSError(shown.lost.errno, shown.lost.strerror, "standard output")
 
 
 class Display:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from facenet2expnet.cli.run import Protocol, Quiet
+from facenet2expnet.cli.run import MergeLabels, Protocol, Quiet, with_merged_labels
 
 Name = Annotated[str, typer.Argument(help="Name of a dataset; `fn2en data list` prints all names.")]
 Data = Annotated[Path, typer.Argument(help="Prepared faces, a folder of class folders, or a CSV or Parquet manifest.")]
@@ -106,6 +106,7 @@ def split(
     protocol: Protocol = "auto",
     folds: Folds = 10,
     seed: Annotated[int, typer.Option(help="Seed of stratified folds.")] = 0,
+    merge_labels: MergeLabels = "",
 ) -> None:
     """Write splits to a file, which others can use with --protocol FILE.
 
@@ -118,7 +119,10 @@ def split(
 
     if out.suffix != ".json":
         raise UserError(f"{out}: expected a name that ends in .json")
-    manifest = read_manifest(data, need_pictures=not is_store(data))
+    if merge_labels:
+        manifest = with_merged_labels(data, merge_labels)
+    else:
+        manifest = read_manifest(data, need_pictures=not is_store(data))
     chosen = splits.choose(manifest, protocol, folds, seed)
     splits.write_splits(chosen.splits, manifest, out)
     print(f"{len(chosen.splits)} splits by the protocol {chosen.name} were written to {out}. {chosen.note}")
@@ -128,6 +132,7 @@ def audit(
     data: Data,
     protocol: Annotated[str, typer.Option(help="Splits to check, as for compare; own: of the data's columns.")] = "own",
     folds: Folds = 10,
+    merge_labels: MergeLabels = "",
     same_subject: Annotated[bool, typer.Option(help="Search for one person with two IDs, with the dlib net.")] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the findings as CSV.")] = None,
     quiet: Quiet = False,
@@ -140,10 +145,15 @@ def audit(
     from facenet2expnet.crop import CropContract
     from facenet2expnet.data import audit, splits
     from facenet2expnet.data.dataset import load_dataset
+    from facenet2expnet.files import check_writable
 
+    if out:
+        check_writable(out / "labels.csv")
     contract = CropContract(stored_px=112, crop_px=112)  # 32,000 pictures of this side take 1.2 GB
     with console.progress(quiet) as display:
-        dataset = load_dataset(data, contract, min_classes=0, progress=display.of("faces"))
+        dataset = load_dataset(
+            with_merged_labels(data, merge_labels), contract, min_classes=0, progress=display.of("faces")
+        )
     checked = None if protocol == "own" else splits.choose(dataset.manifest, protocol, folds).splits
     embeddings = None
     if same_subject and dataset.manifest.subjects is not None:
@@ -151,8 +161,9 @@ def audit(
 
         embeddings = face_embeddings(dataset.pixels)
     found = audit.audit(dataset.manifest, dataset.pixels, checked, embeddings)
+    written = found.save(out) if out else []
     print(*found.lines(), sep="\n")
-    for path in found.save(out) if out else []:
+    for path in written:
         print(f"written: {path}")
 
 

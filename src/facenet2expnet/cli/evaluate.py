@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from facenet2expnet.cli.model import ModelFolder, TableFile
-from facenet2expnet.cli.run import Data, Device, Quiet
+from facenet2expnet.cli.run import Data, Device, MergeLabels, Quiet, with_merged_labels
 
 
 def add(app: typer.Typer) -> None:
@@ -23,6 +23,10 @@ def evaluate(
     ],
     data: Data,
     out: TableFile = None,
+    part: Annotated[
+        str, typer.Option(help="Of data with parts: train, valid, test or all. auto: test, else valid, else all.")
+    ] = "auto",
+    merge_labels: MergeLabels = "",
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -39,14 +43,18 @@ def evaluate(
     if out:
         check_table_name(out, (".csv", ".json", ".parquet"))
     with console.progress(quiet) as display:
-        found = facenet2expnet.evaluate(model, data, device=device, progress=display.of("reading faces"))
+        found = facenet2expnet.evaluate(
+            model, with_merged_labels(data, merge_labels), part=part, device=device,
+            progress=display.of("reading faces"),
+        )  # fmt: skip
+    written = write_table(found.predictions, found.skipped, out) if out else []
     for note in found.notes:
         print(note)
     console.out.print(tables.to_rich(tables.comparison_text(found.metrics)))
     for method in found.metrics["methods"].values():
         console.out.print(tables.to_rich(tables.per_class_text(method)))
-    if out:
-        write_table(found.predictions, found.skipped, out)
+    for line in written:
+        print(line)
 
 
 def calibrate(
@@ -56,6 +64,7 @@ def calibrate(
         Path | None,
         typer.Option("--out", "-o", help="A new folder for the model. By default the model is changed in place."),
     ] = None,
+    merge_labels: MergeLabels = "",
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -67,7 +76,8 @@ def calibrate(
     from facenet2expnet.experiment import calibration
 
     with console.progress(quiet) as display:
-        found = calibration.calibrate(model, data, out=out, device=device, progress=display.of("reading faces"))
+        labelled = with_merged_labels(data, merge_labels)
+        found = calibration.calibrate(model, labelled, out=out, device=device, progress=display.of("reading faces"))
     for skipped in found.skipped:
         print(f"left out: {skipped.image}: {skipped.reason}")
     print(f"temperature {found.temperature:.3f}, fitted on {found.pictures:,} pictures")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -13,6 +15,18 @@ from facenet2expnet.errors import UserError
 
 DISK = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
 """Errors of a full or write-protected disk, which the user can mend."""
+
+FLAGS = {
+    name: f"--{name.removesuffix('_px').removesuffix('_s').replace('_', '-')}"
+    for name in (
+        "faces", "detector", "min_face_px", "min_score", "every", "detect_every", "smooth_s", "max_megapixels", "part",
+        "first_folds", "folds", "protocol",
+    )
+}  # fmt: skip
+"""Argument of the library -> option of the command line."""
+
+SOURCE_OPTIONS = ("classes", "faces", "frames", "labels", "size", "unlabelled")
+"""Options of datasets, which are given as --option NAME=VALUE."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it; Typer turns the interrupt into it."""
@@ -51,6 +65,19 @@ def _common(
 
 def run() -> None:
     """Entry point: run a command, print what the user can mend in one line, exit with 2."""
+    from facenet2expnet.cli.console import screens
+
+    try:
+        with screens():
+            _run()
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(f"fn2en: {error.filename}: {error.strerror}; make room or choose another folder", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
@@ -62,7 +89,7 @@ def run() -> None:
             message = f"{error.filename or 'a file'}: {error.strerror}; make room or choose another folder"
         if debug or (isinstance(error, OSError) and error.errno not in DISK):
             raise
-        print(f"fn2en: {message}", file=sys.stderr)
+        print(f"fn2en: {with_flags(message, sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:  # in a small installation; see docs/deploy.md
         package = (error.name or "").partition(".")[0]
@@ -79,6 +106,16 @@ def run() -> None:
             resumed = "" if "predict" in sys.argv[1:2] else "; continue a run with --resume --out FOLDER"
             print(f"fn2en: interrupted{resumed}", file=sys.stderr)
         raise
+
+
+def with_flags(message: str, arguments: Sequence[str]) -> str:
+    """A message of the library with the command's option in place of the name of an argument."""
+    name, verb, rest = message.partition(" is ")
+    if list(arguments[:2]) == ["data", "prepare"]:
+        if verb and name in SOURCE_OPTIONS:
+            return f"--option {name}={rest.partition(',')[0]}: expected{rest.partition('expected')[2]}"
+        return re.sub(rf"\bpass ((?:{'|'.join(SOURCE_OPTIONS)})=)", r"pass --option \1", message)
+    return f"{FLAGS[name]} is {rest}" if verb and name in FLAGS else message
 
 
 if __name__ == "__main__":

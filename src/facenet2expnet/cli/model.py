@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from facenet2expnet.cli.run import Device, Quiet
+from facenet2expnet.cli.summary import Summary, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    from rich.table import Table
 
     from facenet2expnet.data.pictures import Skipped
     from facenet2expnet.predict.results import FrameResult
@@ -29,11 +28,6 @@ ModelFolder = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, a run folder with one model, or hf:owner/name.")
 ]
 TableFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")]
-SHOWN = 40
-SKIPPED_SHOWN = 10
-FILLS, MANY = 0.7, 0.8
-"""A face box with so large a part of its picture's shorter side fills it; and so many pictures are nearly every one."""
-
 DRAWN_SMOOTH_S = 0.5
 """Time constant of the smoothing in drawings and timelines, unless --smooth names another."""
 
@@ -83,6 +77,12 @@ def predict(
     ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show drawings in a window; q closes it.")] = False,
     allow_urls: Annotated[bool, typer.Option("--allow-urls", help="Download sources that are web addresses.")] = False,
+    max_megapixels: Annotated[
+        float,
+        typer.Option(
+            "--max-megapixels", help="Larger pictures are skipped. Above 89, JPEG and JPEG 2000 are read reduced."
+        ),
+    ] = 1000.0,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that read and look for faces. By default one a core.")
     ] = None,
@@ -101,20 +101,26 @@ def predict(
     from facenet2expnet.cli import console
     from facenet2expnet.cli.main import INTERRUPTED
     from facenet2expnet.errors import UserError
+    from facenet2expnet.files import check_writable
     from facenet2expnet.predict.recognizer import Options, Recognizer
     from facenet2expnet.predict.sources import check_sources, is_camera, printable
     from facenet2expnet.predict.table import TableWriter, check_table_name
 
-    if out and not shard:
-        check_table_name(out)
     if resume and not shard:
         raise UserError("--resume goes with --shard, as --shard 1/1")
+    if out and not shard:
+        check_table_name(out)
+        check_writable(skipped_path(out))
+    drawn = draw / "a.png" if draw and (draw.is_dir() or not draw.suffix) else draw
+    for other in filter(None, (timeline, drawn)):
+        check_writable(other)
     model, sources = split_model(inputs)
     asked_s = _seconds(smooth)
     smooth_s = asked_s or (DRAWN_SMOOTH_S if track and (draw or timeline or show) else None)
     options = Options(
         faces=faces, detector=detector, min_face_px=min_face, min_score=min_score, min_probability=min_probability,
-        every=every, detect_every=detect_every, track=track, smooth_s=smooth_s, allow_urls=allow_urls, workers=workers,
+        every=every, detect_every=detect_every, track=track, smooth_s=smooth_s, allow_urls=allow_urls,
+        max_megapixels=max_megapixels, workers=workers,
     )  # fmt: skip
     if shard:
         from facenet2expnet.cli.shards import predict_one
@@ -144,18 +150,19 @@ def predict(
             pass
         except KeyboardInterrupt:  # the usual end of a camera
             interrupted = not live
+    if lines and lines.faces:  # all files before anything is printed
+        lines.write()
     summary.print(out, quiet)
     if draw:
         print(f"drawn to {printable(str(draw))}")
     if out:
         if interrupted:
             print(f"rows so far in {printable(str(out))}")
-        _say_written(writer.rows_written, summary.unread, out)
+        print(*_written(writer.rows_written, summary.unread, out), sep="\n")
     if recognizer.contract.detector == "already-cropped" and faces != "whole-image" and summary.like_cut_outs:
         print("these look like cut-out faces; add --faces whole-image")
     if lines and lines.faces:
-        lines.write()
-        print(f"timeline: {timeline}")
+        print(f"timeline: {printable(str(timeline))}")
     elif lines:
         print(f"no timeline was drawn: {timeline} needs a video with faces, and there is none", file=sys.stderr)
     if interrupted:
@@ -163,7 +170,7 @@ def predict(
     if summary.lost:
         raise UserError(f"{summary.lost.image}: {summary.lost.reason}")
     if summary.skipped and not summary.read:
-        named = _count(summary.unread, "source")
+        named = counted(summary.unread, "source")
         raise UserError(f"nothing could be read of {named}; the first: {summary.skipped[0].reason}")
     if not summary.read:
         raise UserError("no frames were read")
@@ -195,107 +202,6 @@ def split_model(inputs: Sequence[str]) -> tuple[str | None, list[str]]:
         except UserError:
             raise UserError(f"{first}: there is no such model folder, picture, folder or video") from None
     return None, list(inputs)
-
-
-class Summary:
-    """What is printed at the end: the first rows, and what was found in all.
-
-    Attributes:
-        skipped: the first of what could not be read, and why; `unread` counts all.
-        lost: a camera that is not there, or gave no more frames.
-    """
-
-    def __init__(self) -> None:
-        self.first: list[FrameResult] = []
-        self.skipped: list[Skipped] = []
-        self.lost: Skipped | None = None
-        self.read = self.faces = self.rows = self.without = self.moving = self.unread = 0
-        self.found = self.filled = self.empty = 0  # pictures with a found face, those that it fills, those without
-        self.labels: Counter[str] = Counter()
-        self.times: deque[float] = deque(maxlen=30)
-        self.last: FrameResult | None = None
-
-    def add(self, result: FrameResult) -> None:
-        """Count a result; its pixels are not kept."""
-        import dataclasses
-
-        from facenet2expnet.data.pictures import Skipped
-        from facenet2expnet.predict.sources import is_camera
-
-        if result.pixels is not None and not result.moving:
-            self._compare_size(result, min(result.pixels.shape[:2]))
-        result = dataclasses.replace(result, pixels=None)
-        self.last = result
-        self.times.append(time.monotonic())
-        if result.unread:
-            self.unread += 1
-            skipped = Skipped(result.source, result.note)
-            self.skipped = [*self.skipped, skipped][:SKIPPED_SHOWN]
-            self.lost = skipped if is_camera(result.source) else self.lost
-        else:
-            self.read += 1
-            self.without += not result.faces
-            self.moving += result.moving
-        self.faces += len(result.faces)
-        self.rows += max(1, len(result.faces))
-        self.labels.update(result.labels)
-        if sum(max(1, len(one.faces)) for one in self.first) < SHOWN:
-            self.first.append(result)
-
-    def _compare_size(self, result: FrameResult, shorter_px: int) -> None:
-        """Count a picture whose largest face fills it; the faces of a face store were not looked for."""
-        if not result.faces:
-            self.empty += 1
-        elif (face := result.faces[0]).detection_score == face.detection_score:  # not NaN
-            self.found += 1
-            box = face.box_xyxy_px
-            self.filled += bool(max(box[2:] - box[:2]) >= FILLS * shorter_px)
-
-    @property
-    def like_cut_outs(self) -> bool:
-        """Whether the pictures may be cut-out faces: most have no face, or nearly every face fills its picture."""
-        return self.empty > self.found or (self.found > 0 and self.filled >= MANY * self.found)
-
-    @property
-    def per_second(self) -> float:
-        """Frames a second, of the last thirty."""
-        return (len(self.times) - 1) / (self.times[-1] - self.times[0]) if len(self.times) > 1 else 0.0
-
-    def live_table(self) -> Table:
-        """The faces of the newest frame, for a terminal."""
-        from rich.table import Table
-
-        result = self.last
-        title = f"{result.source}  {result.time_s:.1f} s  {self.per_second:.1f} frames/s" if result else "waiting"
-        table = Table(title=title, caption="Ctrl-C ends", title_justify="left", caption_justify="left")
-        for name in ("person", "expression", "probability", ""):
-            table.add_column(name, justify="right" if name == "probability" else "left")
-        for face, label in zip(result.faces, result.labels, strict=True) if result else ():
-            share = float(face.probabilities.max())
-            table.add_row(f"#{face.track or ''}", label, f"{share:.0%}", "█" * round(20 * share))
-        if result and not result.faces:
-            table.add_row("", result.note, "", "")
-        return table
-
-    def print(self, out: Path | None, quiet: bool) -> None:
-        """Print the pictures that could not be read, the first rows, and the counts."""
-        from facenet2expnet.cli import console
-
-        for skipped in self.skipped:
-            print(f"skipped {skipped.image}: {skipped.reason}")
-        if self.unread > len(self.skipped):
-            print(f"... and {self.unread - len(self.skipped)} more skipped")
-        if self.read and (not quiet or not out):
-            table = _as_text([result for result in self.first if not result.unread])
-            console.out.print(table)
-            rows = self.rows - self.unread
-            if rows > table.row_count:
-                print(f"... and {rows - table.row_count} more{'' if out else '; --out writes all of them'}")
-        counted = [_count(self.read - self.moving, "picture"), _count(self.moving, "frame"), _count(self.faces, "face")]
-        labels = ", ".join(f"{label} {count}" for label, count in self.labels.most_common())
-        print(", ".join(filter(None, counted)) + (f": {labels}" if labels else ""))
-        if self.without:
-            print(f"without a face: {self.without} (in the table with a note)")
 
 
 def _sinks(
@@ -412,8 +318,12 @@ def _seconds(text: str | None) -> float | None:
         raise UserError(f"--smooth is '{text}', expected a time as 0.5s") from None
 
 
-def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> None:
-    """Write a table in the format of its file name's ending, and the list of skipped images beside it."""
+def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> list[str]:
+    """Write a table in the format of its file name's ending, and the list of skipped images beside it.
+
+    Returns:
+        Lines that say what was written.
+    """
     from facenet2expnet.data.pictures import write_skipped
     from facenet2expnet.files import atomic_path
 
@@ -426,7 +336,7 @@ def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> 
         writers[path.suffix.lower()](temporary)
     if skipped:
         write_skipped(skipped, skipped_path(path))
-    _say_written(len(table), len(skipped), path)
+    return _written(len(table), len(skipped), path)
 
 
 def skipped_path(table: Path) -> Path:
@@ -434,44 +344,11 @@ def skipped_path(table: Path) -> Path:
     return table.with_name(f"{table.stem}.skipped.csv")
 
 
-def _say_written(rows: int, skipped: int, path: Path) -> None:
-    """Say that a table was written, and the list of skipped images beside it."""
+def _written(rows: int, skipped: int, path: Path) -> list[str]:
+    """Lines that say that a table was written, and the list of skipped images beside it."""
     from facenet2expnet.predict.sources import printable
 
-    print(f"{rows} row{'' if rows == 1 else 's'} written to {printable(str(path))}")
+    lines = [f"{rows} row{'' if rows == 1 else 's'} written to {printable(str(path))}"]
     if skipped:
-        print(f"{_count(skipped, 'image')} skipped, listed in {printable(str(skipped_path(path)))}")
-
-
-def _count(number: int, what: str) -> str:
-    """2, "face" -> "2 faces"; empty for none."""
-    return f"{number} {what}{'' if number == 1 else 's'}" if number else ""
-
-
-def _as_text(results: Sequence[FrameResult]) -> Table:
-    """The first faces for a terminal: file name, time and track of a video, box, class, all classes in percent.
-
-    pandas is not needed: a short command would spend half of its time on loading it.
-    """
-    from rich.table import Table
-    from rich.text import Text
-
-    from facenet2expnet.predict.sources import readable
-
-    moving = any(result.time_s > 0 or any(face.track for face in result.faces) for result in results)
-    classes = results[0].classes
-    table = Table()
-    for name in ("source", *(("time, s", "track") if moving else ()), "face", "expression", *classes):
-        table.add_column(Text(readable(name)), justify="left" if name == "source" else "right")
-    for result in results:
-        start = [Path(result.source).name or result.source]
-        time_s = [f"{result.time_s:.2f}"] if moving else []
-        rows: list[list[str]] = [] if result.faces else [[*start, *time_s, *([""] if moving else []), "", result.note]]
-        for face, label in zip(result.faces, result.labels, strict=True):
-            left, top, right, bottom = face.box_xyxy_px
-            track = [f"#{face.track}" if face.track else ""] if moving else []
-            box = f"{right - left:.0f} x {bottom - top:.0f} at {left:.0f}, {top:.0f}"
-            rows.append([*start, *time_s, *track, box, label, *(f"{p:.0%}" for p in face.probabilities)])
-        for row in rows[: SHOWN - table.row_count]:
-            table.add_row(*(Text(readable(cell)) for cell in row))
-    return table
+        lines.append(f"{counted(skipped, 'image')} skipped, listed in {printable(str(skipped_path(path)))}")
+    return lines

@@ -23,6 +23,14 @@ Protocol = Annotated[
 Folds = Annotated[int, typer.Option(min=2, help="Number of folds, where the protocol leaves it open.")]
 FirstFolds = Annotated[int | None, typer.Option(min=1, help="Run only the first N folds.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0 on.")]
+MergeLabels = Annotated[
+    str,
+    typer.Option(
+        "--merge-labels",
+        help="auto: labels that look like one class, as happy and happiness, become one; FILE.csv: rename labels by "
+        "its lines from,to.",
+    ),
+]
 DropNear = Annotated[
     bool, typer.Option("--drop-near", help="Also take near-duplicates of test pictures out of the training part.")
 ]
@@ -49,6 +57,22 @@ ON_PHOTOGRAPHS = {"from scratch": 68.7, "fine-tuned face net": 75.0, "FN2EN": 75
 
 ON_THE_PAGE = ("units", "balanced accuracy, %", "log loss", "weights, M", "multiply-adds, M")
 """Columns of an ablation that a terminal has no room for."""
+
+
+def with_merged_labels(data: Path, merge_labels: str) -> Any:
+    """The data, read with its labels merged or renamed if that is asked for; a command's --merge-labels."""
+    from facenet2expnet.data.manifest import read_manifest
+    from facenet2expnet.errors import UserError
+    from facenet2expnet.faces.store import is_store
+
+    if not merge_labels:
+        return data
+    if is_store(data):
+        raise UserError(
+            f"{data} holds prepared faces, whose labels stay; prepare them again: --merge-labels is for folders and "
+            "tables (fn2en data prepare folder: --option merge_labels=auto)"
+        )
+    return read_manifest(data, merge_labels=merge_labels)
 
 
 def add(app: typer.Typer) -> None:
@@ -110,6 +134,7 @@ def train(
     protocol: Protocol = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     drop_near: DropNear = False,
+    merge_labels: MergeLabels = "",
     device: Device = "auto",
     threads: Threads = None,
     resume: Resume = False,
@@ -125,7 +150,8 @@ def train(
 
     with console.progress(quiet) as display:
         run = facenet2expnet.train(
-            data, recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("train", resume),
+            with_merged_labels(data, merge_labels),
+            recipe=recipes.override(recipes.load(recipe), settings or []), out=out or _new_run("train", resume),
             method=method, holdout=holdout, protocol=protocol, seed=seed, drop_near=drop_near,
             device=device, threads=threads, resume=resume, progress=display,
         )  # fmt: skip
@@ -144,6 +170,7 @@ def compare(
     first_folds: FirstFolds = None,
     seeds: Seeds = 1,
     drop_near: DropNear = False,
+    merge_labels: MergeLabels = "",
     device: Device = "auto",
     threads: Threads = None,
     jobs: Jobs = 1,
@@ -164,7 +191,7 @@ def compare(
 
     with console.progress(quiet) as display:
         run = facenet2expnet.compare(
-            data, recipe=recipes.override(recipes.load(recipe), settings or []),
+            with_merged_labels(data, merge_labels), recipe=recipes.override(recipes.load(recipe), settings or []),
             out=out or _new_run("compare", resume, join), methods=methods or METHODS, protocol=protocol, folds=folds,
             first_folds=first_folds, seeds=range(seeds), drop_near=drop_near, device=device, threads=threads, jobs=jobs,
             gpus=_names(gpus), jobs_per_gpu=jobs_per_gpu, join=join, resume=resume, progress=display,
@@ -194,6 +221,7 @@ def ablate(
     first_folds: FirstFolds = None,
     seeds: Seeds = 1,
     drop_near: DropNear = False,
+    merge_labels: MergeLabels = "",
     device: Device = "auto",
     threads: Threads = None,
     jobs: Jobs = 1,
@@ -217,10 +245,10 @@ def ablate(
     methods = methods or (list(METHODS) if learning_curve else ["fn2en"])
     with console.progress(quiet) as display:
         folder = ablation.ablate(
-            data, changes, recipe=recipe, settings=settings or [], out=out or _new_run("ablation", resume, join),
-            methods=methods, protocol=protocol, folds=folds, first_folds=first_folds, seeds=range(seeds),
-            drop_near=drop_near, device=device, threads=threads, jobs=jobs, gpus=_names(gpus),
-            jobs_per_gpu=jobs_per_gpu, join=join, resume=resume, progress=display,
+            with_merged_labels(data, merge_labels), changes, recipe=recipe, settings=settings or [],
+            out=out or _new_run("ablation", resume, join), methods=methods, protocol=protocol, folds=folds,
+            first_folds=first_folds, seeds=range(seeds), drop_near=drop_near, device=device, threads=threads, jobs=jobs,
+            gpus=_names(gpus), jobs_per_gpu=jobs_per_gpu, join=join, resume=resume, progress=display,
         )  # fmt: skip
     table = table_text(read_ablation(folder))
     console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))

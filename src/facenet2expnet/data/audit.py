@@ -1,4 +1,4 @@
-"""Checks for what makes a result untrue: copies, subjects on two sides, doubtful labels."""
+"""Checks for what makes a result untrue: copies, subjects on two sides, doubtful labels, blank pictures."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from facenet2expnet.files import atomic_path
 SAME_SUBJECT_DISTANCE = 0.6
 """dlib's own threshold: two descriptors of one person are closer than this."""
 
+BLANK_STD = 4.0
+"""Standard deviation of grey levels (0..255) below which a picture shows nothing; dim faces have 10 and more."""
+
 TABLES = {
     "identical": ("group", "row", "image", "label"),
     "near": ("first", "second", "first_image", "second_image", "bits"),
@@ -26,6 +29,7 @@ TABLES = {
     "group_leakage": ("split", "kind", "name", "first_part", "second_part"),
     "same_subject": ("first", "second", "distance"),
     "labels": ("row", "image", "label", "fault"),
+    "blank": ("row", "image", "label", "kind"),
 }
 """Table -> columns.
 
@@ -33,6 +37,7 @@ identical: pictures that are identical pixel by pixel, numbered by group. near: 
 hashes. leaks: test and validation pictures with a copy in the training or unlabelled part; `how` is identical or
 near. group_leakage: subjects and sequences in two parts of a split. same_subject: pairs of subjects whose faces are
 so similar that they may be one person. labels: pictures without a label, identical pictures with different labels.
+blank: pictures that show nothing; `kind` is black, white, constant or nearly constant.
 """
 
 SENTENCES = {
@@ -43,6 +48,7 @@ SENTENCES = {
     "same_subject": "{} pairs of subjects look like one person with two IDs.",
     "conflicting_labels": "{} identical pictures have different labels.",
     "unlabelled": "{} pictures have no label.",
+    "blank": "{} pictures are blank: black, white, or of one grey level or nearly so.",
 }
 
 
@@ -71,6 +77,7 @@ class Audit:
             "same_subject": len(tables["same_subject"]),
             "conflicting_labels": int(faults.get("labels differ", 0)),
             "unlabelled": int(faults.get("no label", 0)),
+            "blank": len(tables["blank"]),
         }
 
     @property
@@ -138,7 +145,9 @@ def audit(
     labels = [table[table["label"] == ""].assign(fault="no label")]
     found: dict[str, Any] = dict.fromkeys(TABLES) | {"group_leakage": group_leaks(manifest, splits)}
     if pixels is not None:
-        checked.append("identical pictures")
+        checked += ["blank pictures", "identical pictures"]
+        kinds = np.array([blank_kind(face) for face in pixels], dtype=object)
+        found["blank"] = table.assign(kind=kinds)[kinds != ""]
         groups, pairs = picture_hashes(pixels), None
         same = table.assign(group=groups).sort_values("group", kind="stable")
         same = same[same.duplicated("group", keep=False)]
@@ -166,6 +175,16 @@ def audit(
     found["labels"] = pd.concat(labels, ignore_index=True)
     tables = {name: pd.DataFrame(found[name], columns=list(columns)) for name, columns in TABLES.items()}
     return Audit(len(manifest), tuple(checked), tables)
+
+
+def blank_kind(pixels: np.ndarray) -> str:
+    """Black, white, constant or nearly constant for a picture (H, W) or (H, W, 3) uint8 that shows nothing; else ""."""
+    if pixels.reshape(*pixels.shape[:2], -1).std(axis=(0, 1)).max() >= BLANK_STD:  # per colour
+        return ""
+    lowest, highest = pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1))
+    if (lowest != highest).any():
+        return "nearly constant"
+    return "black" if not highest.any() else "white" if (lowest == 255).all() else "constant"
 
 
 def _same_subject(subjects: np.ndarray, embeddings: np.ndarray) -> list[tuple[str, str, float]]:

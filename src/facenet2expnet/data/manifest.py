@@ -8,8 +8,7 @@ import json
 import os
 import posixpath
 import re
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +18,21 @@ import numpy as np
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data.table import (
     COLUMNS,
-    SPLITS,
     as_text,
     check_columns,
     check_rows,
-    raise_faults,
+    is_split_column,
+    read_csv,
     read_table,
     split_name,
+    tidy_columns,
 )
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import atomic_path, read_json, write_json
-from facenet2expnet.labels import in_canonical_order
+from facenet2expnet.labels import in_canonical_order, tidy
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
 FORMAT = "facenet2expnet-manifest-1"
 
@@ -191,26 +189,37 @@ class Manifest:
         return self.table[column].to_numpy(dtype=object)
 
 
-def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pictures: bool = True) -> Manifest:
+def read_manifest(
+    path: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    need_pictures: bool = True,
+    merge_labels: str | Path | Mapping[str, str] = "",
+) -> Manifest:
     """Read a manifest from a CSV or Parquet table, or from a folder.
 
     A NAME.json beside a table, as `Manifest.save` writes it, gives root, classes, contract and name. Without it,
-    `image` is relative to the table's folder, or absolute. A folder with a saved `manifest.csv` or
-    `manifest.parquet` is read from that table; any other folder is read as class folders.
+    `image` is relative to the table's folder, or absolute, columns may have other spellings (see `table.tidy_columns`),
+    and labels are tidied (see `labels.tidy`). A folder with a saved `manifest.csv` or `manifest.parquet` is read from
+    that table; any other folder is read as class folders.
 
     Args:
         path: the table or folder.
         classes: the allowed class names in the order of the network's outputs; by default those found.
         need_pictures: raise an error if none of the pictures exists; a face store does not need them.
+        merge_labels: "auto" to make one class of labels that look like one, such as happy and happiness; or a CSV file
+            with the columns from,to, or a dictionary, of labels to rename.
     Raises:
         UserError: All faults in one message, with line numbers and the nearest class to an unknown label.
     """
-    path = Path(path)
+    from facenet2expnet.data.folders import from_folder
+
+    path, merge = Path(path), _renaming(merge_labels)
     if os.path.isdir(path):
         saved = [path / "manifest.csv", path / "manifest.parquet"]
         table_path = next((p for p in saved if p.is_file() and p.with_suffix(".json").is_file()), None)
         if table_path is None:
-            return from_folder(path, classes)
+            return from_folder(path, classes, merge)
         path = table_path
     check_exists(path)
     if path.suffix.lower() not in (".csv", ".parquet"):
@@ -219,22 +228,24 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pict
     metadata = read_json(beside) if beside.is_file() else {}
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:  # a file of something else
         metadata = {}
-    table, lines = read_table(path)
+    table, lines = read_table(path, spelling=not metadata)
     if not len(table):
         raise UserError(f"{path} has no rows; expected one line per picture below the header")
-    if not metadata:  # forward slashes and no detours, so that each picture has one name
-        images = as_text(table["image"])
-        table["image"] = [posixpath.normpath(image.replace("\\", "/")) if image else "" for image in images]
-    if "split" in table.columns:
-        table["split"] = as_text(table["split"]).map(split_name)
+    allowed = tuple(metadata.get("classes", ()) if classes is None else classes)
+    notes = list(metadata.get("notes", ()))
+    if not metadata or merge:
+        table, more = tidy_values(table, () if merge and classes is None else allowed, merge)
+        notes += more
+        if merge and classes is None:
+            allowed = tuple(name for name in allowed if name in set(table["label"]))
     own_name = path.stem if path.stem != "manifest" else path.resolve().parent.name or path.stem
     manifest = Manifest(
         table,
         path.parent / metadata.get("root", ""),
-        tuple(metadata.get("classes", ()) if classes is None else classes),
+        allowed,
         name=metadata.get("name", own_name),
         contract=CropContract.from_dict(metadata["contract"]) if metadata.get("contract") else None,
-        notes=tuple(metadata.get("notes", ())),
+        notes=tuple(notes),
         place=lambda row: f"{path.name} line {lines[row]}",
     )
     if need_pictures and not any(os.path.exists(picture) for picture in manifest.paths):
@@ -246,39 +257,85 @@ def read_manifest(path: Path, *, classes: Sequence[str] | None = None, need_pict
     return manifest
 
 
-def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
-    """Read a folder of class folders; the folder's name is the class, and pictures may be deeper inside it.
-
-    A folder of `train`, `test` (and `valid`) folders that hold class folders gives the column `split`.
+def as_data(data: Any) -> Path | Manifest:
+    """What a function was given as its data: a path or a manifest, made of a DataFrame if it is one.
 
     Raises:
-        UserError: If there is no such folder, no picture, no class folder, a class folder without a picture, or
-            a class that is not allowed.
+        UserError: If it is something else.
     """
-    folder = Path(folder)
-    check_exists(folder)
-    pictures = find_pictures(folder)
-    parts = [path.relative_to(folder).parts for path in pictures]
     import pandas as pd
 
-    tops, loose = {names[0] for names in parts}, [names[0] for names in parts if len(names) == 1]
-    if len(loose) == len(parts):
+    if isinstance(data, Manifest):
+        return data
+    if isinstance(data, str | Path):
+        return Path(data)
+    if not isinstance(data, pd.DataFrame):
         raise UserError(
-            f"{folder} holds {len(loose) or 'no'} pictures and no class folders; put the pictures of each class "
-            f"({', '.join(PICTURE_ENDINGS)}) into a folder with its name, or give a CSV with the columns image,label"
+            f"data is a {type(data).__name__}, expected a folder of class folders, the path of a CSV or Parquet table, "
+            "a face store, a Manifest, or a DataFrame with the columns image,label"
         )
-    empty = sorted(p.name for p in folder.iterdir() if p.is_dir() and not is_hidden(p.name) and p.name not in tops)
-    raise_faults(
-        [f"{folder / name} is outside the class folders; move it into one" for name in loose]
-        + [f"{folder / name} holds no pictures; add some or remove the folder" for name in empty]
+    table = tidy_columns(data.reset_index(drop=True), "the DataFrame")
+    check_columns(table, "the DataFrame")
+    table, notes = tidy_values(table)
+    return Manifest(table, Path(), notes=tuple(notes), place=lambda row: f"DataFrame row {row}")
+
+
+def tidy_values(
+    table: pd.DataFrame, classes: Sequence[str] = (), merge: str | Mapping[str, str] = ""
+) -> tuple[pd.DataFrame, list[str]]:
+    """Normalise a user's paths, labels and parts of sets; return the table and sentences on what was changed.
+
+    Paths get forward slashes and no detours, so that each picture has one name.
+
+    Raises:
+        UserError: See `labels.tidy`.
+    """
+    import pandas as pd
+
+    images = as_text(table["image"])
+    labels, notes = tidy(list(as_text(table["label"])), classes, merge)
+    table = table.assign(
+        image=[posixpath.normpath(image.replace("\\", "/")) if image else "" for image in images],
+        label=pd.Series(labels, index=table.index, dtype=object),
     )
-    by_split = all(split_name(top) in SPLITS for top in tops) and all(len(names) > 2 for names in parts)
-    labels = [unicodedata.normalize("NFC", names[1 if by_split else 0]) for names in parts]
-    table = pd.DataFrame({"image": ["/".join(names) for names in parts], "label": labels}, dtype=object)
-    if by_split:
-        table["split"] = [split_name(names[0]) for names in parts]
-    shown = [os.fsencode(picture).decode("utf-8", "backslashreplace") for picture in pictures]
-    return Manifest(table, folder, tuple(classes or ()), folder.resolve().name or "data", place=lambda row: shown[row])
+    for column in filter(is_split_column, map(str, table.columns)):
+        table[column] = as_text(table[column]).map(split_name).to_numpy()
+    spelling = {f"p_{name}".casefold(): f"p_{name}" for name in (*labels, *classes) if name}
+    table = table.rename(
+        columns={c: spelling[c.casefold()] for c in map(str, table.columns) if c.casefold() in spelling}
+    )
+    for column in set(spelling.values()) & set(table.columns):
+        table[column] = _numbers(table[column])
+    return table, notes
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """The votes for a class as numbers; a decimal comma is a point, and a blank cell is NaN.
+
+    Raises:
+        UserError: If a cell is no number.
+    """
+    import pandas as pd
+
+    texts = as_text(column)
+    numbers = pd.to_numeric(texts.str.replace(",", "."), errors="coerce")
+    wrong = texts[numbers.isna() & (texts != "")]
+    if len(wrong):
+        raise UserError(f"the column {column.name} holds votes for a class, expected numbers, got '{wrong.iloc[0]}'")
+    return pd.Series(numbers.to_numpy(), index=column.index)
+
+
+def _renaming(merge_labels: str | Path | Mapping[str, str]) -> str | Mapping[str, str]:
+    """ "auto", "", or label -> class of a file with the columns from,to."""
+    if isinstance(merge_labels, Mapping) or str(merge_labels) in ("", "auto"):
+        return merge_labels if isinstance(merge_labels, Mapping) else str(merge_labels)
+    path = Path(merge_labels)
+    if not path.is_file():
+        raise UserError(f"--merge-labels is '{path}', expected auto, or a CSV file with the columns from,to")
+    table, _ = read_csv(path)
+    if not {"from", "to"} <= set(table.columns):
+        raise UserError(f"{path} has the columns {', '.join(table.columns)}; expected from,to")
+    return dict(zip(table["from"], table["to"], strict=True))
 
 
 def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
@@ -323,28 +380,6 @@ def natural_key(name: str) -> tuple[Any, ...]:
     parts = re.split(r"([0-9]+)", name)
     key = tuple((len(p.lstrip("0")), p.lstrip("0")) if number % 2 else p.casefold() for number, p in enumerate(parts))
     return (key, name)
-
-
-def find_pictures(folder: Path, endings: tuple[str, ...] = PICTURE_ENDINGS) -> list[Path]:
-    """All files with these endings in a folder and below it, in natural order, without hidden files and folders.
-
-    Raises:
-        UserError: If a folder can't be read.
-    """
-
-    def refuse(fault: OSError) -> None:
-        raise UserError(f"{fault.filename} can't be read: {fault.strerror}; give yourself read permission")
-
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [Path(parent, name) for name in files if name.lower().endswith(endings) and not is_hidden(name)]
-    return sorted(found, key=lambda path: natural_key(path.as_posix()))
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or made by macOS in a zip."""
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def check_exists(path: Path) -> None:

@@ -348,8 +348,11 @@ def _fold_numbers(manifest: Manifest, protocol: str, count: int, seed: int) -> t
     _check_classes(manifest, count)
     found = set(groups)
     if len(found) < (count or 2):
-        fewer = f"pass --folds {max(len(found), 2)} or fewer, or another --protocol"
-        raise UserError(f"{len(found)} {what} can't be divided into {count or 2} folds; {fewer}")
+        fewer = f"pass --folds {len(found)} or fewer, or another --protocol"
+        one = f"a test needs two or more: add {what}, or clear the column if it is wrong"
+        raise UserError(
+            f"{len(found)} {what} can't be divided into {count or 2} folds; {fewer if len(found) > 1 else one}"
+        )
     names = [f"fold-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
     if protocol == "stratified":
         alone = len(found) == len(rows)
@@ -370,10 +373,16 @@ def _check_classes(manifest: Manifest, count: int) -> None:
         found = ", ".join(counts) or "no class"
         raise UserError(f"manifest '{manifest.name}' has labels of {found} only; at least two classes are needed")
     few = [f"{name} {number}" for name, number in counts.items() if number < count]
+    if few and min(counts.values()) < 2:
+        raise UserError(
+            f"manifest '{manifest.name}' has a class with one picture, which can't be in training and test: "
+            f"{', '.join(name for name, number in counts.items() if number < 2)}; add pictures or leave the class out "
+            "(fn2en train also takes --no-holdout, which tests nothing)"
+        )
     if few:
         raise UserError(
             f"manifest '{manifest.name}' has classes with fewer pictures than the {count} folds: {', '.join(few)}; "
-            f"add pictures, leave the class out, or pass --folds {max(2, min(counts.values()))}"
+            f"add pictures, leave the class out, or pass --folds {min(counts.values())}"
         )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Callable
+import difflib
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.labels import suggestion
+from facenet2expnet.labels import clean, suggestion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,32 +24,101 @@ COLUMNS = ("image", "label", "subject", "sequence", "frame", "split", "fold")
 SPLITS = ("train", "valid", "test")
 """Values of the column `split` and of official fold columns; "" where a picture is in no part."""
 
-_SPELLINGS = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
+_SPLIT_WORDS = {
+    "train": "train|training|trn",
+    "valid": "val|valid|validation|validate|dev|development|eval|evaluation|publictest",
+    "test": "test|testing|tst|privatetest|heldout|holdout",
+}
+"""Words for the parts of a set. The two public names are those of FER2013."""
+
+_AROUND = "(?:fer|ferplus|data|dataset|set|split|part|images?|imgs?|pictures?|pics?|faces?|folder|aligned|cropped|new)*"
+"""What may stand before and after such a word, as in train_set, FER2013Valid or Train_Aligned_Faces."""
+
+_SPELLINGS = {
+    "image": "image images img imagepath imagefile imagename imgpath imgname path filepath file filename picture pth",
+    "label": "label labels emotion expression class classname labelname emotionlabel target",
+    "subject": "subject subjects subjectid subjectname person personid participant participantid",
+    "sequence": "sequence sequenceid sequencename seq seqid clip clipid video videoid",
+    "frame": "frame frameid framenumber frameno",
+    "split": "split splits splitname usage partition datasplit",
+    "fold": "fold folds foldid foldnumber kfold cvfold",
+    "train_only": "trainonly",
+}
+"""Column -> its spellings, without case, blanks and signs."""
+
+_MAYBE_SPLIT = "set subset part phase dataset"
+"""Columns that are the split only if all their values name parts."""
+
+NEAR = 0.8
+"""Similarity from which an unknown column counts as a misspelling."""
 
 FAULTS_SHOWN = 10
 
 
-def read_table(path: Path) -> tuple[pd.DataFrame, list[int]]:
+def read_table(path: Path, *, spelling: bool = False) -> tuple[pd.DataFrame, list[int]]:
     """Read a CSV or Parquet table, and the line number of each row. All columns of a CSV are text.
 
+    Args:
+        spelling: recognise columns in other spellings, as `tidy_columns` does.
     Raises:
         UserError: If the file can't be read, a column is missing or there twice, or a CSV row has too few cells.
     """
     kind = path.suffix[1:].lower()
     try:
         if kind == "csv":
-            table, lines = _read_csv(path)
+            table, lines = read_csv(path)
         else:
             import pandas as pd
 
             table = pd.read_parquet(path).reset_index(drop=True)
+            if len(table) and any(isinstance(cell, dict) and "bytes" in cell for cell in table.iloc[0]):
+                raise UserError(
+                    f"{path} holds its pictures itself, in Hugging Face's form; write them to files first: "
+                    f"fn2en data prepare huggingface {path}"
+                )
             lines = list(range(1, len(table) + 1))
     except UserError:
         raise
     except Exception as fault:  # pyarrow and csv raise many kinds
         raise UserError(f"{path} can't be read as a {kind} table: {fault}; correct that, or save it again") from fault
+    table = tidy_columns(table, str(path)) if spelling else table
     check_columns(table, str(path))
     return table, lines
+
+
+def tidy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Give the columns of a user's table our names: Subject and subject_id -> subject, Usage -> split, pth -> image.
+
+    A column with our own name goes before other spellings, which then stay as they are.
+
+    Raises:
+        UserError: If two columns have the same meaning, or a column is nearly one of ours, such as spilt.
+    """
+    header = [clean(str(column)) for column in table.columns]
+    plain = [re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", column).casefold()) for column in header]
+    meant: dict[str, list[int]] = {}
+    for number, key in enumerate(plain):
+        own = next((own for own, known in _SPELLINGS.items() if key in known.split()), "")
+        if key in _MAYBE_SPLIT.split() and set(as_text(table.iloc[:, number]).map(split_name)) <= {"", *SPLITS}:
+            own = "split"
+        if official := re.fullmatch(r"fold([0-9]+)", key):
+            own = f"fold_{official[1]}"
+        meant.setdefault(own, []).append(number)
+    renamed = [f"p_{clean(column[2:])}" if column.lower().startswith("p_") else column for column in header]
+    for own, numbers in meant.items():
+        same = [number for number in numbers if plain[number] == own.replace("_", "")] or numbers
+        if own and len({header[number] for number in same}) > 1:
+            raise UserError(
+                f"{name}: the columns {' and '.join(header[number] for number in same)} both mean {own}; "
+                "rename or remove one"
+            )
+        if own:
+            renamed[same[0]] = own
+    for number in meant.get("", ()):
+        near = difflib.get_close_matches(plain[number], [own for own in _SPELLINGS if own not in renamed], 1, NEAR)
+        if near:
+            raise UserError(f"{name} has a column '{header[number]}'; did you mean '{near[0]}'? rename or remove it")
+    return table.set_axis(renamed, axis=1)
 
 
 def check_columns(table: pd.DataFrame, name: str) -> None:
@@ -88,9 +159,11 @@ def check_rows(table: pd.DataFrame, place: Callable[[int], str], classes: tuple[
         (odd, lambda row: f"{image[row]!a}, {label[row]!a} has a control character or is not UTF-8; rename it"),
         (~label.isin(("", *classes)), lambda row: not_one_of("class", label[row], classes)),
     ]
-    if "split" in table.columns:
-        split = table["split"]
-        checks.append((~split.isin(("", *SPLITS)), lambda row: not_one_of("split", split[row], SPLITS)))
+    for column in filter(is_split_column, table.columns):
+        part = table[column]
+        checks.append(
+            (~part.isin(("", *SPLITS)), lambda row, c=column, p=part: not_one_of(c, p[row], SPLITS))  # type: ignore[misc]
+        )
     wrong = np.flatnonzero(np.logical_or.reduce([mask for mask, _ in checks]))
     faults = [f"{place(row)}: {text(row)}" for row in wrong[:FAULTS_SHOWN] for mask, text in checks if mask[row]]
     if len(set(classes)) < len(classes):
@@ -99,10 +172,18 @@ def check_rows(table: pd.DataFrame, place: Callable[[int], str], classes: tuple[
 
 
 def split_name(name: str) -> str:
-    """train, valid or test for their usual spellings; any other text as it is."""
-    lowered = name.strip().lower()
-    lowered = _SPELLINGS.get(lowered, lowered)
-    return lowered if lowered in SPLITS else name
+    """train, valid or test for their usual spellings, as Training, val_set or FER2013Test; any other text as it is.
+
+    The one place that decides what names a part of a set, for folders and for cells of tables.
+    """
+    letters = re.sub(r"[\W\d_]", "", unicodedata.normalize("NFKC", clean(name)).casefold())
+    matches = (part for part, words in _SPLIT_WORDS.items() if re.fullmatch(f"{_AROUND}(?:{words}){_AROUND}", letters))
+    return next(matches, name)
+
+
+def is_split_column(name: str) -> bool:
+    """Whether a column holds parts of a set: split, or an official fold, fold_1 and so on."""
+    return name == "split" or (name.startswith("fold_") and name[5:].isdecimal())
 
 
 def raise_faults(faults: list[str], rows: int = 0) -> None:
@@ -123,21 +204,64 @@ def as_text(column: pd.Series) -> pd.Series:
     return pd.Series(texts, dtype=object)
 
 
-def _read_csv(path: Path) -> tuple[pd.DataFrame, list[int]]:
-    """Read a CSV (commas, semicolons or tabs) as text, and the line on which each row ends, without blank lines."""
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a CSV, the header first, with the line on which each ends: the one reader of all tables.
+
+    Cells are separated by commas, semicolons or tabs. A byte order mark and blank lines do not matter, nor do empty
+    cells beyond those of the first row.
+
+    Raises:
+        UserError: If the file is not UTF-8.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            reader, count = csv.reader(file, delimiter=max(",;\t", key=first.count)), 0
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    count = count or len(cells)
+                    while len(cells) > count and not cells[-1].strip():
+                        cells.pop()
+                    yield reader.line_num, cells
+    except UnicodeDecodeError as fault:
+        line = path.read_bytes()[: _first_not_utf8(path)].count(b"\n") + 1
+        raise UserError(f"{path} line {line} is not UTF-8; save the table as 'CSV UTF-8'") from fault
+    except csv.Error as fault:
+        raise UserError(f"{path} can't be read as a table: {fault}") from fault
+
+
+def read_csv(path: Path, without: Collection[str] = ()) -> tuple[pd.DataFrame, list[int]]:
+    """Read a CSV as text, and the line on which each row ends; see `csv_rows`.
+
+    Args:
+        without: columns that are not kept, such as long lists of pixels.
+    Raises:
+        UserError: If the file is not UTF-8, or a row has more or fewer cells than the header.
+    """
     import pandas as pd
 
+    rows = csv_rows(path)
+    header = [name.strip() for name in next(rows, (0, []))[1]]
+    kept = [number for number, name in enumerate(header) if name not in without]
+    lines, table, faults, wrong = list[int](), list[list[str]](), list[str](), 0
+    for line, cells in rows:
+        if len(cells) == len(header):
+            lines.append(line)
+            table.append([cells[number] for number in kept])
+        else:
+            wrong += 1
+            if wrong <= FAULTS_SHOWN:
+                expected = f"expected {len(header)} cells ({', '.join(header)})"
+                faults.append(f"{path.name} line {line}: {expected}, got {len(cells)}")
+    raise_faults(faults, wrong)
+    return pd.DataFrame(table, columns=[header[number] for number in kept], dtype=object), lines
+
+
+def _first_not_utf8(path: Path) -> int:
+    """The position of the first byte of a file that is not UTF-8."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as fault:
-        line = fault.object[: fault.start].count(b"\n") + 1
-        raise UserError(f"{path} line {line} is not UTF-8; save the table as 'CSV UTF-8'") from fault
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
-    rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    header = [name.strip() for name in rows[0][1]] if rows else []
-    expected = f"expected {len(header)} cells ({', '.join(header)})"
-    wrong = [(line, len(cells)) for line, cells in rows if len(cells) != len(header)]
-    raise_faults([f"{path.name} line {line}: {expected}, got {count}" for line, count in wrong])
-    table = pd.DataFrame([cells for _, cells in rows[1:]], columns=header, dtype=object)
-    return table, [line for line, _ in rows[1:]]
+        return fault.start
+    return 0

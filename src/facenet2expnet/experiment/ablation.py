@@ -121,7 +121,7 @@ def ablate(
     parallel = Parallel(jobs, tuple(gpus), jobs_per_gpu, join)
     threads = parallel.threads(threads)
     earlier = run.begin(out / RECORD, "an ablation", methods, seeds, threads, resume=resume, join=join)
-    base = recipes.override(recipes.load(recipe) if isinstance(recipe, str) else recipe, settings)
+    base = recipes.override(recipes.load(recipe), settings)
     variants = vary(base, changes, settings)
     for variant in variants:
         stages.check(variant.recipe, fine_tunes="fine-tune" in methods)

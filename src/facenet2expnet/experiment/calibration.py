@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
 from torch import nn
@@ -17,6 +18,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.evaluate import load_labelled
 from facenet2expnet.experiment.metrics import CALIBRATION_SCORES, scores_of
 from facenet2expnet.experiment.significance import Floats, Ints
+from facenet2expnet.files import check_writable
 from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import CARD, Model, find_model, on_hub, save_model
 from facenet2expnet.predict.onnx_model import is_onnx
@@ -49,7 +51,7 @@ class Calibration:
 
 def calibrate(
     model: str | Path,
-    data: str | Path | Manifest,
+    data: str | Path | Manifest | pd.DataFrame,
     *,
     out: str | Path | None = None,
     device: str = "auto",
@@ -76,6 +78,7 @@ def calibrate(
     folder = find_model(Path(model)) if out is None else Path(out)
     if out is not None and (folder / CARD).exists():
         raise UserError(f"{folder}: there is a model already; give --out a new folder")
+    check_writable(folder / CARD)
     recognizer = Recognizer.load(model, device)
     assert isinstance(recognizer.model, nn.Module)
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)

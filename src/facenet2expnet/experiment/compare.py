@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from facenet2expnet import recipes
@@ -22,7 +23,7 @@ from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import run
 from facenet2expnet.experiment.execute import Execution, Parallel, run_jobs
-from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs
+from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs, run_job
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.files import atomic_path, write_json
@@ -37,9 +38,9 @@ log = logging.getLogger(__name__)
 
 
 def compare(
-    data: str | Path | Manifest,
+    data: str | Path | Manifest | pd.DataFrame,
     *,
-    recipe: Recipe | str = "quick",
+    recipe: Recipe | str | Path = "quick",
     out: str | Path,
     methods: Sequence[str] = METHODS,
     protocol: str = "auto",
@@ -61,7 +62,8 @@ def compare(
         compare("faces/", recipe="best", out="runs/faces")
 
     Args:
-        data: a folder of class folders, a CSV or Parquet manifest, a face store, or a manifest.
+        data: a folder of class folders, a CSV or Parquet manifest, a face store, a manifest, or a DataFrame with
+            the columns image,label.
         recipe: a recipe, a preset's name or a TOML file.
         out: the run folder; new, or with `resume` one that the same call began.
         methods: of METHODS; "fn2en" brings "fine-tune" with it, unless face_net.fine_tuned is false.
@@ -84,7 +86,7 @@ def compare(
         UserError: If anything given can't be used, and nothing is written then; or at the end, if jobs failed.
     """
     started, out = time.monotonic(), Path(out)
-    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipes.load(recipe)
     parallel = Parallel(jobs, tuple(gpus), jobs_per_gpu, join)
     threads = parallel.threads(threads)
     earlier = run.begin(out / RECORD, "a run", methods, seeds, threads, resume=resume, join=join)
@@ -102,9 +104,9 @@ def compare(
 
 
 def train(
-    data: str | Path | Manifest,
+    data: str | Path | Manifest | pd.DataFrame,
     *,
-    recipe: Recipe | str = "quick",
+    recipe: Recipe | str | Path = "quick",
     out: str | Path,
     method: str = "fn2en",
     holdout: bool = True,
@@ -130,7 +132,7 @@ def train(
         UserError: If anything given can't be used; nothing is written then.
     """
     started, out = time.monotonic(), Path(out)
-    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipes.load(recipe)
     earlier = run.begin(out / RECORD, "a run", [method], [seed], threads, resume=resume)
     face_net = stages.check(recipe, fine_tunes=method == "fine-tune")
     compute = choose_device(device)

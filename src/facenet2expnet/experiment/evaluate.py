@@ -12,8 +12,9 @@ import pandas as pd
 
 from facenet2expnet.data.audit import audit
 from facenet2expnet.data.dataset import Dataset, load_dataset
-from facenet2expnet.data.manifest import Manifest, read_manifest
+from facenet2expnet.data.manifest import Manifest, as_data, read_manifest
 from facenet2expnet.data.pictures import Skipped
+from facenet2expnet.data.table import SPLITS
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
@@ -43,8 +44,9 @@ class Evaluation:
 
 def evaluate(
     model: str | Path,
-    data: str | Path | Manifest,
+    data: str | Path | Manifest | pd.DataFrame,
     *,
+    part: str = "auto",
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -54,7 +56,10 @@ def evaluate(
 
     Args:
         model: a model folder, a run folder with one model, or an ONNX file of `fn2en export`.
-        data: a folder of class folders, a manifest file, a face store, or a manifest.
+        data: a folder of class folders, a manifest file, a face store, a manifest, or a DataFrame with
+            the columns image,label.
+        part: of data with a column or folders of parts: "train", "valid", "test" or "all"; "auto" for test if there is
+            one, else valid, else all.
         device: "auto", "cpu", "cuda" or "mps".
         progress: called with the number of pictures read and of all pictures.
     Raises:
@@ -62,16 +67,22 @@ def evaluate(
     """
     recognizer = Recognizer.load(model, device)
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)
+    labelled, part, part_notes = choose_part(dataset.manifest, labelled, part)
     predictions = predict_table(
         recognizer.probabilities, dataset, labelled, recognizer.classes, fold="all",
         method=recognizer.metadata.get("method", "model"),
         seed=recognizer.metadata.get("trained_on", {}).get("seed", 0),
     )  # fmt: skip
-    notes = [f"left out: {skipped.image}: {skipped.reason}" for skipped in dataset.skipped[:LISTED]]
+    notes = [*dataset.manifest.notes, *part_notes]
+    notes += [f"left out: {skipped.image}: {skipped.reason}" for skipped in dataset.skipped[:LISTED]]
     if len(dataset.skipped) > LISTED:
         notes.append(f"... and {len(dataset.skipped) - LISTED} more were left out")
     found = audit(dataset.manifest, dataset.pixels, cheap=True)
-    notes += [f"Audit: {line}" for line in found.lines()] if found.counts["identical_pictures"] else []
+    notes += (
+        [f"Audit: {line}" for line in found.lines()]
+        if found.counts["identical_pictures"] + found.counts["blank"]
+        else []
+    )
     contracts = (dataset.contract, recognizer.contract)
     faces, trained = (replace(crop, aligned_px=crop.aligned_px or crop.stored_px) for crop in contracts)
     if faces != trained:
@@ -79,12 +90,40 @@ def evaluate(
             "This face store was cropped in another way than the faces that the model was trained on, "
             "so the scores may differ from those of its original pictures."
         )
-    if of_training:
+    if of_training and part == "test" and recognizer.metadata.get("protocol") == "split":
+        notes.append("The model's run was made from this data; it kept the test part out of the training.")
+    elif of_training:
         notes.append(
             "The model's run was made from these pictures: those of its training part are among them, "
             "so the accuracy is too high for new people."
         )
     return Evaluation(predictions, summarise(predictions, recognizer.classes), notes, dataset.skipped)
+
+
+def choose_part(manifest: Manifest, labelled: np.ndarray, part: str) -> tuple[np.ndarray, str, list[str]]:
+    """Choose the rows of a part of a set: the rows, the name of the part, and sentences on what was taken.
+
+    Args:
+        labelled: the rows to choose from.
+        part: as for `evaluate`.
+    Raises:
+        UserError: If there is no such part, or it has no picture with a label.
+    """
+    if part not in ("auto", "all", *SPLITS):
+        raise UserError(f"part is '{part}', expected auto, all, {', '.join(SPLITS)}")
+    column = manifest.table.get("split", pd.Series("", index=manifest.table.index)).iloc[labelled]
+    counts = {name: int((column == name).sum()) for name in SPLITS}
+    if part == "auto":
+        part = next((name for name in ("test", "valid") if counts[name]), "all")
+    if part == "all":
+        parts = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+        return labelled, part, [f"All parts were taken: {parts}."] if parts else []
+    if not counts[part]:
+        has = ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "no parts"
+        raise UserError(f"{manifest.name} has no labelled picture of the part {part}; it has {has}")
+    others = ", ".join(f"{name} {count}" for name, count in counts.items() if count and name != part) or "none"
+    note = f"The part {part} was taken, {counts[part]} pictures; left out: {others}. --part takes another one, or all."
+    return labelled[(column == part).to_numpy()], part, [note]
 
 
 def predict_table(
@@ -100,20 +139,24 @@ def predict_table(
 
 
 def load_labelled(
-    recognizer: Recognizer, data: str | Path | Manifest, progress: Callable[[int, int], None] | None = None
+    recognizer: Recognizer,
+    data: str | Path | Manifest | pd.DataFrame,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Dataset, np.ndarray, bool]:
     """Load pictures for a model; see `evaluate`.
 
     Returns:
         The dataset, its rows with a label, and whether the model's run was made from this data.
     """
-    if not isinstance(data, Manifest) and Path(data).suffix.lower() in (".csv", ".parquet"):
-        data = read_manifest(Path(data), classes=recognizer.classes)
+    data = as_data(data)
+    if not isinstance(data, Manifest) and data.suffix.lower() in (".csv", ".parquet"):
+        data = read_manifest(data, classes=recognizer.classes)
     dataset = load_dataset(data, recognizer.contract, min_classes=1, progress=progress)
     trained_on = recognizer.metadata.get("trained_on", {})
     of_training = trained_on.get("sha256") == dataset.manifest.sha256()
     if of_training and "pixels" in trained_on:  # other pictures may have the same names and labels
         of_training = trained_on["pixels"] == dataset.pixels_sha256()
+    dataset = replace(dataset, manifest=_with_spelling_of(dataset.manifest, recognizer.classes))
     unknown = [name for name, count in dataset.manifest.counts.items() if count and name not in recognizer.classes]
     if unknown:
         close = nearest(unknown[0], recognizer.classes)
@@ -121,3 +164,13 @@ def load_labelled(
         known = ", ".join(recognizer.classes)
         raise UserError(f"{dataset.manifest.name}: class '{unknown[0]}' is not one of the model's: {known}{guess}")
     return dataset, np.flatnonzero(dataset.manifest.labels >= 0), of_training
+
+
+def _with_spelling_of(manifest: Manifest, classes: Sequence[str]) -> Manifest:
+    """The manifest with classes spelt as the model's, where only upper and lower case differ."""
+    own = {name.casefold(): name for name in classes}
+    renamed = {name: own.get(name.casefold(), name) for name in manifest.classes}
+    if all(old == new for old, new in renamed.items()) or len(set(renamed.values())) < len(renamed):
+        return manifest
+    labels = manifest.table["label"].replace(renamed)
+    return replace(manifest, table=manifest.table.assign(label=labels), classes=tuple(renamed.values()))

@@ -11,8 +11,11 @@ import pandas as pd
 
 from facenet2expnet import recipes
 from facenet2expnet.data.dataset import Dataset
-from facenet2expnet.data.manifest import Manifest, find_pictures
+from facenet2expnet.data.folders import passed_over, search
+from facenet2expnet.data.manifest import Manifest, as_data
+from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.data.splits import Protocol, Split
+from facenet2expnet.data.table import read_csv, tidy_columns
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.job import Progress
@@ -35,9 +38,9 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(
-    data: str | Path | Manifest,
+    data: str | Path | Manifest | pd.DataFrame,
     *,
-    recipe: Recipe | str = "quick",
+    recipe: Recipe | str | Path = "quick",
     out: str | Path,
     epochs: int | None = None,
     licence: str = "",
@@ -68,7 +71,7 @@ def pretrain(
         UserError: If anything given can't be used; nothing is written then.
     """
     started, out = time.monotonic(), Path(out)
-    recipe = recipes.load(recipe) if isinstance(recipe, str) else recipe
+    recipe = recipes.load(recipe)
     epochs = recipe.stage1.epochs or EPOCHS if epochs is None else epochs
     warmup = min(recipe.stage1.warmup_epochs, epochs - 1)
     recipe = recipes.override(recipe, [f"stage1.epochs={epochs}", f"stage1.warmup_epochs={warmup}"])
@@ -112,18 +115,24 @@ def pretrain(
     return out
 
 
-def _load_faces(data: str | Path | Manifest, recipe: Recipe, progress: Progress | None) -> Dataset:
+def _load_faces(data: str | Path | Manifest | pd.DataFrame, recipe: Recipe, progress: Progress | None) -> Dataset:
     """Read the faces of a manifest, a store, or all pictures below a folder."""
-    if not isinstance(data, Manifest) and Path(data).is_dir() and not is_store(Path(data)):
-        folder = Path(data)
-        images = [path.relative_to(folder).as_posix() for path in find_pictures(folder)]
+    if isinstance(data, pd.DataFrame) and "label" not in tidy_columns(data, "the DataFrame"):
+        data = data.assign(label="")
+    data = as_data(data)
+    if not isinstance(data, Manifest) and data.is_dir() and not is_store(data):
+        folder = data
+        found, others = search(folder, picture_endings())
+        sentence = passed_over(others)
+        images = [path.relative_to(folder).as_posix() for path in found]
         if not images:
-            raise UserError(f"{folder}: no picture in this folder or below it")
-        data = Manifest(pd.DataFrame({"image": images, "label": ""}), folder, name=folder.resolve().name)
-    elif not isinstance(data, Manifest) and Path(data).suffix.lower() == ".csv" and Path(data).is_file():
-        table = pd.read_csv(data, dtype=str, keep_default_na=False)
+            raise UserError(f"{folder}: no picture in this folder or below it. {sentence}".strip())
+        notes = (sentence,) if sentence else ()
+        data = Manifest(pd.DataFrame({"image": images, "label": ""}), folder, name=folder.resolve().name, notes=notes)
+    elif not isinstance(data, Manifest) and data.suffix.lower() == ".csv" and data.is_file():
+        table = tidy_columns(read_csv(data)[0], str(data))
         if "image" in table and "label" not in table:  # a table of faces alone
-            data = Manifest(table.assign(label=""), Path(data).parent, name=Path(data).stem)
+            data = Manifest(table.assign(label=""), data.parent, name=data.stem)
     return load_pictures(data, recipe, progress, min_classes=0)
 
 

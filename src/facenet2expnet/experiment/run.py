@@ -28,7 +28,7 @@ from facenet2expnet import claims, recipes
 from facenet2expnet.claims import Claims
 from facenet2expnet.data import audit, duplicates, splits
 from facenet2expnet.data.dataset import Dataset, load_dataset
-from facenet2expnet.data.manifest import Manifest
+from facenet2expnet.data.manifest import Manifest, as_data
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.errors import UserError
@@ -68,20 +68,27 @@ class Inputs:
 
 
 def load_pictures(
-    data: str | Path | Manifest, recipe: Recipe, progress: Progress | None = None, *, min_classes: int = 2
+    data: str | Path | Manifest | pd.DataFrame,
+    recipe: Recipe,
+    progress: Progress | None = None,
+    *,
+    min_classes: int = 2,
 ) -> Dataset:
     """Read the pictures at the recipe's size.
 
     Raises:
         UserError: If they can't be read, are of too few classes, or do not fit in memory at this size.
     """
-    folder = None if isinstance(data, Manifest) else Path(data)
+    data = as_data(data)
+    folder = None if isinstance(data, Manifest) else data
     if folder and (folder / "manifest.csv").is_file() and not is_store(folder):
         log.warning("%s: its folders are taken as the classes, not its manifest.csv; to use that, name the file", data)
     what = f"crop.stored_px is {recipe.crop.stored_px}, and the pictures do not fit in memory at that size"
     with memory_errors(what, "take a smaller input size, or prepare them first (fn2en data prepare)", UserError):
         report = partial(progress, "reading faces") if progress else None
         dataset = load_dataset(data, recipe.crop, min_classes=min_classes, progress=report)
+    for note in dataset.manifest.notes:
+        log.info("%s", note)
     if min_classes:
         check_votes(dataset.manifest, recipe)
     return dataset

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from facenet2expnet.data.manifest import PICTURE_ENDINGS
+from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import package_file, write_atomic
 from facenet2expnet.predict.sources import VIDEO_ENDINGS, Given, check_sources, expand
@@ -141,7 +141,7 @@ class DrawingWriter:
     def __init__(self, out: Path, sources: Given | Iterable[Given] = ()) -> None:
         self.out = out
         self.written: list[Path] = []
-        self._is_file = out.suffix.lower() in (*PICTURE_ENDINGS, *VIDEO_ENDINGS) and not out.is_dir()
+        self._is_file = out.suffix.lower() in (*picture_endings(), *VIDEO_ENDINGS) and not out.is_dir()
         if out.suffix.lower() in VIDEO_ENDINGS and out.suffix.lower() != ".mp4":
             raise UserError(f"{out}: expected a folder, a picture, or a video that ends in .mp4")
         self._video: VideoWriter | None = None

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from facenet2expnet.crop import DETECTORS, CropContract
-from facenet2expnet.data.pictures import Skipped, read_picture
+from facenet2expnet.data.pictures import MAX_MEGAPIXELS, Skipped, read_reduced
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
@@ -25,9 +25,17 @@ from facenet2expnet.faces.store import FaceStore, is_store
 from facenet2expnet.predict import video
 from facenet2expnet.predict.model_folder import Model, load_model, locate_model, onnx_instead
 from facenet2expnet.predict.onnx_model import OnnxModel, is_onnx, load_onnx
-from facenet2expnet.predict.results import FaceResult, FrameResult, to_table
+from facenet2expnet.predict.results import (
+    CARRIED,
+    DETECTED,
+    PREPARED,
+    WHOLE,
+    FaceResult,
+    FrameResult,
+    to_table,
+)
 from facenet2expnet.predict.scores import Classifier, torch_classifier
-from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, printable
+from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, passed_over_in, printable
 from facenet2expnet.predict.tracking import Describer, Smoother, Tracker, load_describer
 
 if TYPE_CHECKING:
@@ -70,6 +78,7 @@ class Options:
         track: give each person of a video a number.
         smooth_s: time constant in seconds of an average of each person's probabilities over time; None for none.
         allow_urls: download sources that are addresses on the web.
+        max_megapixels: larger pictures are skipped; see `data.pictures.read_reduced`.
         workers: threads that read pictures and look for faces; None for one per core.
     """
 
@@ -83,6 +92,7 @@ class Options:
     track: bool = True
     smooth_s: float | None = None
     allow_urls: bool = False
+    max_megapixels: float = MAX_MEGAPIXELS
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -94,6 +104,8 @@ class Options:
             raise UserError(f"min_face_px is {self.min_face_px}, expected 1 to 10000")
         if not 0 <= self.min_probability <= 1:
             raise UserError(f"min_probability is {self.min_probability}, expected 0 to 1")
+        if not self.max_megapixels > 0:
+            raise UserError(f"max_megapixels is {self.max_megapixels}, expected a number above 0")
         if self.detect_every < 1:
             raise UserError(f"detect_every is {self.detect_every}, expected 1 or more")
         if self.smooth_s is not None:
@@ -192,7 +204,7 @@ class Recognizer:
 
     def stream(
         self,
-        sources: Given | Iterable[Given],
+        sources: Any,
         options: Options | None = None,
         *,
         progress: Progress | None = None,
@@ -208,8 +220,8 @@ class Recognizer:
         stop the others.
 
         Args:
-            sources: pictures, folders, patterns, lists (.txt), videos, "webcam", "camera:1", face stores, or arrays
-                (H, W, 3) uint8 RGB; one or many.
+            sources: pictures, folders, patterns, lists (.txt), videos, "webcam", "camera:1", face stores, arrays
+                (H, W, 3) uint8 RGB, tensors, pictures of Pillow, or the bytes of picture files; one or many.
             options, changes: how to look; `changes` are fields of `Options`.
             progress: called with the number of finished pictures and frames, and of all as far as that is known.
             check: False for files that were listed before: one that is gone gives a result with a note.
@@ -218,16 +230,17 @@ class Recognizer:
                 not installed.
         """
         chosen = replace(options or Options(), **changes)
-        listed = check_sources(sources, allow_urls=chosen.allow_urls) if check else list(sources)  # type: ignore[arg-type]
+        listed = check_sources(sources, allow_urls=chosen.allow_urls) if check else list(sources)
         contract = self.contract.for_photos(chosen.detector)
         if chosen.faces != "whole-image":
             detect.check_installed(contract)
+        for given in listed if check else ():
+            if sentence := passed_over_in(given):
+                log.info("%s: %s", given, sentence)
         stores = [given for given in listed if check and not isinstance(given, np.ndarray) and is_store(Path(given))]
         return self._stream(listed, stores, chosen, contract, progress)
 
-    def predict(
-        self, sources: Given | Iterable[Given], *, progress: Progress | None = None, **changes: Any
-    ) -> Predictions:
+    def predict(self, sources: Any, *, progress: Progress | None = None, **changes: Any) -> Predictions:
         """Classify all faces of some sources, as `stream` does, and return them together.
 
         Pixels are not kept, but every row is: take `stream` for long videos.
@@ -292,11 +305,12 @@ class Recognizer:
             faces = []
             for face, values, number in zip(seen.faces, own, numbers, strict=True):
                 smoothed = people.smooth(number, frame.time_s, values)
-                faces.append(FaceResult(face.box_xyxy_px, face.score, values, number, smoothed))
+                faces.append(FaceResult(face.box_xyxy_px, face.score, values, number, smoothed, seen.how))
             note = printable(seen.reason) or ("" if faces else NO_FACE)
             yield FrameResult(
                 frame.source.name, frame.number, frame.time_s, tuple(faces), self.classes, seen.pixels, note,
-                unread=bool(seen.reason), moving=frame.source.moving, min_probability=people.options.min_probability,
+                unread=bool(seen.reason), moving=frame.source.moving, reduced=seen.reduced,
+                min_probability=people.options.min_probability,
             )  # fmt: skip
 
 
@@ -305,7 +319,8 @@ class _Seen:
     """A frame in which faces were looked for: its pixels, faces, stored faces, or the reason why it was not read.
 
     Attributes:
-        carried: its boxes are those of an earlier frame.
+        how: how its crops came about; see `FaceResult.crop`.
+        reduced: how many times smaller the pixels are than the picture.
     """
 
     frame: Frame
@@ -313,7 +328,13 @@ class _Seen:
     faces: list[Face]
     crops: list[np.ndarray]
     reason: str = ""
-    carried: bool = False
+    how: str = DETECTED
+    reduced: int = 1
+
+    @property
+    def carried(self) -> bool:
+        """Whether its boxes are those of an earlier frame."""
+        return self.how == CARRIED
 
 
 @dataclass(eq=False)
@@ -364,11 +385,14 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
     try:
         if frame.pixels is None:
             return _Seen(frame, None, [], [], frame.reason)
-        pixels = read_picture(frame.pixels) if isinstance(frame.pixels, Path) else frame.pixels
+        pixels, reduced = frame.pixels, 1
+        if isinstance(pixels, Path):
+            pixels, reduced = read_reduced(pixels, options.max_megapixels)
         height, width = pixels.shape[:2]
         if options.faces == "whole-image" or (options.faces is None and frame.source.kind == "face"):
             whole = Face(np.array([0.0, 0.0, width, height]), float("nan"))
-            return _Seen(frame, pixels, [whole], [whole_picture(pixels, contract)])
+            how = PREPARED if frame.source.kind == "face" else WHOLE
+            return _Seen(frame, pixels, [whole], [whole_picture(pixels, contract)], how=how, reduced=reduced)
         if key is not None:
             faces = key.result().faces
         else:
@@ -379,7 +403,7 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
                 faces = detect.find_in_photo(pixels, contract, min_face_px=smallest, min_score=options.min_score)
             faces = faces[:1] if options.faces == "largest" else faces
         crops = [cut_face(pixels, face, contract) for face in faces]
-        return _Seen(frame, pixels, faces, crops, carried=key is not None)
+        return _Seen(frame, pixels, faces, crops, how=CARRIED if key else DETECTED, reduced=reduced)
     except (UserError, ValueError, MemoryError, cv2.error) as error:
         return _Seen(frame, None, [], [], str(error) or type(error).__name__)
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PLACE = ("source", "frame", "time_s", "track", "x", "y", "width", "height", "detection_score")
-"""The first columns of the table; the class columns and `note` follow."""
+"""The first columns of the table; the class columns, `crop` and `note` follow."""
+
+DETECTED, CARRIED, WHOLE, PREPARED = "detected", "box of an earlier frame", "whole picture", "prepared face"
+"""How a face's crop came about."""
 
 UNCERTAIN = "uncertain"
 """The label of a face whose most probable class is less probable than was asked for."""
@@ -28,6 +31,7 @@ class FaceResult:
         probabilities: (K,) float32, one per class, sums to 1.
         track: the number of the person in a video, from 1; None in pictures, and without tracking.
         smoothed: (K,) float32, the probabilities averaged over time; None without smoothing.
+        crop: how its crop came about: DETECTED, CARRIED, WHOLE (no face was looked for) or PREPARED (of a face store).
     """
 
     box_xyxy_px: np.ndarray
@@ -35,6 +39,7 @@ class FaceResult:
     probabilities: np.ndarray
     track: int | None = None
     smoothed: np.ndarray | None = None
+    crop: str = DETECTED
 
     def __post_init__(self) -> None:
         if self.box_xyxy_px.shape != (4,) or not np.isfinite(self.box_xyxy_px).all():
@@ -61,6 +66,8 @@ class FrameResult:
         unread: whether the picture could not be read.
         moving: whether it is a frame of a video or a camera.
         min_probability: faces whose most probable class has less than this are labelled `UNCERTAIN`.
+        reduced: how many times smaller `pixels` are than the picture, which was too large to be read whole; 1 if they
+            are not. The boxes of `faces` are in `pixels`, those of `rows` in the picture.
     """
 
     source: str
@@ -73,6 +80,7 @@ class FrameResult:
     unread: bool = False
     moving: bool = False
     min_probability: float = 0.0
+    reduced: int = 1
 
     def __post_init__(self) -> None:
         if self.pixels is not None and (self.pixels.ndim != 3 or self.pixels.shape[2] != 3):
@@ -95,12 +103,12 @@ class FrameResult:
             return [[*place, *[None] * empty, self.note]]
         rows = []
         for face in self.faces:
-            left, top, right, bottom = (float(v) for v in face.box_xyxy_px)
+            left, top, right, bottom = (float(v) * self.reduced for v in face.box_xyxy_px)
             score = None if np.isnan(face.detection_score) else float(face.detection_score)
             row = [*place, face.track, left, top, right - left, bottom - top, score, *self._best(face.probabilities)]
             if smoothed:
                 row += self._best(face.probabilities if face.smoothed is None else face.smoothed)
-            rows.append([*row, ""])
+            rows.append([*row, face.crop if self.reduced == 1 else f"{face.crop}, at 1/{self.reduced} size", ""])
         return rows
 
     def table(self) -> pd.DataFrame:
@@ -133,15 +141,15 @@ def columns(classes: Sequence[str], *, smoothed: bool = False) -> list[str]:
 
     `source`, `frame`, `time_s`; `track`; `x`, `y`, `width`, `height` of the box in pixels; `detection_score`; `label`,
     `probability`, and `p_<class>` for every class; with `smoothed` the same averaged over time, as `smoothed_label`,
-    `smoothed_probability` and `smoothed_p_<class>`; `note`.
+    `smoothed_probability` and `smoothed_p_<class>`; `crop`; `note`.
     """
     names = ["label", "probability", *(f"p_{name}" for name in classes)]
-    return [*PLACE, *names, *([f"smoothed_{name}" for name in names] if smoothed else []), "note"]
+    return [*PLACE, *names, *([f"smoothed_{name}" for name in names] if smoothed else []), "crop", "note"]
 
 
 def column_types(names: Sequence[str]) -> dict[str, str]:
     """The pandas type of every column: nullable integers for `frame` and `track`, text, and numbers."""
-    text = ("source", "label", "smoothed_label", "note")
+    text = ("source", "label", "smoothed_label", "crop", "note")
     return {name: "Int64" if name in ("frame", "track") else "string" if name in text else "float64" for name in names}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,15 @@ from typing import Any
 
 from facenet2expnet import claims
 from facenet2expnet.claims import Claims
-from facenet2expnet.data.manifest import is_hidden
+from facenet2expnet.data.folders import is_hidden
+from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.prepare import Progress
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.files import atomic_path, read_json, write_json
-from facenet2expnet.nets.face import weights_sha256
+from facenet2expnet.predict.onnx_model import OnnxModel
 from facenet2expnet.predict.recognizer import Options, Recognizer
-from facenet2expnet.predict.sources import ENDINGS, is_camera, is_url, read_list
+from facenet2expnet.predict.sources import VIDEO_ENDINGS, is_camera, is_url, read_list
 from facenet2expnet.predict.table import TableWriter
 
 LIST, CARD, PARTS = "pictures.jsonl", "shards.json", "parts"
@@ -102,7 +104,7 @@ def predict_shard(
     about = {
         "sources": list(sources), "shards": shard.count, "part_pictures": part_pictures,
         "options": dataclasses.asdict(dataclasses.replace(options, workers=None)), "classes": list(recognizer.classes),
-        "weights": weights_sha256(recognizer.model),
+        "model": _identity(recognizer),
     }  # fmt: skip
     _check_sources(sources)
     with Claims(folder / claims.FOLDER) as own:
@@ -197,7 +199,7 @@ def _files(sources: Sequence[str]) -> Iterator[str]:
             for parent, folders, names in os.walk(path, onerror=_refuse):
                 folders[:] = sorted(name for name in folders if not is_hidden(name))
                 for name in sorted(names):
-                    if name.lower().endswith(ENDINGS) and not is_hidden(name):
+                    if name.lower().endswith((*picture_endings(), *VIDEO_ENDINGS)) and not is_hidden(name):
                         yield os.path.join(parent, name)
         elif path.lower().endswith(".txt"):
             yield from _files([os.path.join(os.path.dirname(path), line) for line in read_list(Path(path))])
@@ -205,6 +207,16 @@ def _files(sources: Sequence[str]) -> Iterator[str]:
             yield from _files(found)
         else:  # a file of a list that is gone becomes a row that says so
             yield path
+
+
+def _identity(recognizer: Recognizer) -> str:
+    """Return a hash by which two processes know that their models are the same."""
+    if isinstance(recognizer.model, OnnxModel):
+        about = [recognizer.metadata, recognizer.contract.to_dict()]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    from facenet2expnet.nets.face import weights_sha256
+
+    return weights_sha256(recognizer.model)
 
 
 def _refuse(fault: OSError) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import http.client
+import io
 import os
 import shutil
 import tempfile
@@ -12,24 +13,30 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from facenet2expnet.data.manifest import PICTURE_ENDINGS, find_pictures
-from facenet2expnet.data.pictures import HEIC_ENDINGS, count_frames, read_picture
+from facenet2expnet.data.folders import Found, passed_over, search
+from facenet2expnet.data.pictures import count_frames, picture_endings, read_picture, to_rgb
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.store import FaceStore, is_store
 
 VIDEO_ENDINGS = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".mts", ".3gp", ".ogv",
 )  # fmt: skip
-ANIMATED_ENDINGS = (".gif", ".webp", ".png")
-ENDINGS = (*PICTURE_ENDINGS, *HEIC_ENDINGS, *VIDEO_ENDINGS)
+ANIMATED_ENDINGS = (".gif", ".webp", ".png", ".apng")
 CAMERA = "camera:"
 URL_SECONDS = 30.0
 
 Given = str | Path | np.ndarray
+"""What is looked at, after `check_sources`; before that, also pictures of Pillow, tensors, and files as bytes."""
+
+EXPECTED = (
+    "expected a path, an address, an array (H, W, 3) uint8 RGB, a tensor (3, H, W) uint8, a picture of Pillow, "
+    "the bytes of a picture file, or a list of these"
+)
 
 
 @dataclass(frozen=True)
@@ -74,19 +81,20 @@ class Frame(NamedTuple):
     reason: str = ""
 
 
-def check_sources(sources: Given | Iterable[Given], *, allow_urls: bool = False) -> list[Given]:
+def check_sources(sources: Any, *, allow_urls: bool = False) -> list[Given]:
     """Return the sources as a list after checking, before any work, that each of them is there and holds something.
 
+    Args:
+        sources: one or many of: paths, addresses, arrays (H, W, 3) or (N, H, W, 3) uint8 RGB, tensors of the same
+            shapes or with the colours first, pictures of Pillow, and the bytes of picture files.
     Raises:
         UserError: Naming the first that is not there, is an empty folder or list, or can't be read.
     """
-    if isinstance(sources, np.ndarray) and sources.ndim == 4:
-        sources = list(sources)
-    listed: list[Given] = [sources] if isinstance(sources, str | Path | np.ndarray) else list(sources)
+    listed = _listed(sources)
     for source in listed:
         if isinstance(source, np.ndarray):
             if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
-                raise UserError(f"expected a picture (H, W, 3) uint8 RGB, got {source.shape} {source.dtype}")
+                raise UserError(f"expected a picture (H, W, 3) uint8 RGB, 0 to 255, got {source.shape} {source.dtype}")
         elif is_url(source):
             _check_allowed(source, allow_urls)
         elif not is_camera(source) and not Path(source).exists() and not _matches(source):
@@ -104,6 +112,28 @@ def check_sources(sources: Given | Iterable[Given], *, allow_urls: bool = False)
                 if is_url(line):
                     _check_allowed(line, allow_urls)
     return listed
+
+
+def _listed(sources: Any) -> list[Given]:
+    """The sources as a list of paths, addresses and arrays."""
+    if isinstance(sources, str | Path):
+        return [sources]
+    if isinstance(sources, bytes | bytearray | memoryview):
+        return [read_picture(io.BytesIO(bytes(sources)))]
+    if isinstance(sources, Image.Image):
+        return [to_rgb(sources)]
+    if hasattr(sources, "detach"):  # a tensor; PyTorch may not be installed
+        sources = sources.detach().cpu().numpy()
+        colours = sources.ndim - 3  # their axis, if they come first
+        if sources.ndim in (3, 4) and sources.shape[colours] == 3 and sources.shape[-1] != 3:
+            sources = np.ascontiguousarray(np.moveaxis(sources, colours, -1))
+    if isinstance(sources, np.ndarray):
+        return list(sources) if sources.ndim == 4 else [sources]
+    if hasattr(sources, "itertuples"):  # a DataFrame; pandas is slow to load
+        raise UserError(f"{EXPECTED}, got a DataFrame; give its column of paths, as list(table['image'])")
+    if not isinstance(sources, Iterable):
+        raise UserError(f"{EXPECTED}, got {type(sources).__name__}")
+    return [one for source in sources for one in _listed(source)]
 
 
 def expand(sources: Iterable[Given], *, inside: Path | None = None, allow_urls: bool = False) -> Iterator[Source]:
@@ -183,10 +213,22 @@ def _matches(pattern: str | Path) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     """The pictures and videos in a folder and below it; UserError if there are none, or a folder can't be read."""
-    files = find_pictures(folder, ENDINGS)
+    files, others = _search(folder)
     if not files:
-        raise UserError(f"{folder}: no pictures or videos in this folder")
+        sentence = passed_over(others)
+        raise UserError(f"{folder}: no pictures or videos in this folder" + (f"; {sentence[:-1]}" if sentence else ""))
     return files
+
+
+def passed_over_in(given: Given) -> str:
+    """A sentence on the files of a folder that are neither pictures nor videos; "" for none, and for other sources."""
+    if isinstance(given, np.ndarray) or not Path(given).is_dir() or is_store(Path(given)):
+        return ""
+    return passed_over(_search(Path(given)).others)
+
+
+def _search(folder: Path) -> Found:
+    return search(folder, (*picture_endings(), *VIDEO_ENDINGS))
 
 
 def _of_file(path: Path) -> Source:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import atomic_path
+from facenet2expnet.files import atomic_path, check_writable
 from facenet2expnet.predict.results import FrameResult, column_types, columns
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -25,6 +25,7 @@ def check_table_name(path: Path, endings: Sequence[str] = ENDINGS) -> None:
         raise UserError(f"{path}: expected a name that ends in {', '.join(endings[:-1])} or {endings[-1]}")
     if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"{path}: Parquet needs the package pyarrow; pip install pyarrow, or give a name with .csv")
+    check_writable(path)
 
 
 class TableWriter:

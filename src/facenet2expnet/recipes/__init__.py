@@ -42,8 +42,17 @@ def preset(name: str) -> Recipe:
     return read(FOLDER / f"{name}.toml")
 
 
-def load(name_or_path: str | Path) -> Recipe:
-    """Return a preset by its name, or the recipe in a TOML file."""
+def load(name_or_path: str | Path | Recipe) -> Recipe:
+    """Return a preset by its name, the recipe in a TOML file, or a recipe as it is.
+
+    Raises:
+        UserError: If it is none of these.
+    """
+    if isinstance(name_or_path, Recipe):
+        return name_or_path
+    if not isinstance(name_or_path, str | Path):
+        kind = type(name_or_path).__name__
+        raise UserError(f"recipe is a {kind}, expected a preset's name, the path of a TOML file, or a Recipe")
     path = Path(name_or_path)
     if path.suffix == ".toml" or path.is_file():
         return read(path)

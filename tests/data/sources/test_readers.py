@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scipy.io import savemat
@@ -120,6 +124,25 @@ class TestCkPlus:
         assert "2 emotion files hold no code from 0 to 7: S015/001 (nonsense), S015/002 (9.0)." in noted(manifest)
         short = manifest.table[manifest.table["sequence"] == "S014/001"]
         assert list(short["label"]) == ["neutral", "disgust"]
+
+    def test_decimal_commas_and_byte_order_marks(self, tree: Path) -> None:
+        whole = sources.read("ckplus", tree)
+        for file in tree.glob("Emotion/*/*/*.txt"):
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b".", b","))
+        assert list(sources.read("ckplus", tree).table["label"]) == list(whole.table["label"])
+
+    def test_ck48_as_it_circulates(self, tmp_path: Path) -> None:
+        names = ["anger/S010_004_00000017.png", "anger/S010_004_00000018.png", "happy/S011_006_00000011.png"]
+        touch(*(tmp_path / "CK+48" / name for name in names), tmp_path / "CK+48/@eaDir/S010_004_00000017.png")
+        manifest = sources.read("ckplus", tmp_path)
+        assert list(manifest.table["label"]) == ["anger", "anger", "happiness"]
+        assert list(manifest.table["subject"]) == ["S010", "S010", "S011"]
+        assert list(manifest.table["sequence"]) == ["S010/004", "S010/004", "S011/006"]
+        assert (
+            noted(manifest)
+            == "3 pictures of 2 subjects were read from folders of classes. There is no neutral picture."
+        )
+        assert sources.read("ckplus", tmp_path, classes="happy,sad").counts == {"happiness": 1}
 
     def test_wrong_roots(self, tree: Path, tmp_path: Path) -> None:
         message = message_of("ckplus", tree / "cohn-kanade-images")
@@ -335,6 +358,20 @@ class TestRafDb:
             "rafdb", tree
         )
 
+    def test_png_and_a_list_of_a_spreadsheet(self, tree: Path) -> None:
+        whole = sources.read("rafdb", tree)
+        for picture in (tree / "Image/aligned").glob("*.jpg"):
+            picture.rename(picture.with_suffix(".png"))
+        labels = tree / "EmoLabel/list_patition_label.txt"
+        labels.write_bytes(b"\xef\xbb\xbf" + labels.read_bytes().replace(b" ", b";").replace(b"\n", b";\r\n") + b"\r\n")
+        found = sources.read("rafdb", tree).table
+        assert list(found["label"]) == list(whole.table["label"])
+        assert set(found["image"].str[-4:]) == {".png"}
+
+    def test_folders_named_by_expression(self, tmp_path: Path) -> None:
+        touch(tmp_path / "train/happy/train_1_aligned.png", tmp_path / "test/7/test_1.png", tmp_path / "test/odd/x.png")
+        assert list(sources.read("rafdb", tmp_path).table["label"]) == ["happiness", "neutral"]
+
     def test_folders_named_by_code(self, tmp_path: Path) -> None:
         touch(tmp_path / "DATASET/train/4/train_1_aligned.jpg", tmp_path / "DATASET/test/7/test_1_aligned.jpg")
         manifest = sources.read("rafdb", tmp_path)
@@ -376,7 +413,35 @@ class TestAffectNet:
         assert "validation.csv line 2 can't be read" in message_of("affectnet", tmp_path)
         with (root / "Manually_Annotated_file_lists/validation.csv").open("a") as file:
             file.write("1/a.jpg,1,1,1,1,,1,0,0,0\n")
-        assert "can't be read: Error tokenizing data" in message_of("affectnet", tmp_path)
+        assert "validation.csv line 3: expected 8 cells" in message_of("affectnet", tmp_path)
+
+    def test_lists_of_a_spreadsheet(self, tmp_path: Path) -> None:
+        header = "subDirectory_filePath;face_x;face_y;face_width;face_height;facial_landmarks;expression;valence"
+        lists = tmp_path / "Manually_Annotated_file_lists"
+        lists.mkdir()
+        lines = [f"{n}/a.jpg;5,0;6;70;NULL;1,2;{n};0,1\r\n\r\n" for n in (1, 4)]
+        (lists / "training.csv").write_bytes(b"\xef\xbb\xbf" + "".join([header, "\r\n", *lines]).encode())
+        touch(*(tmp_path / f"Manually_Annotated_Images/{n}/a.jpg" for n in (1, 4)))
+        manifest = sources.read("affectnet", tmp_path)
+        assert list(manifest.table["label"]) == ["happiness", "fear"]
+        assert manifest.table.iloc[0]["face_x"] == 5
+
+    def test_labels_csv_of_kaggle(self, tmp_path: Path) -> None:
+        lines = [",pth,label,relFCs", "0,anger/1.jpg,surprise,0.8", "1,happy/2.jpg,happy,0.9", "2,sad/9.jpg,sad,1", ""]
+        (tmp_path / "labels.csv").write_text("\n".join(lines))
+        touch(tmp_path / "anger/1.jpg", tmp_path / "happy/2.jpg")
+        manifest = sources.read("affectnet", tmp_path)
+        assert list(manifest.table["label"]) == ["surprise", "happiness"]
+        assert list(manifest.table["image"]) == ["anger/1.jpg", "happy/2.jpg"]
+        assert "split" not in manifest.table
+        assert "1 pictures have another label in labels.csv than their folder's name." in noted(manifest)
+        assert "1 listed pictures are missing: 9.jpg." in noted(manifest)
+        for part, picture in (("Train", "anger/1.jpg"), ("Test", "happy/2.jpg")):
+            (tmp_path / part / picture).parent.mkdir(parents=True)
+            (tmp_path / picture).rename(tmp_path / part / picture)
+        manifest = sources.read("affectnet", tmp_path)
+        assert list(manifest.table["image"]) == ["Train/anger/1.jpg", "Test/happy/2.jpg"]
+        assert list(manifest.table["split"]) == ["train", "test"]
 
 
 class TestFer2013:
@@ -393,14 +458,18 @@ class TestFer2013:
         (folder / name).write_text("\n".join(lines) + "\n")
         return folder / name
 
+    @staticmethod
+    def ferplus_name(number: int) -> str:
+        """As in the genuine file: a row without a name uses up a number (row 9) or not (row 19)."""
+        return "" if number in (9, 19) else f"fer{number - (number > 19):07d}.png"
+
     def write_votes(self, folder: Path, drop: int = 0) -> None:
         lines = ["Usage,Image name," + ",".join((*FERPLUS_VOTES, "unknown", "NF"))]
         for number, part in enumerate(self.PARTS):
             votes = [0] * 10
             votes[number % 10] = 9
             votes[(number + 1) % 10] = 1
-            name = "" if number % 10 == 9 else f"fer{number:07d}.png"
-            lines.append(",".join([part, name, *map(str, votes)]))
+            lines.append(",".join([part, self.ferplus_name(number), *map(str, votes)]))
         (folder / "fer2013new.csv").write_text("\n".join(lines[: len(lines) - drop]) + "\n")
 
     @pytest.mark.parametrize("name", ["fer2013.csv", "icml_face_data.csv"])
@@ -410,7 +479,12 @@ class TestFer2013:
             manifest = sources.read("fer2013", path)
             assert Counter(manifest.table["split"]) == {"train": 14, "valid": 7, "test": 7}
             assert list(manifest.table["label"][:7]) == [FER2013_CODES[code] for code in range(7)]
-            assert manifest.table["image"].iloc[27] == "fer0000027.png"
+            assert manifest.table["image"].iloc[27] == "row0000027.png"  # FER+'s names are in its own file only
+        self.write_votes(file.parent)
+        images = list(sources.read("fer2013", tmp_path).table["image"])
+        assert images[8:11] == ["fer0000008.png", "row0000009.png", "fer0000010.png"]
+        assert images[18:21] == ["fer0000018.png", "row0000019.png", "fer0000019.png"]
+        assert images[27] == "fer0000026.png"
 
     def test_only_missing_pictures_are_written(self, tmp_path: Path) -> None:
         self.write(tmp_path)
@@ -421,6 +495,64 @@ class TestFer2013:
         sources.read_into("fer2013", tmp_path, tmp_path / "out")
         assert manifest.paths[3].is_file()
         assert manifest.paths[4].stat().st_mtime_ns == kept
+
+    def test_names_mean_the_same_pictures_in_both_forms(self, tmp_path: Path) -> None:
+        self.write(tmp_path)
+        self.write_votes(tmp_path)
+        manifest = sources.read_into("fer2013", tmp_path, tmp_path / "out", labels="ferplus")
+        for image, path in zip(manifest.table["image"], manifest.paths, strict=True):
+            row = next(n for n in range(28) if self.ferplus_name(n) == image)
+            assert (read_picture(path) == row).all()
+        manifest.paths[3].write_bytes(manifest.paths[4].read_bytes())  # of an earlier version's names
+        sources.read_into("fer2013", tmp_path, tmp_path / "out", labels="ferplus")
+        assert (read_picture(manifest.paths[3]) == 3).all()
+
+    def test_the_first_names_of_the_genuine_file(self) -> None:
+        """Rows 17 and 23 have no name and use up a number, row 59 does not: row 60 is fer0000059.png."""
+        genuine = ["" if row in (17, 23, 59) else f"fer{row - (row > 59):07d}.png" for row in range(61)]
+        votes = pd.DataFrame({"Image name": genuine, "line": range(2, 63)})
+        names = fer2013._names(Path("fer2013new.csv"), votes)
+        assert (names[60], names[59], names[18]) == ("fer0000059.png", "row0000059.png", "fer0000018.png")
+
+    @pytest.mark.parametrize("boxes", [False, True])
+    def test_folder_form_of_ferplus(self, tmp_path: Path, boxes: bool) -> None:
+        for number, part in enumerate(("Train", "Valid", "Test")):
+            touch(tmp_path / f"FER2013{part}" / f"fer{number:07d}.png")
+            box = '"(0, 0, 48, 48)",' if boxes else ""
+            lines = [f"fer{number:07d}.png,{box}0,10,0,0,0,0,0,0,0,0", f"fer9999999.png,{box}0,10,0,0,0,0,0,0,0,0", ""]
+            (tmp_path / f"FER2013{part}" / "label.csv").write_text("\n".join(lines))
+        manifest = sources.read("fer2013", tmp_path, labels="ferplus")
+        assert list(manifest.table["split"]) == ["train", "valid", "test"]
+        assert list(manifest.table["image"])[2] == "FER2013Test/fer0000002.png"
+        assert set(manifest.table["label"]) == {"happiness"}
+        assert "1 pictures of FER2013Test/label.csv are missing: fer9999999.png." in noted(manifest)
+        assert "hold its votes only, not the competition's labels; pass labels=ferplus" in message_of(
+            "fer2013", tmp_path
+        )
+        assert f"give its parent, {tmp_path}" in message_of("fer2013", tmp_path / "FER2013Train")
+        with (tmp_path / "FER2013Test" / "label.csv").open("a") as file:
+            file.write("fer0000002.png,1,2\n")
+        assert "label.csv line 3: expected a name and ten numbers" in message_of("fer2013", tmp_path, labels="ferplus")
+
+    def test_train_csv_without_usage(self, tmp_path: Path) -> None:
+        file = self.write(tmp_path)
+        rows = [line.rsplit(",", 1)[0] for line in file.read_text().splitlines()[:15]]
+        file.unlink()
+        (tmp_path / "train.csv").write_text("\ufeff" + "\r\n".join([*rows, ""]))
+        manifest = sources.read_into("fer2013", tmp_path, tmp_path / "out")
+        assert list(manifest.table["split"]) == ["train"] * 14
+        self.write_votes(tmp_path)
+        assert sources.read("fer2013", tmp_path, labels="ferplus").table["image"].iloc[8] == "fer0000010.png"
+        (tmp_path / "test.csv").write_text("pixels\n1 2 3\n")
+        assert "lacks the column emotion; it has" in message_of("fer2013", tmp_path / "test.csv")
+
+    def test_spreadsheet_habits(self, tmp_path: Path) -> None:
+        file = self.write(tmp_path)
+        text = file.read_text().replace(",", ";").replace("\n", "\r\n\r\n")
+        file.write_bytes(b"\xef\xbb\xbf" + text.encode() + b";;\r\n")
+        manifest = sources.read_into("fer2013", tmp_path, tmp_path / "out")
+        assert len(manifest) == 28
+        assert (read_picture(manifest.paths[27]) == 27).all()
 
     def test_ferplus_is_joined_by_row(self, tmp_path: Path) -> None:
         self.write(tmp_path)
@@ -439,17 +571,23 @@ class TestFer2013:
         assert "needs FER+'s file fer2013new.csv beside" in message_of("fer2013", tmp_path, labels="ferplus")
         self.write_votes(tmp_path, drop=2)
         assert "has 26 lines, fer2013.csv 28 pictures" in message_of("fer2013", tmp_path, labels="ferplus")
+        self.write_votes(tmp_path)
         lines = (tmp_path / "fer2013new.csv").read_text().splitlines()
-        (tmp_path / "fer2013new.csv").write_text("\n".join([lines[0], *lines[2:], *lines[-3:]]))
-        assert "line 2: expected the same pictures as in fer2013.csv, got 'Training fer0000001.png'" in message_of(
-            "fer2013", tmp_path, labels="ferplus"
+        (tmp_path / "fer2013new.csv").write_text("\n".join([lines[0], lines[2], lines[1], *lines[3:]]))
+        assert (
+            "line 2: expected a name from fer0000000.png to fer0000000.png, or none, got 'fer0000001.png'"
+            in message_of("fer2013", tmp_path, labels="ferplus")
         )
+        (tmp_path / "fer2013new.csv").write_text("\n".join([*lines[:3], lines[2], *lines[4:]]))
+        assert "line 4: expected a name from fer0000002.png to fer0000002.png" in message_of("fer2013", tmp_path)
+        (tmp_path / "fer2013new.csv").write_text("\n".join([lines[0], *lines[-7:], *lines[1:-7]]))
+        assert "line 2: expected the same parts as in fer2013.csv, got 'PrivateTest" in message_of("fer2013", tmp_path)
 
     def test_half_a_download(self, tmp_path: Path) -> None:
         file = self.write(tmp_path)
         text = file.read_text()
         file.write_text(text[: len(text) // 2])
-        assert "line 17: expected an emotion from 0 to 6" in message_of("fer2013", tmp_path)
+        assert "line 17: expected 3 cells (emotion, pixels, Usage), got 2" in message_of("fer2013", tmp_path)
         file.write_text("emotion,pixels,Usage\n")
         assert "holds no labelled picture" in message_of("fer2013", tmp_path)
         file.write_text("emotion,pixels,Usage\n9,1 2,Training\n")
@@ -511,3 +649,42 @@ class TestFer2013:
         assert list(share[0, :3]) == [0.6, 0.4, 0]
         assert share[2, 2] == 1
         assert share[4].sum() == 0
+
+
+class TestHuggingFace:
+    @staticmethod
+    def write(file: Path, labels: list[int | str], *, names: list[str] | None = None, first: int = 0) -> None:
+        cells = []
+        for number in range(len(labels)):
+            buffer = io.BytesIO()
+            Image.new("L", (8, 8), first + number).save(buffer, "PNG")
+            cells.append({"bytes": buffer.getvalue(), "path": None})
+        table = pa.Table.from_pandas(pd.DataFrame({"img": cells, "labels": labels}), preserve_index=False)
+        if names:
+            features = {"img": {"_type": "Image"}, "labels": {"names": names, "_type": "ClassLabel"}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, file)
+
+    def test_folder_of_parts(self, tmp_path: Path) -> None:
+        names = ["angry", "happy"]
+        self.write(tmp_path / "set/data/train-00000-of-00002.parquet", [0, 1, 1], names=names)
+        self.write(tmp_path / "set/data/train-00001-of-00002.parquet", [0], names=names, first=50)
+        self.write(tmp_path / "set/data/validation-00000-of-00001.parquet", [1], names=names, first=90)
+        manifest = sources.read_into("huggingface", tmp_path / "set", tmp_path / "out")
+        assert list(manifest.table["label"]) == ["angry", "happy", "happy", "angry", "happy"]
+        assert list(manifest.table["split"]) == ["train"] * 4 + ["valid"]
+        assert [int(read_picture(path).max()) for path in manifest.paths] == [0, 1, 2, 50, 90]
+        assert noted(manifest).startswith("5 pictures were read from 3 Parquet files.")
+
+    def test_one_file_without_names(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "faces.parquet", ["sad", "joy", "Sad"])
+        manifest = sources.read_into("huggingface", tmp_path / "faces.parquet", tmp_path / "out")
+        assert manifest.counts == {"joy": 1, "Sad": 2}
+        assert "split" not in manifest.table
+        assert "fn2en data prepare huggingface" in message_of("folder", tmp_path / "faces.parquet")
+        (tmp_path / "faces.parquet").write_bytes(b"PAR1")
+        assert "can't be read as Parquet" in message_of("huggingface", tmp_path / "faces.parquet")
+        assert "is not a data set in Hugging Face's form" in message_of("huggingface", tmp_path / "out")
+        pd.DataFrame({"image": ["a.png"], "label": ["x"]}).to_parquet(tmp_path / "faces.parquet")
+        assert "has 0 columns of pictures" in message_of("huggingface", tmp_path / "faces.parquet")

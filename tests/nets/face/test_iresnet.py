@@ -11,7 +11,9 @@ from checks import assert_taps_agree, refusal, with_random_norms
 from torch import Tensor
 from torch.nn import functional
 
+from facenet2expnet.errors import UserError
 from facenet2expnet.nets import face
+from facenet2expnet.nets.face.iresnet import check_depth
 
 
 @pytest.mark.parametrize("wrapper", ["module", "state_dict_backbone"])
@@ -25,7 +27,7 @@ def test_reads_insightface_files(tmp_path: Path, wrapper: str) -> None:
     net = face.load("iresnet18", tmp_path / "backbone.pth")
     assert face.weights_sha256(net) == face.weights_sha256(expected)
     message = refusal("iresnet34", tmp_path / "backbone.pth")
-    assert 'backbone.pth: expected the weights of iresnet34; Missing key(s) in state_dict: "layer1.2.bn1' in message
+    assert "backbone.pth: expected the weights of iresnet34, got those of iresnet18; name that face net" in message
 
 
 def norm(state: dict[str, Tensor], name: str, values: Tensor) -> Tensor:
@@ -66,3 +68,17 @@ def test_agrees_with_insightfaces_description() -> None:
     with torch.no_grad():
         expected = reference(dict(net.state_dict()), (crops / 255 - 0.5) / 0.5)
         assert_taps_agree(net(crops, list(net.info.taps)), expected)
+
+
+def test_another_depth_is_named() -> None:
+    """Also of a deeper net, whose batch norms' counters would otherwise come first in PyTorch's message."""
+    depth = enumerate((3, 13, 30, 3), 1)
+    blocks = {f"layer{layer}.{n}.bn1.weight": torch.ones(1) for layer, count in depth for n in range(count)}
+    with pytest.raises(
+        UserError, match="expected the weights of iresnet50, got those of iresnet100; name that face net"
+    ):
+        check_depth(blocks, Path("r100.pth"), "iresnet50")
+    blocks |= {"layer1.3.bn1.weight": torch.ones(1)}
+    with pytest.raises(UserError, match=r"another depth, with 4, 13, 30, 3 blocks; there are iresnet18, .*iresnet100$"):
+        check_depth(blocks, Path("r.pth"), "iresnet50")
+    check_depth({"other": torch.ones(1)}, None, "iresnet50")

@@ -21,7 +21,7 @@ from facenet2expnet.labels import suggestion
 GROUP = "facenet2expnet.sources"
 """Entry point group: `name = "package.module:SOURCE"` of another package adds a dataset."""
 
-BUILT_IN = ("ckplus", "oulu-casia", "tfd", "sfew", "fer2013", "rafdb", "affectnet", "jaffe", "folder")
+BUILT_IN = ("ckplus", "oulu-casia", "tfd", "sfew", "fer2013", "rafdb", "affectnet", "jaffe", "folder", "huggingface")
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def read(name: str, path: Path, **options: Any) -> Manifest:
 def read_into(name: str, path: Path, folder: Path, **options: Any) -> Manifest:
     """Like `read`, but pictures inside a CSV, .mat or zip are first written to `folder` as PNG files.
 
-    Existing files are kept, so that an interrupted call can be repeated.
+    Existing files of the same content are kept, so that an interrupted call can be repeated.
 
     Raises:
         UserError: As `read`, or if a picture can't be written.
@@ -126,7 +126,7 @@ def read_into(name: str, path: Path, folder: Path, **options: Any) -> Manifest:
     for image, content in packed:
         if image in missing:
             target = folder / image
-            if not target.is_file() or not target.stat().st_size:
+            if not target.is_file() or target.read_bytes() != content:  # a name may have meant another picture once
                 write_atomic(target, content, sync=False)
             missing.discard(image)
     if missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -11,17 +12,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facenet2expnet.data.manifest import Manifest, from_folder
+from facenet2expnet.data.folders import from_folder
+from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import png_bytes
 from facenet2expnet.data.sources import Source, layout
+from facenet2expnet.data.table import csv_rows, read_csv, split_name
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import FER2013_CODES, FERPLUS_VOTES, canonical
 
 SIDE_PX = 48
 USAGES = {"Training": "train", "PublicTest": "valid", "PrivateTest": "test"}
-CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
+CSV_NAMES = ("fer2013.csv", "icml_face_data.csv", "train.csv")
 ZIPS = ("training", "public_test", "private_test")
 VOTES_NAME = "fer2013new.csv"
+FERPLUS_FOLDERS = {"FER2013Train": "train", "FER2013Valid": "valid", "FER2013Test": "test"}
+NAME = re.compile(r"fer([0-9]{7})\.png")
 VOTES = [*FERPLUS_VOTES, "unknown", "NF"]
 CODES = {str(code): name for code, name in FER2013_CODES.items()}
 OF_ZIPS = {"usage": "Usage", "fer2013_label": "emotion", "image": "Image name"} | {f"fp_{name}": name for name in VOTES}
@@ -42,13 +47,24 @@ def read(path: Path, labels: str = "fer2013", unlabelled: str = "drop") -> Manif
     layout.check_option("labels", labels, ("fer2013", "ferplus"))
     layout.check_option("unlabelled", unlabelled, ("drop", "keep"))
     ferplus, files, notes = labels == "ferplus", _files(path), list[str]()
-    if not files and path.is_dir() and layout.child(path, "train") is not None:
+    lists = {
+        split: file for name, split in FERPLUS_FOLDERS.items() if (file := layout.child(path, f"{name}/label.csv"))
+    }
+    if not files and not lists and path.is_dir() and any(split_name(p.name) == "train" for p in layout.entries(path)):
         return _read_folders(path, ferplus)
-    if not files:
-        raise layout.wrong_root(path, "FER2013", f"{' or '.join(CSV_NAMES)}, or training.zip with training.csv")
+    if not files and not lists:
+        expected = f"{' or '.join(CSV_NAMES)}, training.zip with training.csv, or FER2013Train/label.csv"
+        raise layout.wrong_root(path, "FER2013", expected, FERPLUS_FOLDERS)
+    if lists and not files and not ferplus:
+        raise UserError(
+            f"{path}: the folders of FER+ hold its votes only, not the competition's labels; pass labels=ferplus"
+        )
     parts = [_read_csv(file, ferplus) if packed is None else _read_zip(file, packed, notes) for file, packed in files]
+    parts = parts or [_read_label_csv(file, path, split, notes) for split, file in lists.items()]
     cells = pd.concat(parts, ignore_index=True)
-    table = pd.DataFrame({"image": cells["Image name"], "label": cells["emotion"], "split": cells["Usage"].map(USAGES)})
+    table = pd.DataFrame(
+        {"image": cells["Image name"], "label": cells["emotion"], "split": cells["Usage"].map(split_name)}
+    )
     if ferplus:
         votes = cells[VOTES].to_numpy(np.int64)
         table["label"] = np.array([*FERPLUS_VOTES, ""], object)[majority(votes)]
@@ -112,21 +128,59 @@ def _files(path: Path) -> list[tuple[Path, Path | None]]:
 
 
 def _read_csv(file: Path, ferplus: bool) -> pd.DataFrame:
-    """The cells of the CSV form, with FER+'s votes from its own file if they are asked for."""
+    """The cells of the CSV form, with FER+'s names and votes if its file is beside it."""
     cells = _cells(file, ["emotion", "Usage"])
-    cells["Image name"] = [f"fer{number:07d}.png" for number in range(len(cells))]
-    if not ferplus:
-        return cells
     votes_file = layout.child(file.parent, VOTES_NAME)
-    if votes_file is None:
+    if votes_file is None and ferplus:
         raise UserError(f"labels=ferplus needs FER+'s file {VOTES_NAME} beside {file}; see fn2en data how-to fer2013")
+    if votes_file is None:
+        return cells.assign(**{"Image name": [f"row{number:07d}.png" for number in range(len(cells))]})
     votes = _cells(votes_file, ["Usage", "Image name", *VOTES])
+    if set(cells["Usage"]) == {"Training"}:  # Kaggle's train.csv
+        votes = votes[votes["Usage"] == "Training"]
     if len(votes) != len(cells):
         raise UserError(f"{votes_file} has {len(votes)} lines, {file.name} {len(cells)} pictures; is one cut off?")
-    named = votes["Image name"].where(votes["Image name"] != "", cells["Image name"])
-    wrong = (named != cells["Image name"]) | (votes["Usage"] != cells["Usage"])
-    _check(votes_file, wrong, f"the same pictures as in {file.name}", votes[["Usage", "Image name"]])
-    return cells.join(votes[VOTES])
+    wrong = votes["Usage"] != cells["Usage"]
+    _check(votes_file, votes["line"], wrong, f"the same parts as in {file.name}", votes[["Usage", "Image name"]])
+    return cells.join(votes[VOTES]).assign(**{"Image name": _names(votes_file, votes)})
+
+
+def _names(file: Path, votes: pd.DataFrame) -> list[str]:
+    """The name of each picture in FER+; rowNNNNNNN.png, by its row in FER2013, for those that FER+ does not name.
+
+    FER+'s numbers are not the rows of FER2013. It took some pictures out (71 of Training), numbered the others over all
+    three parts, and gave no name to those of them that all ten raters called no face. So a row without a name may use
+    up a number (row 17, before fer0000018.png) or not (row 59, before fer0000059.png, which is row 60; the first of
+    PublicTest, row 28709, is fer0028638.png). Only FER+'s file says which: without it, no picture has a name of FER+.
+    """
+    names, ahead, last = list[str](), 0, -1
+    for row, (name, line) in enumerate(zip(votes["Image name"], votes["line"], strict=True)):
+        number = int(match[1]) if (match := NAME.fullmatch(name)) else row - ahead
+        if (name and not match) or not last < number <= row - ahead:
+            raise UserError(
+                f"{file} line {line}: expected a name from fer{last + 1:07d}.png to fer{row - ahead:07d}.png, or none, "
+                f"got '{name}'; is it FER+'s file, with its lines in their order?"
+            )
+        if name:
+            ahead, last = row - number, number
+        names.append(name or f"row{row:07d}.png")
+    return names
+
+
+def _read_label_csv(file: Path, root: Path, split: str, notes: list[str]) -> pd.DataFrame:
+    """The cells of a label.csv of FER+'s folder form, without a header: name, sometimes a box, ten votes."""
+    names, votes, missing = list[str](), list[list[int]](), list[str]()
+    for line, cells in csv_rows(file):
+        name, counts = cells[0].strip(), [cell.strip() for cell in cells[-len(VOTES) :]]
+        if len(cells) not in (len(VOTES) + 1, len(VOTES) + 2) or not all(map(str.isdecimal, counts)):
+            raise UserError(f"{file} line {line}: expected a name and ten numbers of votes, got '{','.join(cells)}'")
+        if (file.parent / name).is_file():
+            names.append((file.parent / name).relative_to(root).as_posix())
+            votes.append(list(map(int, counts)))
+        else:
+            missing.append(name)
+    notes += layout.counted(missing, f"pictures of {file.parent.name}/{file.name} are missing")
+    return pd.DataFrame(votes, columns=VOTES).assign(**{"Image name": names, "Usage": split, "emotion": ""})
 
 
 def _read_zip(file: Path, packed: Path, notes: list[str]) -> pd.DataFrame:
@@ -140,34 +194,39 @@ def _read_zip(file: Path, packed: Path, notes: list[str]) -> pd.DataFrame:
 
 
 def _cells(file: Path, columns: list[str]) -> pd.DataFrame:
-    """These columns of a CSV as text, row i from line i + 2; `emotion` becomes a class, votes become numbers."""
-    table = pd.read_csv(
-        file, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True,
-        usecols=lambda name: name.strip() != "pixels",
-    )  # fmt: skip
+    """These columns of a CSV as text, and line; `emotion` becomes a class, votes become numbers.
+
+    A table without the column Usage is Kaggle's train.csv: the Training part.
+    """
+    table, lines = read_csv(file, without=("pixels",))
     header = list(table.columns)
     table = table.rename(columns=OF_ZIPS)
+    if columns == ["emotion", "Usage"] and "Usage" not in table:
+        table["Usage"] = "Training"
     if missing := sorted(set(columns) - set(table.columns)):
-        raise UserError(f"{file} lacks the column {', '.join(missing)}; it has {', '.join(header)}")
-    table = table[columns].apply(lambda column: column.fillna("").str.strip())
+        advice = "; Kaggle's test.csv has no labels" if missing == ["emotion"] else ""
+        raise UserError(f"{file} lacks the column {', '.join(missing)}; it has {', '.join(header)}{advice}")
+    table = table[columns].apply(lambda column: column.str.strip()).assign(line=lines)
     if "emotion" in columns:
         classes = table["emotion"].map(lambda text: CODES.get(text, canonical(text) if text else ""))
         wrong = classes.isna() | ~table["Usage"].isin(USAGES)
         expected = f"an emotion from 0 to 6, or its name, and one of {', '.join(USAGES)}"
-        _check(file, wrong, expected, table[["emotion", "Usage"]])
+        _check(file, table["line"], wrong, expected, table[["emotion", "Usage"]])
         table["emotion"] = classes
     if VOTES[0] in columns:
-        _check(file, ~table[VOTES].map(str.isdecimal).all(axis=1), "ten numbers of votes", table[VOTES])
+        wrong = ~table[VOTES].map(str.isdecimal).all(axis=1)
+        _check(file, table["line"], wrong, "ten numbers of votes", table[VOTES])
         table[VOTES] = table[VOTES].astype(np.int64)
     return table
 
 
-def _check(file: Path, wrong: pd.Series, expected: str, got: pd.DataFrame) -> None:
+def _check(file: Path, lines: pd.Series, wrong: pd.Series, expected: str, got: pd.DataFrame) -> None:
     """Raise a UserError for the first line that is wrong."""
     if wrong.any():
         row = int(np.argmax(wrong))
         raise UserError(
-            f"{file} line {row + 2}: expected {expected}, got '{' '.join(got.iloc[row])}'; is the download complete?"
+            f"{file} line {lines.iloc[row]}: expected {expected}, got '{' '.join(got.iloc[row])}'; "
+            "is the download complete?"
         )
 
 
@@ -189,15 +248,14 @@ def _pictures(files: Iterable[tuple[Path, Path | None]]) -> Iterator[tuple[str, 
             with _open_zip(packed) as opened:
                 yield from ((name, opened.read(name)) for name in opened.namelist() if name.lower().endswith(".png"))
             continue
-        columns = pd.read_csv(file, dtype=str, keep_default_na=False, chunksize=1000)
-        texts = (text for chunk in columns for text in chunk.rename(columns=str.strip)["pixels"])
-        for number, text in enumerate(texts):
-            values = np.array([value for value in text.split() if value.isdecimal()], np.int64)
+        names = _read_csv(file, ferplus=False)["Image name"]
+        rows = csv_rows(file)
+        column = [name.strip() for name in next(rows)[1]].index("pixels")
+        for name, (line, cells) in zip(names, rows, strict=True):
+            values = np.array([value for value in cells[column].split() if value.isdecimal()], np.int64)
             if values.size != SIDE_PX**2 or values.max() > 255:
-                raise UserError(
-                    f"{file} line {number + 2}: expected {SIDE_PX**2} pixels from 0 to 255, got {values.size}"
-                )
-            yield f"fer{number:07d}.png", png_bytes(values.astype(np.uint8).reshape(SIDE_PX, SIDE_PX))
+                raise UserError(f"{file} line {line}: expected {SIDE_PX**2} pixels from 0 to 255, got {values.size}")
+            yield name, png_bytes(values.astype(np.uint8).reshape(SIDE_PX, SIDE_PX))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from facenet2expnet.data.manifest import find_pictures, is_hidden, natural_key
+from facenet2expnet.data.folders import find_pictures, is_hidden
+from facenet2expnet.data.manifest import natural_key
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import EXPRESSIONS, canonical
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
 
-from facenet2expnet.data.manifest import Manifest, find_pictures
+from facenet2expnet.data.folders import find_pictures
+from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.sources import Source, layout
 from facenet2expnet.data.table import raise_faults
 from facenet2expnet.errors import UserError
-from facenet2expnet.labels import RAFDB_CODES
+from facenet2expnet.labels import RAFDB_CODES, canonical
 
 LABELS = ("list_patition_label.txt", "list_partition_label.txt")
 CODES = {str(code): name for code, name in RAFDB_CODES.items()}
 FACES = ("aligned", "original")
-PATTERN = r"(?:DATASET/)?(?P<split>train|test)/(?P<label>[1-7])/[^/]+"
+PATTERN = r"(?:DATASET/)?(?P<split>train|test)/(?P<label>[^/]+)/[^/]+"
 
 
 def read(path: Path, faces: str = "aligned") -> Manifest:
@@ -34,10 +36,13 @@ def read(path: Path, faces: str = "aligned") -> Manifest:
         notes += layout.counted(missing, "pictures of the list are missing")
         return Manifest(table, path, name="rafdb", notes=tuple(notes))
     table, _ = layout.matching(path, PATTERN)
+    if len(table):
+        table["label"] = table["label"].map(lambda name: CODES.get(name, canonical(name)))
+        table = table.dropna(subset="label")
     if not len(table):
         expected = f"EmoLabel/{LABELS[0]} and Image/aligned"
         raise layout.wrong_root(path, "RAF-DB", expected, ("EmoLabel", "Image", *FACES))
-    table = table.assign(label=table["label"].map(CODES), split=table["split"].str.lower())
+    table = table.assign(split=table["split"].str.lower())
     table = table.sort_values("split", ascending=False, kind="stable")  # train first
     return Manifest(table, path, name="rafdb", notes=(f"{len(table)} pictures were read from a folder per code.",))
 
@@ -51,8 +56,8 @@ def _from_list(path: Path, labels: Path, faces: str) -> tuple[pd.DataFrame, list
         raise UserError(f"{base} has RAF-DB's labels but not Image/{faces}; {advice}")
     existing = {picture.stem.lower(): picture.relative_to(path).as_posix() for picture in find_pictures(folder)}
     rows, missing, faults = [], [], []
-    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), start=1):
-        name, *codes = line.split() or [""]
+    for number, line in enumerate(labels.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        name, *codes = re.split(r"[\s,;]+", line.strip(" \t,;"))
         stem, split, label = Path(name).stem.lower(), name.split("_")[0].lower(), CODES.get(" ".join(codes))
         image = existing.get(f"{stem}_aligned", existing.get(stem))
         if name and (label is None or split not in ("train", "test")):

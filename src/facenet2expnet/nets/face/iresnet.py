@@ -7,10 +7,12 @@ files these nets read.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from facenet2expnet.errors import UserError
 from facenet2expnet.nets.face.base import ChainFaceNet, FaceNetInfo
 from facenet2expnet.nets.face.weights import GENERATED, generated, load_into, read_weights
 
@@ -93,10 +95,29 @@ class IResNet(ChainFaceNet):
         return super().step(name, features)
 
 
+def check_depth(state: Mapping[str, Tensor], weights: Path | None, name: str) -> None:
+    """Raise a UserError if the weights are those of an IResNet of another depth."""
+    blocks = {(int(m[1]), int(m[2])) for key in state if (m := re.match(r"layer([1-4])\.(\d+)\.", key))}
+    found = tuple(sum(layer == number for layer, _ in blocks) for number in range(1, 5))
+    if not all(found) or found == BLOCKS[name]:
+        return
+    other = next((known for known, counts in BLOCKS.items() if counts == found), "")
+    shown = ", ".join(map(str, found))
+    raise UserError(
+        f"{weights}: expected the weights of {name}, got those of "
+        + (
+            f"{other}; name that face net"
+            if other
+            else f"another depth, with {shown} blocks; there are {', '.join(BLOCKS)}"
+        )
+    )
+
+
 def load(weights: Path | None, name: str) -> IResNet:
     """Load an IResNet, in training mode."""
     if str(weights) == GENERATED:
         return generated(lambda: IResNet(name))
     state = read_weights(weights, info(name))
     renamed = {re.sub(r"^features\.", "norm.", key): value for key, value in state.items()}
+    check_depth(renamed, weights, name)
     return load_into(lambda: IResNet(name), renamed, weights, name)

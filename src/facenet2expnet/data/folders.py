@@ -1,0 +1,235 @@
+"""Find pictures in folders, and read a folder of class folders as a manifest."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from facenet2expnet.data.manifest import Manifest, check_exists, natural_key
+from facenet2expnet.data.pictures import endings_text, picture_endings
+from facenet2expnet.data.table import SPLITS, raise_faults, split_name
+from facenet2expnet.errors import UserError
+from facenet2expnet.labels import canonical, tidy
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MADE_BY_SYSTEMS = (
+    "__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "recycler",
+    "lost+found", "system volume information", "thumbs.db", "desktop.ini",
+)  # fmt: skip
+"""Files and folders that macOS, Windows and network drives put between the user's own, in lower case."""
+
+CK_NAME = re.compile(r"(?P<subject>S[0-9]+)_(?P<sequence>[0-9]+)_(?P<frame>[0-9]{3,})", re.IGNORECASE)
+"""Names of CK+, as S010_004_00000017: subject, sequence, frame."""
+
+NAMED = 4
+"""Files, folders or endings that a message names."""
+
+
+class Found(NamedTuple):
+    """Files of a folder in natural order, and the other files by ending, with their numbers."""
+
+    files: list[Path]
+    others: Counter[str]
+
+
+def search(folder: Path, endings: Sequence[str]) -> Found:
+    """Find all files with these endings in a folder and below it, without hidden files and folders.
+
+    Links are followed. A folder that is reached twice, by a link or by a loop of links, is read once.
+
+    Raises:
+        UserError: If a folder can't be read.
+    """
+    found, others, seen = list[Path](), Counter[str](), set[tuple[int, int]]()
+    folders, links = deque([Path(folder)]), deque[Path]()  # links last, so that a folder keeps its own name
+    while folders or links:
+        parent = folders.popleft() if folders else links.popleft()
+        try:
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            inside = [entry for entry in os.scandir(str(parent)) if not is_hidden(entry.name)]
+        except OSError as fault:
+            raise UserError(f"{parent} can't be read: {fault.strerror}; give yourself read permission") from fault
+        for entry in inside:
+            path = parent / entry.name
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(path)
+            elif entry.name.lower().endswith(tuple(endings)):
+                found.append(path)
+            else:
+                others[path.suffix.lower() or "without an ending"] += 1
+    return Found(sorted(found, key=lambda path: natural_key(path.as_posix())), others)
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """All files in a folder and below it that may be pictures, in natural order; see `search`."""
+    return search(folder, picture_endings()).files
+
+
+def passed_over(others: Mapping[str, int]) -> str:
+    """A sentence on files that were not read, as "Passed over: 12 files (.cr2 10, .pdf 2)."; "" if there are none."""
+    if not others:
+        return ""
+    by_number = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{ending} {count}" for ending, count in by_number[:NAMED])
+    total, more = sum(others.values()), " and other kinds" if len(by_number) > NAMED else ""
+    return f"Passed over: {total} file{'' if total == 1 else 's'} ({shown}{more})."
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or made by a system and not by the user."""
+    return name.startswith(".") or name.lower() in MADE_BY_SYSTEMS
+
+
+def from_folder(
+    folder: Path, classes: Sequence[str] | None = None, merge_labels: str | Mapping[str, str] = ""
+) -> Manifest:
+    """Read a folder of class folders; the folder's name is the class, and pictures may be deeper inside it.
+
+    A folder of folders for the parts (train, test and perhaps valid, in any usual spelling) that hold class folders
+    gives the column `split`. Names of CK+ (S010_004_00000017.png) give subject, sequence and frame.
+
+    Args:
+        classes: the allowed classes; by default those found.
+        merge_labels: see `labels.tidy`.
+    Raises:
+        UserError: If there is no such folder, its layout is another one, or a class is not allowed.
+    """
+    folder = Path(folder)
+    check_exists(folder)
+    pictures, others = search(folder, picture_endings())
+    parts = [path.relative_to(folder).parts for path in pictures]
+    by_split = _check_layout(folder, parts, others)
+    labels, notes = tidy([names[1 if by_split else 0] for names in parts], classes or (), merge_labels)
+    import pandas as pd
+
+    table = pd.DataFrame({"image": ["/".join(names) for names in parts], "label": labels}, dtype=object)
+    if by_split:
+        table["split"] = [split_name(names[0]) for names in parts]
+        notes += _compare_parts(folder, table)
+    named = [CK_NAME.fullmatch(path.stem) for path in pictures]
+    if all(named):
+        for column in ("subject", "sequence", "frame"):
+            table[column] = [str(match[column]) for match in named if match]
+        table["frame"] = table["frame"].astype(int).astype(str)
+        notes.append("Subjects and sequences were read from the file names, which are those of CK+.")
+    tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".parquet") and p.is_file())
+    if tables:
+        notes.append(f"The labels are the folders' names; to use those of {tables[0]}, give {folder / tables[0]}.")
+    notes += [sentence] if (sentence := passed_over(others)) else []
+    shown = [os.fsencode(picture).decode("utf-8", "backslashreplace") for picture in pictures]
+    name = folder.resolve().name or "data"
+    return Manifest(table, folder, tuple(classes or ()), name, notes=tuple(notes), place=lambda row: shown[row])
+
+
+def _check_layout(folder: Path, parts: list[tuple[str, ...]], others: Mapping[str, int]) -> bool:
+    """Whether the folders of a folder are parts (train, test) of class folders, and not the classes themselves.
+
+    Args:
+        parts: the names of folders and file of each picture, below the folder.
+    Raises:
+        UserError: If neither; the message says what was found, and which folder to give or move.
+    """
+    loose, inside = [names for names in parts if len(names) == 1], [names for names in parts if len(names) > 1]
+    if not inside:
+        _refuse_flat(folder, loose, others)
+    tops = list(dict.fromkeys(names[0] for names in inside))
+    of_part = [top for top in tops if split_name(top) in SPLITS]
+    empty = [p.name for p in sorted(folder.iterdir()) if p.is_dir() and not is_hidden(p.name) and p.name not in tops]
+    raise_faults(
+        [f"{folder / names[0]} is outside the class folders; move it into one" for names in loose]
+        + [f"{folder / name} holds no pictures; add some or remove the folder" for name in empty]
+    )
+    if of_part:
+        _check_parts(folder, tops, of_part, inside)
+        return True
+    second = list(dict.fromkeys(names[1] for names in inside if len(names) > 2))
+    below = [name for name in second if split_name(name) in SPLITS]
+    if len(tops) == 1 and (below or (len(second) > 1 and not canonical(tops[0]) and any(map(canonical, second)))):
+        raise UserError(f"{folder} holds one folder, {tops[0]}, with {_first(second)} in it; give {folder / tops[0]}")
+    if below:
+        example = next(names for names in inside if len(names) > 2 and names[1] == below[0])
+        advice = "put the parts above the classes, as train/anger and test/anger, or give a CSV with image,label,split"
+        advice = f"give one of the folders {_first(tops)}" if len(example) > 3 else advice
+        raise UserError(
+            f"{folder}: {_first(below)} in {folder / example[0]} name parts of a set, and no class may be called so; "
+            f"expected class folders, or train and test folders that hold class folders: {advice}"
+        )
+    return False
+
+
+def _refuse_flat(folder: Path, loose: Sequence[tuple[str, ...]], others: Mapping[str, int]) -> None:
+    """Raise the error for a folder without class folders."""
+    if canonical(folder.resolve().name) and loose:
+        around = folder.resolve().parent
+        raise UserError(f"{folder} holds {len(loose)} pictures of one class; give the folder of all classes, {around}")
+    sentence = passed_over(others)
+    raise UserError(
+        f"{folder} holds {len(loose) or 'no'} pictures and no class folders{'; ' + sentence[:-1] if sentence else ''}; "
+        f"put the pictures of each class ({endings_text()}) into a folder with its name, "
+        "or give a CSV with the columns image,label"
+    )
+
+
+def _check_parts(folder: Path, tops: list[str], of_part: list[str], inside: list[tuple[str, ...]]) -> None:
+    """Raise a UserError unless all folders are parts, each part has one, and each holds class folders only."""
+    csv = "or give a CSV with the columns image,label,split"
+    if others := [top for top in tops if top not in of_part]:
+        raise UserError(
+            f"{folder} holds {_first(of_part)}, which name parts of a set, and {_first(others)}, which do not; "
+            "expected either class folders, or train, valid and test folders that hold class folders: move the others, "
+            + csv
+        )
+    meant = [split_name(top) for top in of_part]
+    if twice := [top for top in of_part if meant.count(split_name(top)) > 1]:
+        raise UserError(f"{folder}: {' and '.join(twice)} both mean the part {split_name(twice[0])}; join them, {csv}")
+    faults = []
+    for top in of_part:
+        flat = [names for names in inside if names[0] == top and len(names) == 2]
+        if flat and len(flat) == sum(names[0] == top for names in inside):
+            faults.append(
+                f"{folder / top} holds {len(flat)} pictures and no class folders; expected class folders in it, as "
+                f"{top}/anger: sort the pictures into them, move the folder away, {csv}"
+            )
+        else:
+            faults += [f"{folder.joinpath(*names)} is outside the class folders; move it into one" for names in flat]
+    raise_faults(faults)
+    if low := next((names for names in inside if split_name(names[1]) in SPLITS), None):
+        raise UserError(
+            f"{folder}: {low[0]} holds the part {low[1]}, and no class may be called so; give {folder / low[0]}"
+        )
+
+
+def _compare_parts(folder: Path, table: pd.DataFrame) -> list[str]:
+    """Sentences on classes of a held-out part that training lacks.
+
+    Raises:
+        UserError: If the only folder of a part is no class of the training part.
+    """
+    found = {part: sorted(set(table["label"][table["split"] == part])) for part in SPLITS}
+    notes = []
+    for part, names in found.items():
+        if not names:
+            continue
+        own = set(found["train"] or names)
+        if own.isdisjoint(names) and len(names) == 1 and not canonical(names[0]):
+            raise UserError(
+                f"{folder}: the training part has the classes {_first(sorted(own))}, the part {part} has {names[0]}; "
+                "expected the same class folders in both: is there a folder too many in one of them?"
+            )
+        if more := sorted(set(names) - own):
+            notes.append(f"The part {part} has classes that the training part does not have: {_first(more)}.")
+    return notes
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
