@@ -206,7 +206,7 @@ def _train(
 
     ordered = sorted(planned.values(), key=lambda item: (pictures(item), METHODS.index(item[0].method)))
     stopped = {row.name for row in rows if row.stopped()}
-    read, number = rows[0].variant.recipe.crop, 0
+    dataset, read, number = run.with_framing(dataset), rows[0].variant.recipe.crop, 0
     for _, group in groupby(ordered, pictures):
         for job, recipe in group:
             number += 1
@@ -214,7 +214,7 @@ def _train(
             if users <= stopped:
                 continue
             if recipe.crop != read:
-                dataset, read = run.load_pictures(data, recipe, progress), recipe.crop
+                dataset, read = run.with_framing(run.load_pictures(data, recipe, progress)), recipe.crop
             try:
                 job = replace(job, number=number, total=len(planned))
                 run_job(job, dataset, recipe, device, run.model_metadata(about, recipe), progress)
