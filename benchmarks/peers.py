@@ -315,6 +315,8 @@ def _output(words: Sequence[object], environment: dict[str, str] | None = None) 
         ended = subprocess.run([str(word) for word in words], capture_output=True, text=True, env=environment)
     except OSError as error:
         raise NotRun(f"{words[0]}: {error.strerror}") from None
+    if ended.returncode < 0:
+        raise NotRun(f"{Path(str(words[0])).name} was ended by signal {-ended.returncode}")
     if ended.returncode:
         lines = [line for line in ended.stderr.splitlines() if line.strip() and "notice" not in line]
         raise NotRun(f"{Path(str(words[0])).name} failed: {lines[-1].strip() if lines else ended.returncode}")
