@@ -1,12 +1,15 @@
-"""Pictures a second of `fn2en predict`, end to end and split into its parts, beside a peer.
+"""Pictures a second of `fn2en predict`, end to end and split into its parts, beside two peers.
 
     python benchmarks/predict.py --model runs/mine
-    python benchmarks/predict.py --model runs/mine --peer /path/to/venv/bin/python
+    python benchmarks/predict.py --model runs/mine --peer WORK/environments/fer/bin/python \
+        --face-api WORK/environments/face-api/node_modules
 
 The clip has one face a frame, or ten, of the bundled sample over a quiet background, 1280 x 720, H.264. Everything runs
 on one thread. The parts are measured one after the other over the same frames; end to end they overlap as far as one
-thread allows. The peer is the package fer with its MTCNN, in an environment of its own, on the same frames in the same
-run (`pip install fer`); it prints what it found. Only the ratios within one run mean anything on a busy machine.
+thread allows. The peers are the package fer with its MTCNN, and @vladmandic/face-api with its SSD detector and
+WebAssembly, whose frames are decoded before; they see the same frames in the same run, and say how many faces they
+found. `benchmarks/peers.py --work WORK` makes their environments. Only the ratios within one run mean anything on a
+busy machine.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -37,29 +41,7 @@ from facenet2expnet.predict.tracking import Tracker, load_describer  # noqa: E40
 from facenet2expnet.predict.video import Every, read_video  # noqa: E402
 
 WIDTH, HEIGHT, RATE = 1280, 720, 25
-
-PEER = """
-import json, sys, time
-import cv2
-cv2.setNumThreads(1)
-import torch; torch.set_num_threads(1)
-import tensorflow as tf
-tf.config.threading.set_intra_op_parallelism_threads(1); tf.config.threading.set_inter_op_parallelism_threads(1)
-from fer.fer import FER
-detector = FER(mtcnn=True)
-capture = cv2.VideoCapture(sys.argv[1])
-read, frame = capture.read()
-detector.detect_emotions(frame)
-capture = cv2.VideoCapture(sys.argv[1])
-count, faces, began = 0, 0, time.perf_counter()
-while True:
-    read, frame = capture.read()
-    if not read:
-        break
-    faces += len(detector.detect_emotions(frame))
-    count += 1
-print(json.dumps({"rate": count / (time.perf_counter() - began), "faces": faces, "frames": count}))
-"""
+PEERS = Path(__file__).parent / "peers"
 
 
 def main() -> None:
@@ -68,6 +50,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--peer", help="the Python of an environment that has the package fer")
+    parser.add_argument("--face-api", type=Path, help="the folder node_modules that has @vladmandic/face-api")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -91,11 +74,30 @@ def main() -> None:
             sparse = end_to_end(recognizer, clip, {"detect_every": 3})
             print(row(f"{faces} | fn2en, --detect-every 3", sparse, faces))
             if chosen.peer:
-                ended = subprocess.run([chosen.peer, "-c", PEER, str(clip)], capture_output=True, text=True)
-                if ended.returncode:
-                    print(f"| {faces} | fer did not run: {ended.stderr.strip().splitlines()[-1]} | | | | | | |")
-                else:
-                    print(row(f"{faces} | fer, MTCNN", json.loads(ended.stdout.strip().splitlines()[-1]), faces))
+                print(peer_row(f"{faces} | fer, MTCNN", [chosen.peer, PEERS / "clip_fer.py", clip], faces))
+            if chosen.face_api:
+                words = ["node", PEERS / "clip_face_api.js", raw_frames(clip), WIDTH, HEIGHT, chosen.frames]
+                name = f"{faces} | face-api, SSD, without decoding"
+                print(peer_row(name, words, faces, NODE_PATH=str(chosen.face_api.resolve())))
+
+
+def peer_row(name: str, words: Sequence[object], faces: int, **variables: str) -> str:
+    """Run a peer's script, without our packages in sight, and return its row; if it fails, with its last line."""
+    environment = os.environ | {"PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": ""} | variables
+    ended = subprocess.run([str(word) for word in words], capture_output=True, text=True, env=environment)
+    if ended.returncode:
+        lines = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+        return f"| {name}: did not run: {lines[-1]} | | | | | | |"
+    return row(name, json.loads(ended.stdout.strip().splitlines()[-1]), faces)
+
+
+def raw_frames(clip: Path) -> Path:
+    """Write the decoded frames beside the clip, and return the file."""
+    path = clip.with_suffix(".rgb")
+    with path.open("wb") as file:
+        for frame in read_video(clip, Every()):
+            file.write(frame.pixels.tobytes())
+    return path
 
 
 def row(name: str, found: dict[str, float], faces: int, ms: tuple[float, ...] | None = None) -> str:

@@ -305,9 +305,15 @@ def test_the_sources_are_not_drawn_over(
     before = (folder / "trip" / "1.jpg").read_bytes()
     assert fn2en("predict", "run", "trip/1.jpg", "--draw", "trip/1.jpg", monkeypatch=monkeypatch) == 2
     assert "trip/1.jpg is one of the sources, and would be overwritten" in capsys.readouterr().err
-    assert fn2en("predict", "run", "trip", "--draw", "trip", monkeypatch=monkeypatch) == 0
+    assert fn2en("predict", "run", "trip", "--timeline", "trip/2.png", monkeypatch=monkeypatch) == 2
+    assert "trip/2.png would be among the sources of the next call" in capsys.readouterr().err
+    assert fn2en("predict", "run", "trip/2.png", "--timeline", "trip/2.png", monkeypatch=monkeypatch) == 2
+    assert "trip/2.png is one of the sources, and would be overwritten" in capsys.readouterr().err
+    assert fn2en("predict", "run", "trip", "--draw", "trip", monkeypatch=monkeypatch) == 2
+    assert "trip would be among the sources of the next call" in capsys.readouterr().err
+    assert fn2en("predict", "run", "trip/1.jpg", "--draw", "trip", monkeypatch=monkeypatch) == 0
     assert (folder / "trip" / "1.jpg").read_bytes() == before
-    assert sorted(path.name for path in Path("trip").glob("*drawn*")) == ["1-drawn.jpg", "2-drawn.png"]
+    assert [path.name for path in Path("trip").glob("*drawn*")] == ["1-drawn.jpg"]
 
 
 def test_a_file_name_that_is_not_utf_8(
@@ -412,6 +418,16 @@ def test_of_many_bad_pictures_the_first_ten_are_printed(
     assert "... and 16 more skipped" in printed
     assert "26 images skipped, listed in t.skipped.csv" in printed
     assert len(pd.read_csv("t.skipped.csv")) == 26
+
+
+def test_a_timeline_of_two_videos_is_refused_before_any_work(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("second.mp4").write_bytes(Path(video).read_bytes())
+    options = ["--out", "t.csv", "--timeline", "t.svg"]
+    assert fn2en("predict", "run", video, "astronaut.png", "second.mp4", *options, monkeypatch=monkeypatch) == 2
+    assert "a timeline shows one video, got 2 (" in capsys.readouterr().err
+    assert not Path("t.csv").exists()
 
 
 def test_a_timeline_without_a_face_is_a_warning(

@@ -15,12 +15,15 @@ from PIL import Image
 
 import tiny
 from facenet2expnet import recipes
+from facenet2expnet.crop import Framing
 from facenet2expnet.errors import UserError
+from facenet2expnet.experiment import run
 from facenet2expnet.experiment.ablation import ablate
 from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.run import load_pictures
 from facenet2expnet.experiment.variants import expand_doubling, training_key, vary
 from facenet2expnet.files import folder_lock
+from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.report.ablation_page import axis_rows, read_ablation
 from facenet2expnet.training import classify, distil
 
@@ -350,3 +353,22 @@ def test_near_duplicates_are_taken_out_of_every_variant_on_request(tmp_path: Pat
     for drop_near in (False, True):
         out = ablate(faces, ["scratch.lr=0.01"], out=tmp_path / str(drop_near), drop_near=drop_near, **common)
         assert (len(pd.read_csv(out / "copies.csv")) > 0) == drop_near
+
+
+def test_the_models_know_how_tightly_their_pictures_are_cut(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a comparison do (see there for real numbers), and at every crop."""
+
+    def estimate(pixels: np.ndarray, rows: np.ndarray) -> Framing:
+        return Framing("mtcnn", (0.5, 0.5), pixels.shape[1] / 100)
+
+    monkeypatch.setattr(run, "estimate_framing", estimate)
+    short = [f"{stage}.epochs=1" for stage in ("scratch", "fine_tune", "stage1", "stage2")]
+    out = ablate(
+        faces, ["crop.crop_px=40 & crop.stored_px=44"], recipe=tiny.tiny_recipe(*short), out=tmp_path / "ablation",
+        methods=("scratch",), folds=2, first_folds=1, **CPU,
+    )  # fmt: skip
+    contracts = [load_model(path.parent).contract for path in out.rglob("model.json")]
+    found = {contract.stored_px: contract.framing and contract.framing.size for contract in contracts}
+    assert found == {36: 0.36, 44: 0.44}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +160,7 @@ def holiday(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_sources_are_never_overwritten(holiday: Path) -> None:
     pixels, before = np.full((60, 80, 3), 130, np.uint8), (holiday / "a.jpg").read_bytes()
-    with DrawingWriter(Path("hol"), ["hol"]) as drawings:
+    with DrawingWriter(Path("hol"), ["hol/a.jpg"]) as drawings:
         drawings.write(result("elsewhere/a.jpg", pixels, face(20, 20, 20)))  # of the same name
         drawings.write(result("hol/a.jpg", pixels, face(20, 20, 20)))
     assert (holiday / "a.jpg").read_bytes() == before
@@ -169,6 +170,27 @@ def test_the_sources_are_never_overwritten(holiday: Path) -> None:
     (holiday / "link.jpg").symlink_to("a.jpg")
     with pytest.raises(UserError, match="is one of the sources"):
         DrawingWriter(Path("hol/link.jpg"), ["hol/a.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("out", "source", "message"),
+    [
+        ("hol", "hol", "hol would be among the sources of the next call, in the folder hol; give a place outside"),
+        ("hol/drawn", "hol", "hol/drawn would be among the sources of the next call, in the folder hol"),
+        ("hol/b.png", ".", "hol/b.png would be among the sources of the next call, in the folder ."),
+        ("hol", "hol/*.jpg", "hol would be among the sources of the next call, that hol/*.jpg finds"),
+        ("hol", "all.txt", "hol would be among the sources of the next call, in the folder hol"),
+    ],
+)
+def test_drawings_are_no_sources_of_the_next_call(holiday: Path, out: str, source: str, message: str) -> None:
+    Path("all.txt").write_text("hol\nwebcam\n")
+    with pytest.raises(UserError, match=re.escape(message)):
+        DrawingWriter(Path(out), [source])
+    assert [path.name for path in holiday.iterdir()] == ["a.jpg"]
+
+
+def test_a_folder_whose_name_begins_alike_is_another(holiday: Path) -> None:
+    DrawingWriter(Path("hol-drawn"), ["hol", "hol/*.jpg"])
 
 
 def test_the_second_drawing_replaces_the_first(holiday: Path) -> None:

@@ -131,7 +131,7 @@ def predict(
         return
     check_sources(sources, allow_urls=allow_urls)
     live = any(is_camera(source) for source in sources)
-    lines = _timeline(timeline)
+    lines = _timeline(timeline, sources)
     recognizer, summary, interrupted = Recognizer.load(model, device), Summary(), False
     with console.progress(quiet, bar=not live) as display, contextlib.ExitStack() as stack:
         sinks = [summary.add, *_sinks(draw, sources, lines, show, stack)]
@@ -220,12 +220,26 @@ def _sinks(
     return sinks
 
 
-def _timeline(path: Path | None) -> Timeline | None:
+def _timeline(path: Path | None, sources: Sequence[str]) -> Timeline | None:
+    """The timeline to be filled.
+
+    Raises:
+        UserError: Before any work, if there are several videos, or the picture would be taken for a source.
+    """
     if path is None:
         return None
+    from facenet2expnet.errors import UserError
+    from facenet2expnet.predict.sources import check_output, expand
     from facenet2expnet.report.timeline import Timeline
 
-    return Timeline(path)
+    timeline = Timeline(path)
+    if path.suffix.lower() == ".png":  # .svg is never a source
+        check_output(path, sources)
+    videos = [source.name for source in expand(sources) if source.moving]
+    if len(videos) > 1:
+        first = ", ".join(videos[:3]) + (", ..." if len(videos) > 3 else "")
+        raise UserError(f"{path}: a timeline shows one video, got {len(videos)} ({first}); draw them one by one")
+    return timeline
 
 
 @contextlib.contextmanager

@@ -228,11 +228,13 @@ class _Pictures:
     def __init__(
         self, data: str | Path | Manifest, dataset: Dataset, recipe: Recipe, progress: Progress | None
     ) -> None:
-        self.data, self.dataset, self.crop, self.progress = data, dataset, recipe.crop, progress
+        self.data, self.crop, self.progress = data, recipe.crop, progress
+        self.dataset = run.with_framing(dataset)
 
     def __call__(self, recipe: Recipe) -> Dataset:
         if recipe.crop != self.crop:
-            self.dataset, self.crop = run.load_pictures(self.data, recipe, self.progress), recipe.crop
+            self.dataset = run.with_framing(run.load_pictures(self.data, recipe, self.progress))
+            self.crop = recipe.crop
         return self.dataset
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import package_file, write_atomic
-from facenet2expnet.predict.sources import VIDEO_ENDINGS, Given, check_sources, expand
+from facenet2expnet.predict.sources import VIDEO_ENDINGS, Given, check_output, check_sources, expand, identity
 from facenet2expnet.predict.video import VideoWriter, require_av
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ class DrawingWriter:
 
     Args:
         out: a folder, or a file that ends as a picture or in .mp4.
-        sources: what is drawn, as for `Recognizer.stream`; none of these files is overwritten.
+        sources: what is drawn, as for `Recognizer.stream`; none of these files is overwritten, and no drawing goes to a
+            folder that is one of them.
     Raises:
         UserError: If a file can't be written, is one of the sources, or a second one would go to the same name; or if
             a source is a video, and PyAV is not installed.
@@ -149,13 +150,13 @@ class DrawingWriter:
         self._used: set[Path] = set()
         self._numbers: dict[Path, int] = {}
         self._originals: set[tuple[int, int]] = set()
-        for source in expand(check_sources(sources, allow_urls=True)):  # an address is not downloaded here
+        listed = check_sources(sources, allow_urls=True)
+        check_output(out, listed)
+        for source in expand(listed):  # an address is not downloaded here
             if source.moving:
                 require_av()
-            if isinstance(source.value, Path) and (identity := _identity(source.value)):
-                self._originals.add(identity)
-        if self._is_file and self._is_original(out):
-            raise UserError(f"{out} is one of the sources, and would be overwritten; give another name")
+            if isinstance(source.value, Path) and (known := identity(source.value)):
+                self._originals.add(known)
 
     def __enter__(self) -> DrawingWriter:
         return self
@@ -218,13 +219,4 @@ class DrawingWriter:
         return path
 
     def _is_original(self, path: Path) -> bool:
-        return bool(self._originals) and _identity(path) in self._originals
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from all others, whatever name leads to it; None if there is no such file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return bool(self._originals) and identity(path) in self._originals

@@ -29,6 +29,7 @@ VIDEO_ENDINGS = (
 ANIMATED_ENDINGS = (".gif", ".webp", ".png", ".apng")
 CAMERA = "camera:"
 URL_SECONDS = 30.0
+_AMONG = "would be among the sources of the next call,"
 
 Given = str | Path | np.ndarray
 """What is looked at, after `check_sources`; before that, also pictures of Pillow, tensors, and files as bytes."""
@@ -156,6 +157,39 @@ def expand(sources: Iterable[Given], *, inside: Path | None = None, allow_urls: 
             yield from _of_one(given, inside, allow_urls)
         except (UserError, OSError) as error:
             yield Source(name, "unread", str(error).removeprefix(f"{name}: "))
+
+
+def check_output(out: Path, sources: Iterable[Given]) -> None:
+    """Check that drawings to a file or folder overwrite no source, and are no sources of the next call.
+
+    Raises:
+        UserError: If it is a source, lies in a folder that is one, or is the folder of a pattern's files.
+    """
+    for given in sources:
+        if isinstance(given, np.ndarray) or is_url(given) or is_camera(given):
+            continue
+        path, place = Path(given), out.resolve()
+        if _is_list(path):
+            lines = _read_list(path)
+            check_output(out, [line if is_camera(line) or is_url(line) else path.parent / line for line in lines])
+        elif path.is_file() and identity(path) == identity(out):
+            raise UserError(f"{out} is one of the sources, and would be overwritten; give another name")
+        elif path.is_dir() and place.is_relative_to(path.resolve()):
+            raise UserError(f"{out} {_AMONG} in the folder {path}; give a place outside")
+        elif not path.exists():
+            matches = _matches(path)
+            if any(match.is_file() and match.parent.resolve() == place for match in matches):
+                raise UserError(f"{out} {_AMONG} that {path} finds; give another folder")
+            check_output(out, matches)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever name leads to it; None if there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def printable(text: str) -> str:
