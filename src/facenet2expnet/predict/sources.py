@@ -170,7 +170,7 @@ def check_output(out: Path, sources: Iterable[Given]) -> None:
             continue
         path, place = Path(given), out.resolve()
         if _is_list(path):
-            lines = _read_list(path)
+            lines = read_list(path)
             check_output(out, [line if is_camera(line) or is_url(line) else path.parent / line for line in lines])
         elif path.is_file() and identity(path) == identity(out):
             raise UserError(f"{out} is one of the sources, and would be overwritten; give another name")
