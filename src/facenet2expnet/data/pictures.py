@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import warnings
@@ -50,7 +51,7 @@ def read_picture(path: Path) -> np.ndarray:
         UserError: With the reason: not found, no permission, zero bytes, not a picture, truncated, too large.
     """
     path = Path(path)
-    try:
+    with _reasons():
         if path.is_dir():
             raise UserError("is a folder, not a picture")
         if path.stat().st_size == 0:
@@ -58,9 +59,33 @@ def read_picture(path: Path) -> np.ndarray:
         if path.suffix.lower() in HEIC_ENDINGS:
             _register_heic()
         with Image.open(path) as image:
-            _check_size(image)
-            image.load()
-            return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+            return _decode(image)
+
+
+def decode_picture(content: bytes, formats: Sequence[str] | None = None) -> np.ndarray:
+    """Decode the bytes of a picture file as (H, W, 3) uint8 RGB, as `read_picture` does.
+
+    Args:
+        content: the whole file.
+        formats: Pillow's names of the formats that are tried; None for all.
+    Raises:
+        UserError: With the reason, as for `read_picture`.
+    """
+    with _reasons(), Image.open(io.BytesIO(content), formats=formats) as image:
+        return _decode(image)
+
+
+def _decode(image: Image.Image) -> np.ndarray:
+    _check_size(image)
+    image.load()
+    return np.ascontiguousarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn what goes wrong with a picture into a UserError with the reason."""
+    try:
+        yield
     except (UserError, MemoryError):
         raise
     except FileNotFoundError as error:

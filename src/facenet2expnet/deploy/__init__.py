@@ -1,0 +1,1 @@
+"""A trained model elsewhere: as a file, a service, a web page."""
