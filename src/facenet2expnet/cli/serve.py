@@ -75,7 +75,7 @@ def serve(
         print(f"serving at http://{where}:{listening.getsockname()[1]}; Ctrl-C stops", flush=True)
         if not local and not token:
             print("fn2en: whoever reaches this machine can use the service; --token keeps it for some", file=sys.stderr)
-        service.run(app, listening, proxy=proxy)
+        service.run(service.make_server(app, proxy=proxy), listening)
 
 
 def is_loopback(host: str) -> bool:

@@ -321,8 +321,8 @@ def warm_up(recognizer: Recognizer) -> None:
     recognizer.predict(np.zeros((64, 64, 3), np.uint8), faces="whole-image")
 
 
-def run(app: FastAPI, listening: socket.socket, *, proxy: str | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; requests that are being worked on are finished.
+def make_server(app: FastAPI, *, proxy: str | None = None) -> uvicorn.Server:
+    """The server of an app; when it stops, it finishes the requests that are being worked on.
 
     Args:
         proxy: address of a reverse proxy whose X-Forwarded-For tells the client; others could make theirs up.
@@ -331,7 +331,13 @@ def run(app: FastAPI, listening: socket.socket, *, proxy: str | None = None) -> 
         app, access_log=False, log_level="warning", ws="none", lifespan="on", server_header=False,
         proxy_headers=proxy is not None, forwarded_allow_ips=proxy or "", timeout_graceful_shutdown=STOP_S,
     )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+def run(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    logging.getLogger("facenet2expnet.predict").setLevel(logging.ERROR)  # its warnings are of the model: said at start
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        server.run(sockets=[listening])
     except KeyboardInterrupt:
         pass  # Ctrl-C is the usual end

@@ -34,7 +34,7 @@ async function start() {
   table = new Table($("table"), engine.classes);
   $("privacy").textContent = engine.privacy ?? "Nothing leaves this machine.";
   $("files").disabled = $("camera").disabled = false;
-  state(`Ready: ${engine.classes.length} expressions.`);
+  state(`Ready. The model knows ${engine.classes.length} expressions: ${engine.classes.join(", ")}.`);
 }
 
 /** Start something, after stopping what is running; its errors are shown. */
@@ -42,7 +42,7 @@ async function begin(work) {
   run?.abort();
   const own = (run = new AbortController());
   clear();
-  $("stop").hidden = false;
+  showStop(true);
   try {
     await work(own.signal);
   } catch (error) {
@@ -50,11 +50,28 @@ async function begin(work) {
   }
   if (run !== own) return;
   run = null;
-  $("stop").hidden = $("bar").hidden = true;
-  const faces = frames.reduce((sum, frame) => sum + frame.faces.length, 0);
-  state(frames.length ? `Done: ${count(faces, "face")} in ${count(frames.length, "picture or frame", "pictures and frames")}.` : "");
+  showStop(false);
+  $("bar").hidden = true;
+  state(frames.length ? summarise() : "");
   if (frames.length) speak(`${$("state").textContent} ${describe(frames.at(-1).faces)}`, true);
   if (frames.length > 1 && frames.every((frame) => frame.file || frame.video)) $("scrub").hidden = false;
+}
+
+/** Show the button that stops in place of the one that starts the webcam; the focus stays at that place. */
+function showStop(running) {
+  const [from, to] = running ? [$("camera"), $("stop")] : [$("stop"), $("camera")];
+  const focused = document.activeElement === from;
+  to.hidden = false;
+  from.hidden = true;
+  if (focused) to.focus();
+}
+
+function summarise() {
+  const faces = frames.reduce((sum, frame) => sum + frame.faces.length, 0);
+  const pictures = frames.filter((frame) => frame.file).length;
+  const moving = frames.length - pictures;
+  const parts = [pictures && count(pictures, "picture"), moving && count(moving, "frame")].filter(Boolean);
+  return `Done: ${count(faces, "face")} in ${parts.join(" and ")}.`;
 }
 
 function clear() {
@@ -106,7 +123,10 @@ async function analyseVideo(file, signal, show) {
 async function analyseCamera(signal) {
   const video = await openCamera();
   videos.push(video);
-  signal.addEventListener("abort", () => close(video));
+  signal.addEventListener("abort", () => {
+    if (onStage) onStage.drawable = copy(video); // the last frame stays
+    close(video);
+  });
   $("over-time").hidden = false;
   state("The webcam is on.");
   const paint = () => {
@@ -127,16 +147,19 @@ async function analyseCamera(signal) {
   }
 }
 
-/** Ask the engine about a picture or a frame; boxes are in its own pixels. */
-async function analyse(drawable, hint) {
-  const [width, height] = sizeOf(drawable);
-  const scale = Math.min(1, LONGEST / Math.max(width, height));
+function copy(drawable, scale = 1) {
   const canvas = document.createElement("canvas");
-  canvas.width = Math.max(1, Math.round(width * scale));
-  canvas.height = Math.max(1, Math.round(height * scale));
+  [canvas.width, canvas.height] = sizeOf(drawable).map((side) => Math.max(1, Math.round(side * scale)));
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
   context.drawImage(drawable, 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
+
+/** Ask the engine about a picture or a frame; boxes are in its own pixels. */
+async function analyse(drawable, hint) {
+  const scale = Math.min(1, LONGEST / Math.max(...sizeOf(drawable)));
+  const canvas = copy(drawable, scale);
   const faces = await engine.analyse(canvas, { ...hint, ...(hint.minFacePx && { minFacePx: hint.minFacePx * scale }) });
   return faces.map((face) => ({ ...face, box: face.box.map((value) => value / scale) }));
 }
@@ -191,7 +214,7 @@ function showCards(faces, drawable) {
       <div><strong></strong><span></span></div></div><ul class="bars"></ul>`;
     const best = Math.max(...face.probabilities);
     card.querySelector("strong").textContent = `${number + 1} ${face.label} ${percent(best)}`;
-    card.querySelector(".face span").textContent = face.score === null ? "" : `face found with ${face.score.toFixed(2)}`;
+    card.querySelector(".face span").textContent = face.score === null ? "" : `detection score ${face.score.toFixed(2)}`;
     drawThumbnail(card.querySelector("canvas"), drawable, face.box);
     card.querySelector(".bars").append(...engine.classes.map((name, row) => bar(name, face.probabilities[row], name === face.label)));
     return card;
@@ -251,9 +274,9 @@ function speak(text, always = false) {
 }
 
 function fail(error) {
-  const item = document.createElement("li");
-  item.textContent = error.message;
-  $("errors").append(item);
+  const line = document.createElement("p");
+  line.textContent = error.message;
+  $("errors").append(line);
 }
 
 function save() {

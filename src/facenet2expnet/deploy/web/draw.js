@@ -36,27 +36,35 @@ export function drawStage(canvas, drawable, [width, height], faces) {
     }
   }
   const letters = Math.max(11, Math.min(16, (width * scale) / 28));
-  const taken = [];
+  const taken = [...boxes];
   faces.forEach((face, number) => {
-    const best = percent(Math.max(...face.probabilities));
-    taken.push(drawLabel(context, `${number + 1} ${face.label} ${best}`, boxes[number], letters, width * scale, height * scale, taken));
+    const full = `${number + 1} ${face.label} ${percent(Math.max(...face.probabilities))}`;
+    const others = taken.filter((one) => one !== boxes[number]);
+    taken.push(drawLabel(context, [full, `${number + 1}`], boxes[number], letters, [width * scale, height * scale], others));
   });
 }
 
-/** Write a label above its box, or where it fits: below, or inside at the top. */
-function drawLabel(context, text, [left, top, , bottom], letters, width, height, taken) {
+/** Write the first text that fits above its box, below, beside or inside, and covers no other box; returns its place. */
+function drawLabel(context, texts, [left, top, right, bottom], letters, [width, height], others) {
   context.font = `600 ${letters}px system-ui, sans-serif`;
-  const wide = context.measureText(text).width + 12;
   const high = letters + 8;
-  const x = Math.min(Math.max(left, 0), Math.max(0, width - wide));
-  const free = (y) => y >= 0 && y + high <= height && !taken.some((o) => x < o[0] + o[2] && o[0] < x + wide && y < o[1] + high && o[1] < y + high);
-  const y = [top - high - 4, bottom + 4, top + 3, bottom - high - 3].find(free) ?? Math.max(0, top - high - 4);
+  const places = texts.flatMap((text) => {
+    const wide = context.measureText(text).width + 12;
+    const within = (x) => Math.min(Math.max(x, 0), Math.max(0, width - wide));
+    const corners = [[left, top - high - 4], [left, bottom + 4], [left - wide - 4, top], [right + 4, top], [left, top + 3]];
+    return corners.map(([x, y]) => ({ text, at: [within(x), y, within(x) + wide, y + high] }));
+  });
+  const free = ({ at: [x0, y0, x1, y1] }) =>
+    y0 >= 0 && y1 <= height && !others.some(([l, t, r, b]) => x0 < r && l < x1 && y0 < b && t < y1);
+  const { text, at } = places.find(free) ?? places.at(-1);
+  const [x, y, end] = at;
   context.fillStyle = EDGE;
-  context.fillRect(x, y, wide, high);
+  context.fillRect(x, y, end - x, high);
   context.fillStyle = "#ffffff";
+  context.textAlign = "left";
   context.textBaseline = "middle";
   context.fillText(text, x + 6, y + high / 2 + 1);
-  return [x, y, wide];
+  return at;
 }
 
 /** Draw the square around a face as a small picture. */
