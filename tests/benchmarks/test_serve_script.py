@@ -24,7 +24,7 @@ from facenet2expnet.predict.recognizer import Recognizer
 from local_server import Server
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
-from live_service import live  # noqa: E402
+from live_service import live
 
 FER = """
 class FER:
