@@ -152,7 +152,7 @@ class Worker:
 
 def _decode(upload: Upload) -> np.ndarray | Refused:
     try:
-        return decode_picture(upload.content, FORMATS)
+        return decode_picture(upload.open(), FORMATS)
     except UserError as error:
         return Refused(422, "unreadable_picture", str(error)[:200])
 
