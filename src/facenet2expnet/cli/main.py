@@ -34,7 +34,7 @@ INTERRUPTED = 130
 
 def make_app() -> typer.Typer:
     """The command with all its groups; heavy libraries load inside the commands that need them."""
-    from facenet2expnet.cli import analyse, data, evaluate, export, hub, model, models, nets, run
+    from facenet2expnet.cli import analyse, data, evaluate, export, hub, model, models, nets, run, serve
 
     app = typer.Typer(
         name="fn2en",
@@ -46,7 +46,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_common)
-    for group in (run, evaluate, model, export, hub, data):
+    for group in (run, evaluate, model, export, hub, serve, data):
         group.add(app)
     app.command()(nets.nets)
     app.command()(models.models)

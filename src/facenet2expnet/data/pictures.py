@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import warnings
@@ -99,13 +100,32 @@ def read_reduced(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) 
     if not isinstance(path, str | Path):
         return _decode(path, max_megapixels)
     path = Path(path)
-    try:
+    with _reasons():
         if path.is_dir():
             raise UserError("is a folder, not a picture")
         if path.suffix.lower() in HEIC_ENDINGS:
             _register_heic()
         with path.open("rb") as file:
             return _decode(file, max_megapixels)
+
+
+def decode_picture(file: BinaryIO, formats: tuple[str, ...]) -> np.ndarray:
+    """Decode an open picture file as (H, W, 3) uint8 RGB, as `read_picture` does.
+
+    Args:
+        file: at its beginning.
+        formats: Pillow's names of the formats that are tried.
+    Raises:
+        UserError: With the reason, as for `read_picture`.
+    """
+    return _decode(file, MAX_MEGAPIXELS, formats)[0]
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turn what the file system says into a UserError with the reason."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise UserError("was not found") from error
     except PermissionError as error:
@@ -114,16 +134,16 @@ def read_reduced(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) 
         raise UserError(f"can't be read: {error.strerror or error}") from error
 
 
-def _decode(file: BinaryIO, max_megapixels: float) -> tuple[np.ndarray, int]:
-    """Read an open file; see `read_reduced`."""
+def _decode(file: BinaryIO, max_megapixels: float, formats: tuple[str, ...] | None = None) -> tuple[np.ndarray, int]:
+    """Read an open file, by default of any format; see `read_reduced`."""
     try:
         head = file.read(12)
         if not head:
             raise UserError("is empty (zero bytes)")
-        if _is_heic(head):
+        if formats is None and _is_heic(head):
             _register_heic()
         file.seek(0)
-        with _opened(file, head) as image:
+        with _opened(file, head, formats) as image:
             reduced = _reduce(image, max_megapixels)
             deep_colour = reduced == 1 and _has_deep_colour(image)
             image.load()
@@ -138,10 +158,10 @@ def _decode(file: BinaryIO, max_megapixels: float) -> tuple[np.ndarray, int]:
         raise UserError(f"is damaged or truncated: {error}") from error
 
 
-def _opened(file: BinaryIO, head: bytes) -> Image.Image:
+def _opened(file: BinaryIO, head: bytes, formats: tuple[str, ...] | None) -> Image.Image:
     """Open a picture; one that is too large for Pillow's own check only if it can be read reduced."""
     try:
-        return Image.open(file)
+        return Image.open(file, formats=formats)
     except Image.DecompressionBombError as error:
         file.seek(0)
         if head.startswith(b"\xff\xd8\xff"):
