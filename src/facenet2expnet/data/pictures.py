@@ -109,12 +109,12 @@ def read_reduced(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) 
             return _decode(file, max_megapixels)
 
 
-def decode_picture(file: BinaryIO, formats: tuple[str, ...]) -> np.ndarray:
+def decode_picture(file: BinaryIO, formats: tuple[str, ...] | None = None) -> np.ndarray:
     """Decode an open picture file as (H, W, 3) uint8 RGB, as `read_picture` does.
 
     Args:
         file: at its beginning.
-        formats: Pillow's names of the formats that are tried.
+        formats: Pillow's names of the formats that are tried; None for all.
     Raises:
         UserError: With the reason, as for `read_picture`.
     """
