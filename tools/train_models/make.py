@@ -2,8 +2,7 @@
 
     python tools/train_models/make.py FER2013 --out runs/models --threads 1
 
-`fn2en data how-to fer2013` describes the folder FER2013, which needs the votes of FER+; starts/fer-0.5 is what
-tools/make_start.py makes with --width 0.5. The same command goes on where an earlier call was stopped.
+`fn2en data how-to fer2013` describes the folder FER2013, which needs the votes of FER+. The same command goes on where an earlier call was stopped.
 
 Training's pictures without copies of PublicTest are drawn into three parts with seed 0: 2,000 to choose by, which the
 starts of tools/make_start.py have not seen either, 1,000 to calibrate on, and all others to learn from, with the votes
@@ -41,7 +40,7 @@ TEACHER = [
 STUDENT = ["stage2.votes=true", "stage1.cached_views=8", "stage1.mixed_views=0.5", "calibrate=true"]
 MODELS = {
     "small": ["expnet.width=0.25", "expnet.start=faces", "stage2.epochs=40"],
-    "standard": ["expnet.width=0.5", "expnet.start=starts/fer-0.5", "stage2.epochs=16"],
+    "standard": ["expnet.width=0.5", "expnet.start=faces", "stage2.epochs=13"],
 }
 """Model -> what differs from the recipe `quick` with TEACHER and STUDENT."""
 
@@ -108,7 +107,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fer2013", type=Path, metavar="FER2013")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="the start at width 0.5, starts/fer-0.5 by default")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int)
@@ -116,12 +114,9 @@ def main() -> None:
     manifest = given.out.with_name(given.out.name + ".data") / "manifest.csv"
     if not manifest.is_file():
         pictures(given.fer2013, manifest.parent).save(manifest)
-    models = dict(MODELS)
-    if given.start:
-        models["standard"] = [*models["standard"], f"expnet.start={given.start}"]
     with console.progress() as display:
         train(
-            manifest, given.out, models, settings=given.settings, device=given.device, threads=given.threads,
+            manifest, given.out, settings=given.settings, device=given.device, threads=given.threads,
             progress=display,
         )  # fmt: skip
     print(pd.read_csv(given.out / "table.csv")[["number", "method", "accuracy", "negative_log_likelihood"]])

@@ -35,6 +35,7 @@ from facenet2expnet.nets.storage import as_int8, from_int8
 from facenet2expnet.predict.model_folder import ONNX, WEIGHTS, Model, load_model, save_model
 from facenet2expnet.predict.onnx_model import load_onnx
 from facenet2expnet.predict.recognizer import Recognizer
+from facenet2expnet.recipe import SHIPPED_START
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -165,7 +166,7 @@ def main() -> None:
             f"{parts['valid']:,} others calibrated it. None of PublicTest, PrivateTest, or copies of PublicTest's."
         )  # fmt: skip
         metadata: dict[str, Any] = {key: model.metadata[key] for key in KEPT if key in model.metadata}
-        metadata["recipe"]["expnet"]["start"] = Path(metadata["recipe"]["expnet"]["start"]).name
+        metadata["recipe"]["expnet"]["start"] = SHIPPED_START  # whatever its path was
         metadata |= {
             "method": "fn2en", "command": "python tools/train_models/make.py FER2013 --out runs/models",
             "trained_on": {"manifest": manifest.name, "sha256": manifest.sha256(), "words": words, **parts},
