@@ -2,7 +2,8 @@
 
     python tools/train_models/make.py FER2013 --out runs/models --threads 1
 
-`fn2en data how-to fer2013` describes the folder FER2013, which needs the votes of FER+. The same command goes on where an earlier call was stopped.
+`fn2en data how-to fer2013` describes the folder FER2013, which needs the votes of FER+. The same command goes on
+where an earlier call was stopped.
 
 Training's pictures without copies of PublicTest are drawn into three parts with seed 0: 2,000 to choose by, which the
 starts of tools/make_start.py have not seen either, 1,000 to calibrate on, and all others to learn from, with the votes
