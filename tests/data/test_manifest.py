@@ -127,7 +127,7 @@ class TestTable:
             ("Image,Label,Split,Subject,Fold", "image,label,split,subject,fold"),
             ("image_path,Emotion,Usage,subject_id,k-fold", "image,label,split,subject,fold"),
             ("pth,label,train only,person,Fold_1", "image,label,train_only,subject,fold_1"),
-            ("\u200bimage,label\u200b,SPLIT ,Sequence ID,P_x", "image,label,split,sequence,p_x"),
+            ("\u200bimage,label\u200b,SPLIT ,Sequence ID,P_other", "image,label,split,sequence,p_other"),
             ("image,path,label,emotion,Age", "image,path,label,emotion,Age"),  # our own names go first
             ("image,label,set,identity,x", "image,label,split,identity,x"),  # its values are parts of a set
         ],

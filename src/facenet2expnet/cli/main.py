@@ -114,8 +114,8 @@ def with_flags(message: str, arguments: Sequence[str]) -> str:
     if list(arguments[:2]) == ["data", "prepare"]:
         if verb and name in SOURCE_OPTIONS:
             return f"--option {name}={rest.partition(',')[0]}: expected{rest.partition('expected')[2]}"
-        return re.sub(rf"\bpass ((?:{'|'.join(SOURCE_OPTIONS)})=)", r"pass --option \1", message)
-    return f"{FLAGS[name]} is {rest}" if verb and name in FLAGS else message
+        message = re.sub(rf"\bpass ((?:{'|'.join(SOURCE_OPTIONS)})=)", r"pass --option \1", message)
+    return message.replace(name, FLAGS[name], 1) if verb and name in FLAGS else message
 
 
 if __name__ == "__main__":
