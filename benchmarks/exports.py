@@ -33,7 +33,12 @@ from facenet2expnet.deploy.onnx import PRECISIONS, export
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict.model_folder import WEIGHTS, find_model, load_model, locate_model
 
-NAMES = {"float32": "ONNX", "float16": "ONNX, float16", "int8": "ONNX, int8"}
+NAMES = {
+    "float32": "ONNX",
+    "float16": "ONNX, float16",
+    "int8": "ONNX, int8",
+    "int8-weights": "ONNX, weights in int8",
+}
 BATCHES = (1, 64)
 
 

@@ -119,7 +119,8 @@ class Claims:
             newest = max(found, key=lambda claim: claim.number, default=None)
             if newest is not None and newest.alive(self.expires_s):
                 return False
-            path = _path(self.folder, name, newest.number + 1 if newest else 1)
+            number = newest.number + 1 if newest else 1
+            path = _path(self.folder, name, number)
             try:
                 if not _create(path):
                     return False
@@ -127,6 +128,9 @@ class Claims:
                 raise UserError(
                     f"{path}: can't be written: {error.strerror}; make room, or give write access"
                 ) from None
+            if any(claim.number > number for claim in _read_claims(self.folder, name)):
+                path.unlink(missing_ok=True)  # made while the folder was listed: a listing is no moment
+                return False
             self._held[name] = path
             for old in found:
                 _path(self.folder, name, old.number).unlink(missing_ok=True)

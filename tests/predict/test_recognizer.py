@@ -151,7 +151,7 @@ def test_invalid_input(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no pictures or videos in this folder"):
         recognizer.predict(tmp_path / "empty")
-    with pytest.raises(UserError, match=r"expected a picture \(H, W, 3\) uint8 RGB, got \(4, 4\) float64"):
+    with pytest.raises(UserError, match=r"expected a picture \(H, W, 3\) uint8 RGB, 0 to 255, got \(4, 4\) float64"):
         recognizer.predict([np.zeros((4, 4))])
     with pytest.raises(UserError, match=r"got \(0, 0, 3\) uint8"):
         recognizer.predict(np.zeros((0, 0, 3), np.uint8))
@@ -203,17 +203,17 @@ def test_memory_does_not_grow_with_the_number_of_pictures(
     path = tmp_path / "face.png"
     Image.fromarray(noise(44, 44)).save(path)
     made, freed, most_alive = [], [], 0
-    read = module.read_picture
+    read = module.read_reduced
 
-    def watched(path: Path) -> np.ndarray:
+    def watched(path: Path, max_megapixels: float) -> tuple[np.ndarray, int]:
         nonlocal most_alive
-        pixels = read(path)
+        pixels, reduced = read(path, max_megapixels)
         made.append(1)
         weakref.finalize(pixels, freed.append, 1)
         most_alive = max(most_alive, len(made) - len(freed))
-        return pixels
+        return pixels, reduced
 
-    monkeypatch.setattr(module, "read_picture", watched)
+    monkeypatch.setattr(module, "read_reduced", watched)
     count = sum(len(r.faces) for r in Recognizer(model).stream([path] * 2000, faces="whole-image", workers=2))
     assert (count, len(made)) == (2000, 2000)
     assert most_alive <= 2 * module.BATCH_FRAMES + 2 * 2 + 4

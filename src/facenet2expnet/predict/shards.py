@@ -104,7 +104,7 @@ def predict_shard(
     about = {
         "sources": list(sources), "shards": shard.count, "part_pictures": part_pictures,
         "options": dataclasses.asdict(dataclasses.replace(options, workers=None)), "classes": list(recognizer.classes),
-        "model": _identity(recognizer),
+        "weights": _identity(recognizer),
     }  # fmt: skip
     _check_sources(sources)
     with Claims(folder / claims.FOLDER) as own:
