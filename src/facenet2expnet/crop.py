@@ -192,5 +192,11 @@ def resize_square(picture: np.ndarray, side_px: int) -> np.ndarray:
 
 def centre_crop(faces: Tensor, crop_px: int) -> Tensor:
     """Cut the centre window, the one test crop: (..., S, S) -> (..., crop_px, crop_px), as float."""
-    start = (faces.shape[-1] - crop_px) // 2
-    return faces[..., start : start + crop_px, start : start + crop_px].float()
+    window = centre_window(faces.shape[-1], crop_px)
+    return faces[..., window, window].float()
+
+
+def centre_window(side_px: int, crop_px: int) -> slice:
+    """The rows, and the columns, of the centre window of a square."""
+    start = (side_px - crop_px) // 2
+    return slice(start, start + crop_px)

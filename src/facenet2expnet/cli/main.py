@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 def make_app() -> typer.Typer:
     """The command with all its groups; heavy libraries load inside the commands that need them."""
-    from facenet2expnet.cli import analyse, data, evaluate, model, nets, run, serve
+    from facenet2expnet.cli import analyse, data, evaluate, export, model, nets, run, serve
 
     app = typer.Typer(
         name="fn2en",
@@ -32,7 +32,7 @@ def make_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_common)
-    for group in (run, evaluate, model, data, serve):
+    for group in (run, evaluate, model, export, data, serve):
         group.add(app)
     app.command()(nets.nets)
     app.add_typer(analyse.app, name="analyse")

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import read_json, write_json
-from facenet2expnet.nets import face
-from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
-from facenet2expnet.nets.expnet import ExpNet
-from facenet2expnet.nets.storage import read_tensors, write_tensors
+from facenet2expnet.predict.onnx_model import is_onnx
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMAT = "facenet2expnet-model-1"
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -48,6 +46,11 @@ def save_model(model: Model, folder: Path) -> None:
     Raises:
         UserError: If the folder can't be written.
     """
+    from torch import nn
+
+    from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
+    from facenet2expnet.nets.storage import write_tensors
+
     module = model.module
     if isinstance(module, ExpressionClassifier):
         architecture: dict[str, Any] = {"kind": "expression-net", **module.net.arguments}
@@ -72,6 +75,11 @@ def load_model(folder: Path) -> Model:
     Raises:
         UserError: If there is no model, a file is damaged, or weights and description do not match.
     """
+    from facenet2expnet.nets import face
+    from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier
+    from facenet2expnet.nets.expnet import ExpNet
+    from facenet2expnet.nets.storage import read_tensors
+
     folder = find_model(folder)
     card = read_json(folder / CARD)
     if not isinstance(card, dict) or card.pop("format", None) != FORMAT:
@@ -119,8 +127,21 @@ def shipped_model(name: str) -> Path | None:
     return SHIPPED / name
 
 
+def locate_model(path: str | Path | None = None) -> Path:
+    """Return where a model is: a path as it is, or the folder of a model of the package, by default "standard".
+
+    Raises:
+        UserError: If it is the name of a model of the package, and this copy comes without it.
+    """
+    if path is not None and Path(path).exists():
+        return Path(path)
+    return shipped_model(str(path or DEFAULT_MODEL)) or Path(path or DEFAULT_MODEL)
+
+
 def is_model(path: Path) -> bool:
-    """Whether a path is a model folder, or a run folder."""
+    """Whether a path is a model folder, a run folder or an ONNX file."""
+    if is_onnx(path):
+        return path.is_file()
     return any((path / name).is_file() for name in (CARD, f"model/{CARD}", "run.json")) or path.name == CARD
 
 

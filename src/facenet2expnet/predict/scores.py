@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
 import numpy as np
-import torch
-from torch import nn
 
 from facenet2expnet.crop import centre_crop
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 BATCH = 64
 
 
-@torch.inference_mode()
+class Classifier(Protocol):
+    """What a recognizer asks: a network of PyTorch, or an ONNX file."""
+
+    def __call__(self, faces: np.ndarray, *, rows: np.ndarray | None = None) -> np.ndarray:
+        """Class probabilities of the centre crop of every stored face.
+
+        Args:
+            faces: (N, S, S, 3) uint8 RGB; a memory map is read one batch at a time.
+            rows: (M,) int64, the rows to use; by default all.
+        Returns:
+            (M, K) float32; rows sum to 1.
+        """
+        ...
+
+
+def batches(faces: np.ndarray, rows: np.ndarray | None = None) -> Iterator[np.ndarray]:
+    """Yield copies of up to `BATCH` faces; at least one batch, perhaps empty, so that the answers have K columns."""
+    count = len(faces) if rows is None else len(rows)
+    for first in range(0, max(1, count), BATCH):
+        batch = slice(first, first + BATCH)
+        yield np.array(faces[batch if rows is None else rows[batch]])
+
+
 def class_scores(
     model: nn.Module,
     pixels: np.ndarray,
@@ -30,13 +57,13 @@ def class_scores(
     Returns:
         (M, K) float32.
     """
-    count = len(pixels) if rows is None else len(rows)
+    import torch
+
     scores = []
-    for first in range(0, max(1, count), BATCH):  # at least one, perhaps empty, batch: it gives the K columns
-        batch = slice(first, first + BATCH)
-        faces = np.array(pixels[batch if rows is None else rows[batch]])
-        crops = centre_crop(torch.from_numpy(faces).to(device).permute(0, 3, 1, 2), crop_px)
-        scores.append(model(crops).float().cpu().numpy())
+    with torch.inference_mode():
+        for faces in batches(pixels, rows):
+            crops = centre_crop(torch.from_numpy(faces).to(device).permute(0, 3, 1, 2), crop_px)
+            scores.append(model(crops).float().cpu().numpy())
     return np.concatenate(scores)
 
 
@@ -49,5 +76,7 @@ def class_probabilities(
     rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """Class probabilities (M, K) float32; arguments as for `class_scores`."""
+    import torch
+
     scores = torch.from_numpy(class_scores(model, pixels, crop_px, device, rows=rows))
     return scores.softmax(dim=1).numpy()
