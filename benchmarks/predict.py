@@ -33,7 +33,6 @@ from facenet2expnet import Recognizer  # noqa: E402
 from facenet2expnet.data import bundled  # noqa: E402
 from facenet2expnet.faces.detect import find_in_photo  # noqa: E402
 from facenet2expnet.faces.prepare import cut_face  # noqa: E402
-from facenet2expnet.predict.scores import class_probabilities  # noqa: E402
 from facenet2expnet.predict.tracking import Tracker, load_describer  # noqa: E402
 from facenet2expnet.predict.video import Every, read_video  # noqa: E402
 
@@ -156,7 +155,7 @@ def parts(recognizer: Recognizer, clip: Path, options: dict[str, float]) -> tupl
         faces = find_in_photo(frame.pixels, contract, min_face_px=options.get("min_face_px"))
         marks.append(time.perf_counter())
         crops = np.stack([cut_face(frame.pixels, face, contract) for face in faces])
-        class_probabilities(recognizer.model, crops, contract.crop_px)
+        recognizer.probabilities(crops)
         marks.append(time.perf_counter())
         tracker.update(frame.pixels, frame.time_s, faces)
         marks.append(time.perf_counter())

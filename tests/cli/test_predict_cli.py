@@ -122,7 +122,7 @@ def test_model_or_source(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert split(["https://example.org/a.jpg"]) == (None, ["https://example.org/a.jpg"])
     for first, message in (
         ("hf:me/model", "models on Hugging Face can't be used for prediction yet; give a model folder or a run"),
-        ("a.onnx", "ONNX files can't be used for prediction yet"),
+        ("a.onnx", "a.onnx: there is no such ONNX file"),
         ("none", "there is no such model folder, picture, folder or video"),
         ("run", "run is a model; name pictures, a video or webcam after it"),
     ):

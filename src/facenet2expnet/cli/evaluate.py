@@ -18,7 +18,9 @@ def add(app: typer.Typer) -> None:
 
 
 def evaluate(
-    model: ModelFolder,
+    model: Annotated[
+        Path, typer.Argument(help="A model folder, a run folder with one model, or an ONNX file of fn2en export.")
+    ],
     data: Data,
     out: TableFile = None,
     device: Device = "auto",

@@ -63,6 +63,16 @@ def run() -> None:
             raise
         print(f"fn2en: {message}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:  # in a small installation; see docs/deploy.md
+        package = (error.name or "").partition(".")[0]
+        if debug or package in ("", "facenet2expnet"):
+            raise
+        print(
+            f"fn2en: this needs the Python package '{package}', which is not installed; pip install facenet2expnet "
+            "brings all packages, a small installation those for predicting from ONNX files",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:
             resumed = "" if "predict" in sys.argv[1:2] else "; continue a run with --resume --out FOLDER"

@@ -46,8 +46,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[MODEL] SOURCE...",
-            help="MODEL: a model folder or a run; no model is shipped yet, so name one. SOURCE: pictures, folders, "
-            "patterns, lists (.txt), videos, webcam or camera:1.",
+            help="MODEL: a model folder, a run or an ONNX file; no model is shipped yet, so name one. "
+            "SOURCE: pictures, folders, patterns, lists (.txt), videos, webcam or camera:1.",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .jsonl or .parquet.")] = None,
@@ -151,20 +151,22 @@ def predict(
 
 
 def split_model(inputs: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Tell the model from the sources: it comes first, and is a model or run folder, or the name of a shipped model.
+    """Tell the model from the sources: it comes first; a model or run folder, an ONNX file, or a shipped model's name.
 
     Raises:
         UserError: If the first input is neither a model nor a source, or there is no source.
     """
     from facenet2expnet.errors import UserError
     from facenet2expnet.predict.model_folder import SHIPPED_NAMES, is_model
+    from facenet2expnet.predict.onnx_model import is_onnx
     from facenet2expnet.predict.sources import check_sources, is_camera, is_url
 
     first, rest = inputs[0], list(inputs[1:])
-    if first.startswith("hf:") or first.lower().endswith(".onnx"):
-        kind = "models on Hugging Face" if first.startswith("hf:") else "ONNX files"
-        raise UserError(f"{first}: {kind} can't be used for prediction yet; give a model folder or a run")
+    if first.startswith("hf:"):
+        raise UserError(f"{first}: models on Hugging Face can't be used for prediction yet; give a model folder or a run")
     path = Path(first)
+    if is_onnx(first) and not path.is_file():
+        raise UserError(f"{first}: there is no such ONNX file")
     named = first in SHIPPED_NAMES and not path.exists()
     if named or (path.exists() and is_model(path)):
         if not rest:
@@ -261,19 +263,17 @@ class Summary:
     def print(self, out: Path | None, quiet: bool) -> None:
         """Print the pictures that could not be read, the first rows, and the counts."""
         from facenet2expnet.cli import console
-        from facenet2expnet.predict.results import to_table
-        from facenet2expnet.report import tables
 
         for skipped in self.skipped:
             print(f"skipped {skipped.image}: {skipped.reason}")
         if self.unread > len(self.skipped):
             print(f"... and {self.unread - len(self.skipped)} more skipped")
         if self.read and (not quiet or not out):
-            shown = to_table([result for result in self.first if not result.unread]).head(SHOWN)
-            console.out.print(tables.to_rich(_as_text(shown)))
+            table = _as_text([result for result in self.first if not result.unread])
+            console.out.print(table)
             rows = self.rows - self.unread
-            if rows > len(shown):
-                print(f"... and {rows - len(shown)} more{'' if out else '; --out writes all of them'}")
+            if rows > table.row_count:
+                print(f"... and {rows - table.row_count} more{'' if out else '; --out writes all of them'}")
         counted = [_count(self.read - self.moving, "picture"), _count(self.moving, "frame"), _count(self.faces, "face")]
         labels = ", ".join(f"{label} {count}" for label, count in self.labels.most_common())
         print(", ".join(filter(None, counted)) + (f": {labels}" if labels else ""))
@@ -431,16 +431,30 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}" if number else ""
 
 
-def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """The table for a terminal: file name, time and track of a video, box, class, and all classes in percent."""
-    shown = table[["source"]].map(lambda source: Path(source).name or source)
-    if (table["time_s"] > 0).any() or table["track"].notna().any():
-        shown["time, s"] = table["time_s"].map("{:.2f}".format)
-        shown["track"] = [
-            "" if none else f"#{n}" for n, none in zip(table["track"], table["track"].isna(), strict=True)
-        ]
-    places = zip(*(table[name] for name in ("x", "y", "width", "height")), strict=True)
-    shown["face"] = ["" if x != x else f"{w:.0f} x {h:.0f} at {x:.0f}, {y:.0f}" for x, y, w, h in places]
-    shown["expression"] = table["label"].fillna(table["note"])
-    probabilities = table.filter(regex="^p_").map(lambda p: "" if p != p else f"{p:.0%}")
-    return shown.join(probabilities.rename(columns=lambda name: name.removeprefix("p_")))
+def _as_text(results: Sequence[FrameResult]) -> Table:
+    """The first faces for a terminal: file name, time and track of a video, box, class, all classes in percent.
+
+    pandas is not needed: a short command would spend half of its time on loading it.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from facenet2expnet.predict.sources import readable
+
+    moving = any(result.time_s > 0 or any(face.track for face in result.faces) for result in results)
+    classes = results[0].classes
+    table = Table()
+    for name in ("source", *(("time, s", "track") if moving else ()), "face", "expression", *classes):
+        table.add_column(Text(readable(name)), justify="left" if name == "source" else "right")
+    for result in results:
+        start = [Path(result.source).name or result.source]
+        time_s = [f"{result.time_s:.2f}"] if moving else []
+        rows: list[list[str]] = [] if result.faces else [[*start, *time_s, *([""] if moving else []), "", result.note]]
+        for face, label in zip(result.faces, result.labels, strict=True):
+            left, top, right, bottom = face.box_xyxy_px
+            track = [f"#{face.track}" if face.track else ""] if moving else []
+            box = f"{right - left:.0f} x {bottom - top:.0f} at {left:.0f}, {top:.0f}"
+            rows.append([*start, *time_s, *track, box, label, *(f"{p:.0%}" for p in face.probabilities)])
+        for row in rows[: SHOWN - table.row_count]:
+            table.add_row(*(Text(readable(cell)) for cell in row))
+    return table

@@ -12,10 +12,9 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data.table import (
@@ -31,6 +30,9 @@ from facenet2expnet.data.table import (
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import atomic_path, read_json, write_json
 from facenet2expnet.labels import in_canonical_order
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 
@@ -83,6 +85,8 @@ class Manifest:
     @property
     def labels(self) -> np.ndarray:
         """Class numbers (N,), int64, as indices into `classes`; -1 for a picture without a label."""
+        import pandas as pd
+
         return pd.Index(self.classes, dtype=object).get_indexer(pd.Index(self.table["label"])).astype(np.int64)
 
     @property
@@ -91,6 +95,8 @@ class Manifest:
 
         Rows sum to 1, or to 0 where there are no votes.
         """
+        import pandas as pd
+
         columns = [f"p_{name}" for name in self.classes]
         if not columns or not set(columns) <= set(self.table.columns):
             return None
@@ -113,6 +119,8 @@ class Manifest:
     @property
     def groups(self) -> np.ndarray:
         """Numbers (N,) int64 of what must stay together: the subject, else the sequence, else the row itself."""
+        import pandas as pd
+
         count, subjects, sequences = len(self), self.subjects, self.sequences
         ids = np.arange(2 * count, 3 * count)
         if sequences is not None:
@@ -251,6 +259,8 @@ def from_folder(folder: Path, classes: Sequence[str] | None = None) -> Manifest:
     check_exists(folder)
     pictures = find_pictures(folder)
     parts = [path.relative_to(folder).parts for path in pictures]
+    import pandas as pd
+
     tops, loose = {names[0] for names in parts}, [names[0] for names in parts if len(names) == 1]
     if len(loose) == len(parts):
         raise UserError(
@@ -282,6 +292,8 @@ def with_train_only(manifest: Manifest, added: Manifest) -> Manifest:
         UserError: If no row is left, or the faces were prepared in different ways.
     Source: FN2EN, section IV-F and Table VI (SFEW with FER2013).
     """
+    import pandas as pd
+
     if manifest.contract != added.contract:
         ways = f"were prepared in different ways ({manifest.contract} and {added.contract})"
         raise UserError(f"'{manifest.name}' and '{added.name}' {ways}; prepare both with the same options")

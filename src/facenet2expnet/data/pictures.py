@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageDraw, ImageOps, ImageSequence, UnidentifiedImageError
 
 from facenet2expnet.data.manifest import PICTURE_ENDINGS
@@ -149,6 +148,8 @@ def png_bytes(picture: np.ndarray) -> bytes:
 
 def write_skipped(skipped: Sequence[Skipped], path: Path) -> None:
     """Write skipped.csv with the columns image and reason."""
+    import pandas as pd
+
     text = pd.DataFrame(skipped, columns=["image", "reason"]).to_csv(index=False, lineterminator="\n")
     write_atomic(path, text.encode("utf-8", "surrogateescape"))
 

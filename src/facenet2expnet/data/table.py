@@ -6,12 +6,15 @@ import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import suggestion
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("image", "label", "subject", "sequence", "frame", "split", "fold")
 """`image` and `label` are required, the others are optional; further columns are kept."""
@@ -35,6 +38,8 @@ def read_table(path: Path) -> tuple[pd.DataFrame, list[int]]:
         if kind == "csv":
             table, lines = _read_csv(path)
         else:
+            import pandas as pd
+
             table = pd.read_parquet(path).reset_index(drop=True)
             lines = list(range(1, len(table) + 1))
     except UserError:
@@ -109,6 +114,8 @@ def raise_faults(faults: list[str], rows: int = 0) -> None:
 
 def as_text(column: pd.Series) -> pd.Series:
     """Text with "" for missing values; whole numbers that pandas holds as floats lose their `.0`."""
+    import pandas as pd
+
     if pd.api.types.is_float_dtype(column):
         texts = ["" if pd.isna(v) else str(int(v)) if v == int(v) else str(v) for v in column]
     else:
@@ -118,6 +125,8 @@ def as_text(column: pd.Series) -> pd.Series:
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[int]]:
     """Read a CSV (commas, semicolons or tabs) as text, and the line on which each row ends, without blank lines."""
+    import pandas as pd
+
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as fault:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp, softmax
+from torch import nn
 
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import Skipped
@@ -18,6 +19,7 @@ from facenet2expnet.experiment.metrics import CALIBRATION_SCORES, scores_of
 from facenet2expnet.experiment.significance import Floats, Ints
 from facenet2expnet.nets.classifier import divide_scores
 from facenet2expnet.predict.model_folder import CARD, Model, find_model, save_model
+from facenet2expnet.predict.onnx_model import is_onnx
 from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.scores import class_scores
 
@@ -66,10 +68,13 @@ def calibrate(
         UserError: If the model's run was made from this data, `out` holds a model, or as `evaluate` does.
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2.
     """
+    if is_onnx(model):
+        raise UserError(f"{model}: an ONNX file can't be calibrated; calibrate the model folder and export it again")
     folder = find_model(Path(model)) if out is None else Path(out)
     if out is not None and (folder / CARD).exists():
         raise UserError(f"{folder}: there is a model already; give --out a new folder")
     recognizer = Recognizer.load(model, device)
+    assert isinstance(recognizer.model, nn.Module)
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)
     if of_training:
         raise UserError(

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
 from facenet2expnet.data.audit import audit
 from facenet2expnet.data.dataset import Dataset, load_dataset
@@ -20,7 +18,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.labels import nearest
 from facenet2expnet.predict.recognizer import Recognizer
-from facenet2expnet.predict.scores import class_probabilities
+from facenet2expnet.predict.scores import Classifier
 
 LISTED = 5
 """Skipped pictures that the notes name."""
@@ -55,7 +53,7 @@ def evaluate(
         print(evaluate("runs/mine", "faces/").metrics["methods"]["fn2en"]["mean"])
 
     Args:
-        model: a model folder, or a run folder with one model.
+        model: a model folder, a run folder with one model, or an ONNX file of `fn2en export`.
         data: a folder of class folders, a manifest file, a face store, or a manifest.
         device: "auto", "cpu", "cuda" or "mps".
         progress: called with the number of pictures read and of all pictures.
@@ -65,7 +63,7 @@ def evaluate(
     recognizer = Recognizer.load(model, device)
     dataset, labelled, of_training = load_labelled(recognizer, data, progress)
     predictions = predict_table(
-        recognizer.model, dataset, labelled, recognizer.classes, recognizer.device, fold="all",
+        recognizer.probabilities, dataset, labelled, recognizer.classes, fold="all",
         method=recognizer.metadata.get("method", "model"),
         seed=recognizer.metadata.get("trained_on", {}).get("seed", 0),
     )  # fmt: skip
@@ -90,10 +88,10 @@ def evaluate(
 
 
 def predict_table(
-    model: nn.Module, dataset: Dataset, rows: np.ndarray, classes: Sequence[str], device: torch.device, **what: Any
+    classify: Classifier, dataset: Dataset, rows: np.ndarray, classes: Sequence[str], **what: Any
 ) -> pd.DataFrame:
     """Predict labelled rows of a dataset: image, subject if known, `what` it is, truth, predicted, p_<class>."""
-    probabilities = class_probabilities(model, dataset.pixels, dataset.contract.crop_px, device, rows=rows)
+    probabilities = classify(dataset.pixels, rows=rows)
     table = dataset.manifest.table.iloc[rows]
     known = ["image"] if dataset.manifest.subjects is None else ["image", "subject"]
     columns = {name: table[name].to_numpy() for name in known} | what | {"truth": table["label"].to_numpy()}

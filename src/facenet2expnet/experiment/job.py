@@ -26,7 +26,7 @@ from facenet2expnet.experiment.evaluate import predict_table
 from facenet2expnet.files import atomic_path, write_json
 from facenet2expnet.nets.classifier import AveragedTeacher, Teacher, divide_scores
 from facenet2expnet.predict.model_folder import Model, save_model
-from facenet2expnet.predict.scores import class_scores
+from facenet2expnet.predict.scores import class_scores, torch_classifier
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training.loop import EpochRecord, best_epoch
 from facenet2expnet.training.stages import TrainingContext, fine_tune, fn2en, from_scratch, pretrained_teacher
@@ -128,7 +128,8 @@ def run_job(
         temperature = fit_temperature(scores, dataset.manifest.labels[rows])
         divide_scores(model, temperature)
     what = {"fold": job.split.name, "method": job.method, "seed": job.seed}
-    predictions = predict_table(model, dataset, job.split.test, dataset.manifest.classes, device, **what)
+    classify = torch_classifier(model, dataset.contract.crop_px, device)
+    predictions = predict_table(classify, dataset, job.split.test, dataset.manifest.classes, **what)
     if temperature is not None:
         predictions["temperature"] = temperature
     correct = predictions["truth"] == predictions["predicted"]

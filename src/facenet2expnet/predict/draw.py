@@ -7,14 +7,14 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from facenet2expnet.data.manifest import PICTURE_ENDINGS
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import write_atomic
+from facenet2expnet.files import package_file, write_atomic
 from facenet2expnet.predict.sources import VIDEO_ENDINGS, Given, check_sources, expand
 from facenet2expnet.predict.video import VideoWriter, require_av
 
@@ -113,10 +113,15 @@ def _shared(a: Sequence[float], b: Sequence[float]) -> float:
 
 @functools.cache
 def _font(size_px: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib; it has the letters of most European languages, Greek and Cyrillic."""
-    import matplotlib
+    """DejaVu Sans, which comes with matplotlib; it has the letters of most European languages, Greek and Cyrillic.
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans-Bold.ttf"), size_px)
+    A small installation without matplotlib has the font of Pillow, for Latin letters.
+    """
+    try:
+        path = package_file("matplotlib", "mpl-data/fonts/ttf/DejaVuSans-Bold.ttf", "")
+    except UserError:
+        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size_px))
+    return ImageFont.truetype(str(path), size_px)
 
 
 class DrawingWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 FORMAT = "facenet2expnet-model-1"
 WEIGHTS, CARD = "model.safetensors", "model.json"
+
+ONNX = "model.onnx"
+"""An exported copy beside the weights; it is used where PyTorch is not installed."""
 
 SHIPPED = Path(__file__).parent.parent / "models"
 """The folder of the models of the package, one folder a model."""
@@ -109,6 +113,23 @@ def load_model(folder: Path) -> Model:
         first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise UserError(f"{folder / WEIGHTS}: not the weights of this model: {first}") from None
     return Model(module.eval(), classes, contract, card)
+
+
+def onnx_instead(path: Path) -> Path | None:
+    """Return the ONNX file of a model's folder if PyTorch is not installed, and None if it is.
+
+    Raises:
+        UserError: If PyTorch is not installed, and there is no model or no such file in its folder.
+    """
+    if importlib.util.find_spec("torch") is not None:
+        return None
+    folder = find_model(path)
+    if not (folder / ONNX).is_file():
+        raise UserError(
+            f"{folder}: without PyTorch a model folder needs a file {ONNX}; make one where PyTorch is installed, "
+            f"with fn2en export {folder} {folder / ONNX}, or pip install torch"
+        )
+    return folder / ONNX
 
 
 def shipped_model(name: str) -> Path | None:

@@ -10,27 +10,30 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import pandas as pd
-import torch
 
 from facenet2expnet.crop import DETECTORS, CropContract
 from facenet2expnet.data.pictures import Skipped, read_picture
-from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.faces.prepare import NO_FACE, Progress, cut_face, whole_picture
 from facenet2expnet.faces.store import FaceStore, is_store
 from facenet2expnet.predict import video
-from facenet2expnet.predict.model_folder import DEFAULT_MODEL, Model, load_model, shipped_model
+from facenet2expnet.predict.model_folder import Model, load_model, locate_model, onnx_instead
+from facenet2expnet.predict.onnx_model import OnnxModel, is_onnx, load_onnx
 from facenet2expnet.predict.results import FaceResult, FrameResult, to_table
-from facenet2expnet.predict.scores import class_probabilities
+from facenet2expnet.predict.scores import Classifier, torch_classifier
 from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, printable
 from facenet2expnet.predict.tracking import Describer, Smoother, Tracker, load_describer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import nn
 
 FACES = ("all", "largest", "whole-image")
 """Which faces of a picture are classified. "whole-image" takes each picture for one cut-out face."""
@@ -139,29 +142,48 @@ class Recognizer:
             print(result.time_s, result.labels)
 
     Attributes:
-        model: the module, RGB crops (B, 3, H, W) in 0..255 -> class scores (B, K).
-        classes, contract, metadata: see `Model`.
+        model: the module, RGB crops (B, 3, H, W) in 0..255 -> class scores (B, K); or the ONNX file's session.
+        probabilities: stored faces (N, S, S, 3) uint8 RGB -> class probabilities (N, K); see `scores.Classifier`.
+        device: where it computes.
+        classes, contract, metadata: see `Model` and `OnnxModel`.
     """
 
-    def __init__(self, model: Model, device: str | torch.device = "auto") -> None:
-        self.device = device if isinstance(device, torch.device) else choose_device(device)
-        self.model = model.module.to(self.device).eval()
+    model: nn.Module | OnnxModel
+    probabilities: Classifier
+    device: torch.device | str
+
+    def __init__(self, model: Model | OnnxModel, device: str | torch.device = "auto") -> None:
         self.classes = model.classes
         self.contract = model.contract
         self.metadata = model.metadata
+        if isinstance(model, OnnxModel):
+            self.model = self.probabilities = model
+            self.device = model.device
+            return
+        from facenet2expnet.device import choose_device
+
+        self.device = choose_device(device) if isinstance(device, str) else device
+        self.model = model.module.to(self.device).eval()
+        self.probabilities = torch_classifier(self.model, model.contract.crop_px, self.device)
 
     @classmethod
     def load(cls, path: str | Path | None = None, device: str | torch.device = "auto") -> Recognizer:
         """Load a model onto "auto", "cpu", "cuda", "mps" or a torch.device.
 
+        An ONNX file runs on ONNX Runtime, without PyTorch. A folder runs on PyTorch where that is installed, otherwise
+        on ONNX Runtime if the folder has a `model.onnx`.
+
         Args:
-            path: a model folder, a run folder with one model, or the name of a model of the package; by default the
-                package's "standard". No model is shipped yet, so for now this is an error.
+            path: an ONNX file of `fn2en export`, a model folder, a run folder with one model, or the name of a model of
+                the package; by default the package's "standard". No model is shipped yet, so for now this is an error.
         Raises:
-            UserError: If there is no model, a file is damaged, or there is no such device.
+            UserError: If there is no model, a file is damaged, a package is not installed, or there is no such device.
         """
-        named = shipped_model(str(path or DEFAULT_MODEL)) if path is None or not Path(path).exists() else None
-        return cls(load_model(named or Path(path or DEFAULT_MODEL)), device)
+        found = locate_model(path)
+        onnx = found if is_onnx(found) else onnx_instead(found)
+        if onnx:
+            return cls(load_onnx(onnx, str(device)))
+        return cls(load_model(found), device)
 
     def stream(
         self,
@@ -249,7 +271,7 @@ class Recognizer:
         crops = [crop for seen in batch for crop in seen.crops]
         side = self.contract.stored_px
         pixels = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
-        probabilities = class_probabilities(self.model, pixels, self.contract.crop_px, self.device)
+        probabilities = self.probabilities(pixels)
         first = 0
         for seen in batch:
             own = probabilities[first : first + len(seen.crops)]

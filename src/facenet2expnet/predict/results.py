@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PLACE = ("source", "frame", "time_s", "track", "x", "y", "width", "height", "detection_score")
 """The first columns of the table; the class columns and `note` follow."""
@@ -136,6 +138,8 @@ def column_types(names: Sequence[str]) -> dict[str, str]:
 
 def to_table(results: Sequence[FrameResult], classes: Sequence[str] = ()) -> pd.DataFrame:
     """The rows of several results as one table; `classes` are needed if there are no results."""
+    import pandas as pd
+
     smoothed = any(face.smoothed is not None for result in results for face in result.faces)
     names = columns(results[0].classes if results else classes, smoothed=smoothed)
     rows = [row for result in results for row in result.rows(smoothed=smoothed)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -37,6 +38,11 @@ def batches(faces: np.ndarray, rows: np.ndarray | None = None) -> Iterator[np.nd
     for first in range(0, max(1, count), BATCH):
         batch = slice(first, first + BATCH)
         yield np.array(faces[batch if rows is None else rows[batch]])
+
+
+def torch_classifier(model: nn.Module, crop_px: int, device: torch.device | str) -> Classifier:
+    """Return a classifier of a network of PyTorch; see `class_probabilities`."""
+    return partial(class_probabilities, model, crop_px=crop_px, device=device)
 
 
 def class_scores(

@@ -133,6 +133,12 @@ def printable(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
+def readable(value: object) -> str:
+    """The value as text for a page, figure or terminal; control characters become the replacement sign."""
+    text = str(value).encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c.isprintable() else "�" for c in text)
+
+
 def _of_one(given: str | Path, inside: Path | None, allow_urls: bool) -> Iterator[Source]:
     """The pictures, videos and cameras of one source."""
     if is_url(given):

@@ -10,8 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pandas as pd
-
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import atomic_path
 from facenet2expnet.predict.results import FrameResult, column_types, columns
@@ -88,6 +86,7 @@ class TableWriter:
             self.rows_path.unlink()
 
     def _make_parquet(self) -> None:
+        import pandas as pd
         import pyarrow as pa
         import pyarrow.parquet as pq
 

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
-from scipy.optimize import linear_sum_assignment
 
 from facenet2expnet.crop import CropContract, Framing
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.align import crop_matrix, similarity, warp
 from facenet2expnet.faces.detect import Face
-from facenet2expnet.nets import face as face_nets
 
 FACE_NET = "dlib-resnet29"
 CHIP_POINTS = {0: (0.317, 0.311), 1: (0.670, 0.311), 3: (0.336, 0.687), 4: (0.651, 0.687)}
@@ -61,25 +58,31 @@ class Describer:
 
     Raises:
         UserError: If the face net's package is not installed.
+        ImportError: If PyTorch is not installed.
     """
 
     def __init__(self) -> None:
-        self.net = face_nets.load(FACE_NET)
+        from facenet2expnet.nets import face
 
-    @torch.inference_mode()
+        self.net = face.load(FACE_NET)
+
     def __call__(self, pixels: np.ndarray, faces: Sequence[Face], detector: str) -> np.ndarray:
         """Describe faces (H, W, 3) uint8 RGB -> (N, 128) float32; `detector` is the one that found the boxes."""
+        import torch
+
         side = self.net.info.input_px
         chips = np.stack([warp(pixels, _chip_matrix(face, detector, side), side) for face in faces])
-        inputs = torch.from_numpy(chips).permute(0, 3, 1, 2)
-        return self.net(inputs, ["descriptor"])["descriptor"].numpy()
+        with torch.inference_mode():
+            inputs = torch.from_numpy(chips).permute(0, 3, 1, 2)
+            found: np.ndarray = self.net(inputs, ["descriptor"])["descriptor"].numpy()
+        return found
 
 
 def load_describer() -> Describer | None:
-    """Return the describer, or None if its package is not installed."""
+    """Return the describer, or None if its package or PyTorch is not installed."""
     try:
         return Describer()
-    except UserError:
+    except (UserError, ImportError):
         return None
 
 
@@ -155,7 +158,7 @@ class Tracker:
         overlaps = _overlaps(np.array([t.predicted(time_s) for t in self._tracks]).reshape(-1, 4), boxes)
         touching = self._mark_crossings(overlaps, boxes)
         matched: dict[int, _Track] = {}
-        for row, column in zip(*linear_sum_assignment(-overlaps), strict=True):
+        for row, column in zip(*_assign(-overlaps), strict=True):
             if overlaps[row, column] >= MIN_IOU:
                 matched[int(column)] = self._tracks[row]
         matched |= self._match_near(boxes, matched)
@@ -196,7 +199,7 @@ class Tracker:
         costs = np.minimum(distances, 2 * NEAR_SIDES)
         return {
             columns[column]: tracks[row]
-            for row, column in zip(*linear_sum_assignment(costs), strict=True)
+            for row, column in zip(*_assign(costs), strict=True)
             if costs[row, column] <= NEAR_SIDES
         }
 
@@ -271,7 +274,7 @@ class Tracker:
                 if other is person:
                     distances[row, column] -= STAY
         chosen: list[_Person | None] = list(own)
-        for row, column in zip(*linear_sum_assignment(np.minimum(distances, 2 * SAME_PERSON)), strict=True):
+        for row, column in zip(*_assign(np.minimum(distances, 2 * SAME_PERSON)), strict=True):
             if distances[row, column] < SAME_PERSON:
                 chosen[row] = known[column]
         for row, person in enumerate(chosen):  # nobody is twice in one frame: the face that looks like them stays
@@ -305,6 +308,14 @@ def _chip_matrix(face: Face, detector: str, side: int) -> np.ndarray:
         return crop_matrix(face, CropContract(detector=detector, stored_px=side, crop_px=side, framing=framing))
     target = np.array(list(CHIP_POINTS.values())) * side
     return similarity(face.points_px[list(CHIP_POINTS)], target)
+
+
+def _assign(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the cheapest assignment, one to one (Hungarian method)."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(costs)
+    return rows, columns
 
 
 def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from facenet2expnet.experiment.published import paper_accuracies
+from facenet2expnet.predict.sources import readable
 
 NONE = "–"
 """Shown where a number is missing."""
@@ -22,12 +23,6 @@ NAMES: Mapping[str, str] = {
     "fn2en": "FN2EN",
 }
 """Display names of our three methods; any other method is shown by its own name."""
-
-
-def readable(value: object) -> str:
-    """The value as text for a page, figure or terminal; control characters become the replacement sign."""
-    text = str(value).encode("utf-8", "replace").decode("utf-8")
-    return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def display_name(method: object) -> str:
