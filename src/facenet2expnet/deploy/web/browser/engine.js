@@ -4,26 +4,27 @@ const GREY = 127; // behind transparent pixels, as in Python
 
 export async function createEngine() {
   const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-  const classes = await new Promise((done, fail) => {
-    worker.onmessage = ({ data }) => (data.error ? fail(new Error(data.error)) : done(data.classes));
-    worker.onerror = () => fail(new Error("This browser can't run the model: it needs modules in workers, and WebAssembly."));
-  });
-  const waiting = new Map();
-  let asked = 0;
-  worker.onmessage = ({ data: { number, faces, error } }) => {
+  const waiting = new Map(); // number of the question -> {done, fail}
+  const ask = (number) => new Promise((done, fail) => waiting.set(number, { done, fail }));
+  worker.onmessage = ({ data: { number, answer, error } }) => {
     const { done, fail } = waiting.get(number);
     waiting.delete(number);
     if (error) fail(new Error(error));
-    else done(faces);
+    else done(answer);
   };
+  worker.onerror = ({ message }) => {
+    for (const { fail } of waiting.values()) fail(new Error(`The model can't run in this browser: ${message ?? "no workers"}.`));
+    waiting.clear();
+  };
+  const classes = await ask(0);
+  let asked = 0;
   return {
     classes,
     privacy: "Everything is computed in this browser: no picture leaves this machine.",
     analyse(image, { minFacePx } = {}) {
       const picture = pixels(image);
-      const number = asked++;
-      worker.postMessage({ number, picture, minFacePx }, [picture.data.buffer]);
-      return new Promise((done, fail) => waiting.set(number, { done, fail }));
+      worker.postMessage({ number: ++asked, picture, minFacePx }, [picture.data.buffer]);
+      return ask(asked);
     },
   };
 }

@@ -2,19 +2,17 @@
 
 import { Recognizer } from "./recognizer.js";
 
-let last = Recognizer.load();
-last.then(
-  ({ classes }) => postMessage({ classes }),
-  (error) => postMessage({ error: error.message }),
-);
+const loading = Recognizer.load();
+let last = answer(0, async () => (await loading).classes);
 
 addEventListener("message", ({ data: { number, picture, minFacePx } }) => {
-  last = last.then(async (recognizer) => {
-    try {
-      postMessage({ number, faces: await recognizer.analyse(picture, minFacePx) });
-    } catch (error) {
-      postMessage({ number, error: error.message });
-    }
-    return recognizer;
-  });
+  last = last.then(() => answer(number, async () => (await loading).analyse(picture, minFacePx)));
 });
+
+async function answer(number, work) {
+  try {
+    postMessage({ number, answer: await work() });
+  } catch (error) {
+    postMessage({ number, error: error.message });
+  }
+}
