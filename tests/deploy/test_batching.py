@@ -14,7 +14,9 @@ from facenet2expnet.deploy.batching import Batcher
 
 
 @contextlib.asynccontextmanager
-async def working(run: Callable[[Any, list[int]], list[Any]], most_items: int = 4, most_cost: float = 100.0) -> AsyncIterator[Batcher[int, Any]]:
+async def working(
+    run: Callable[[Any, list[int]], list[Any]], most_items: int = 4, most_cost: float = 100.0
+) -> AsyncIterator[Batcher[int, Any]]:
     batcher: Batcher[int, Any] = Batcher(run, most_items=most_items, most_cost=most_cost)
     task = asyncio.create_task(batcher.work())
     yield batcher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from typing import Any
 
@@ -22,11 +23,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def admitted(gate: Gate, client: str, tries: int) -> int:
     count = 0
     for _ in range(tries):
-        try:
+        with contextlib.suppress(Refused):
             gate.check(client, "")
             count += 1
-        except Refused as refused:
-            assert refused.status == 429
     return count
 
 
@@ -43,7 +42,7 @@ def test_a_client_has_two_seconds_worth_at_once_and_then_its_rate(clock: list[fl
 def test_a_client_is_told_how_long_to_wait(clock: list[float]) -> None:
     gate = Gate(Limits(rate=0.1))
     gate.check("a", "")
-    with pytest.raises(Refused, match="more than 0.1 requests a second") as caught:
+    with pytest.raises(Refused, match=r"more than 0\.1 requests a second") as caught:
         gate.check("a", "")
     assert caught.value.retry_s == 10
     clock[0] += 9.9

@@ -14,16 +14,13 @@ import numpy as np
 import pytest
 from live_service import Live, encode, live
 from PIL import Image
+from playwright import sync_api
 
 import tiny
+from facenet2expnet.deploy import serve
 from facenet2expnet.deploy.uploads import Limits
 from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.results import columns
-
-pytest.importorskip("fastapi")
-sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need Playwright")
-
-from facenet2expnet.deploy import serve
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="the browser tests need Chromium (Debian: chromium)")
@@ -215,7 +212,9 @@ def test_everything_that_is_used_has_a_name(page: Any) -> None:
         ("region", "Faces"), ("region", "Table"), ("heading", "Faces and their expressions"), ("status", None),
     ):  # fmt: skip
         assert page.get_by_role(role, name=name, exact=False).count() >= 1, (role, name)
-    assert page.locator("#files").evaluate("input => input.labels[0].innerText").startswith("Choose pictures or a video")
+    assert (
+        page.locator("#files").evaluate("input => input.labels[0].innerText").startswith("Choose pictures or a video")
+    )
     assert "An expression is not an emotion" in page.locator("header").inner_text()
     assert "Nothing leaves this machine" in page.locator("header").inner_text()
 
@@ -238,7 +237,8 @@ def contrast(page: Any, element: str) -> float:
     """The contrast of an element's text to what is behind it, by WCAG 2."""
     colours = page.locator(element).first.evaluate(
         "one => { const text = getComputedStyle(one).color; let back = 'rgba(0, 0, 0, 0)';"
-        "for (; one && back === 'rgba(0, 0, 0, 0)'; one = one.parentElement) back = getComputedStyle(one).backgroundColor;"
+        "for (; one && back === 'rgba(0, 0, 0, 0)'; one = one.parentElement)"
+        "  back = getComputedStyle(one).backgroundColor;"
         "return [text, back].map((colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number)); }"
     )
     values = np.array(colours) / 255

@@ -9,24 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 from live_service import encode, live, noise, png_header
 from PIL import Image
+from starlette.testclient import TestClient
 
 import tiny
+from facenet2expnet.deploy import serve
 from facenet2expnet.deploy.uploads import Limits
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.predict.recognizer import Recognizer
-
-pytest.importorskip("fastapi")
-httpx = pytest.importorskip("httpx2")
-
-from starlette.testclient import TestClient
-
-from facenet2expnet.deploy import serve
 
 PARTY = Path(__file__).parents[2] / "docs" / "images" / "party.jpg"
 
@@ -134,9 +130,7 @@ def test_the_options_choose_faces(recognizer: Recognizer) -> None:
             assert [face["box"] for face in found["faces"]] == [[60, 20, 160, 150]]
 
 
-def test_a_request_cant_ask_for_a_search_of_any_length(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_cant_ask_for_a_search_of_any_length(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     smallest = []
 
     def find(pixels: np.ndarray, smallest_px: float) -> list[Face]:

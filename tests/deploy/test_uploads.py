@@ -17,7 +17,9 @@ from facenet2expnet.errors import UserError
 LIMITS = Limits(megabytes=0.001, megapixels=0.01)
 
 
-def receive(*chunks: bytes, headers: dict[str, str] | None = None, pause_s: float = 0.0, limits: Limits = LIMITS) -> bytes:
+def receive(
+    *chunks: bytes, headers: dict[str, str] | None = None, pause_s: float = 0.0, limits: Limits = LIMITS
+) -> bytes:
     async def stream() -> AsyncIterator[bytes]:
         for chunk in chunks:
             await asyncio.sleep(pause_s)
@@ -45,7 +47,7 @@ def test_a_body_that_is_far_too_large_is_not_read_to_its_end() -> None:
             read.append(number)
             yield b"a" * 1000
 
-    with pytest.raises(Refused, match="more than 0.001 MB"):
+    with pytest.raises(Refused, match=r"more than 0\.001 MB"):
         asyncio.run(read_body(stream(), {}, LIMITS))
     assert len(read) == 5
     read.clear()

@@ -61,7 +61,7 @@ def read_picture(path: Path) -> np.ndarray:
             return _decode(image)
 
 
-def decode_picture(content: bytes, formats: Sequence[str] | None = None) -> np.ndarray:
+def decode_picture(content: bytes, formats: tuple[str, ...] | None = None) -> np.ndarray:
     """Decode the bytes of a picture file as (H, W, 3) uint8 RGB, as `read_picture` does.
 
     Args:

@@ -51,7 +51,7 @@ class PictureAnswer(Answer):
     """The faces of a picture, the largest first; or why it was not read."""
 
     name: str = Field(description="The file's name, as the client gave it.")
-    width: int | None = Field(None, description="In pixels, after turning the picture by its EXIF orientation.")
+    width: int | None = Field(default=None, description="In pixels, after turning the picture by its EXIF orientation.")
     height: int | None = None
     faces: list[FaceAnswer] = []
     error: ErrorBody | None = None
@@ -102,7 +102,9 @@ def to_expression(face: FaceResult, classes: tuple[str, ...]) -> Expression:
     """The JSON of a face's probabilities, with six digits."""
     values = [round(float(value), 6) for value in face.probabilities]
     best = int(face.probabilities.argmax())
-    return Expression(label=classes[best], probability=values[best], probabilities=dict(zip(classes, values, strict=True)))
+    return Expression(
+        label=classes[best], probability=values[best], probabilities=dict(zip(classes, values, strict=True))
+    )
 
 
 def to_picture(result: FrameResult) -> PictureAnswer:

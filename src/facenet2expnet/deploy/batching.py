@@ -99,9 +99,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting = left
         return batch
 
-    def _results(
-        self, batch: list[_Waiting[Item, Result]]
-    ) -> list[tuple[_Waiting[Item, Result], Result | Exception]]:
+    def _results(self, batch: list[_Waiting[Item, Result]]) -> list[tuple[_Waiting[Item, Result], Result | Exception]]:
         """Run a batch; if that fails, each item alone, so that one bad item does not lose the others."""
         try:
             results = self.run(batch[0].key, [one.item for one in batch])

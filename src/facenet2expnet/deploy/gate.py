@@ -57,7 +57,10 @@ class Gate:
         if self._token is None:
             return
         scheme, _, given = authorization.partition(" ")
-        if not hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token) or scheme.lower() != "bearer":
+        if (
+            not hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._token)
+            or scheme.lower() != "bearer"
+        ):
             raise Refused(401, "no_token", "expected the header Authorization: Bearer TOKEN with the service's token")
 
     @contextmanager
@@ -105,7 +108,9 @@ class Metrics:
         self.faces = prometheus.Counter("fn2en_faces", "Faces that were classified.", **common)
         sizes = (1, 2, 4, 8, 16, 32)
         self.batches = prometheus.Histogram("fn2en_batch_pictures", "Pictures of a batch.", buckets=sizes, **common)
-        queue = prometheus.Gauge("fn2en_requests_inside", "Requests that are received, wait or are worked on.", **common)
+        queue = prometheus.Gauge(
+            "fn2en_requests_inside", "Requests that are received, wait or are worked on.", **common
+        )
         queue.set_function(inside)
 
     def text(self) -> bytes:

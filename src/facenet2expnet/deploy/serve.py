@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,7 @@ def create_app(
     metrics = Metrics(lambda: gate.inside)
     worker = Worker(recognizer, limits, metrics)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         working = asyncio.create_task(worker.batcher.work())
         yield
@@ -133,7 +133,7 @@ class Worker:
         pictures = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
         found: list[PictureAnswer | Exception] = []
         if pictures:
-            with closing(self.recognizer.stream(pictures, options)) as results:
+            with contextlib.closing(self.recognizer.stream(pictures, options)) as results:
                 for result in results:
                     found.append(self._answer(result))
         answered = iter(found)
@@ -337,7 +337,6 @@ def make_server(app: FastAPI, *, proxy: str | None = None) -> uvicorn.Server:
 def run(server: uvicorn.Server, listening: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM."""
     logging.getLogger("facenet2expnet.predict").setLevel(logging.ERROR)  # its warnings are of the model: said at start
-    try:
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it describes every damaged form
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the usual end
         server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass  # Ctrl-C is the usual end

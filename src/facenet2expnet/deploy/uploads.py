@@ -108,7 +108,8 @@ async def read_body(chunks: AsyncIterator[bytes], headers: Mapping[str, str], li
     Raises:
         Refused: 408 if it comes too slowly, 413 if it is too large.
     """
-    limit, received, kept = limits.body_bytes, 0, []
+    limit, received = limits.body_bytes, 0
+    kept: list[bytes] = []
     too_large = Refused(413, "body_too_large", f"the request has more than {limits.megabytes:g} MB; send less at once")
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > DRAINED * limit:
@@ -161,7 +162,9 @@ def read_form(content_type: str, body: bytes, field: str, most: int) -> list[tup
     def check_name(part: Any) -> None:
         name = (part.field_name or b"").decode("utf-8", "replace")
         if name != field:
-            raise Refused(422, "unknown_field", f"the form has a field '{name[:100]}', expected files in '{field}' only")
+            raise Refused(
+                422, "unknown_field", f"the form has a field '{name[:100]}', expected files in '{field}' only"
+            )
 
     try:
         parser = create_form_parser(

@@ -45,7 +45,8 @@ export function drawStage(canvas, drawable, [width, height], faces) {
 }
 
 /** Write the first text that fits above its box, below, beside or inside, and covers no other box; returns its place. */
-function drawLabel(context, texts, [left, top, right, bottom], letters, [width, height], others) {
+function drawLabel(context, texts, box, letters, [width, height], others) {
+  const [left, top, right, bottom] = box;
   context.font = `600 ${letters}px system-ui, sans-serif`;
   const high = letters + 8;
   const places = texts.flatMap((text) => {
@@ -54,8 +55,10 @@ function drawLabel(context, texts, [left, top, right, bottom], letters, [width, 
     const corners = [[left, top - high - 4], [left, bottom + 4], [left - wide - 4, top], [right + 4, top], [left, top + 3]];
     return corners.map(([x, y]) => ({ text, at: [within(x), y, within(x) + wide, y + high] }));
   });
-  const free = ({ at: [x0, y0, x1, y1] }) =>
-    y0 >= 0 && y1 <= height && !others.some(([l, t, r, b]) => x0 < r && l < x1 && y0 < b && t < y1);
+  const over = ([x0, y0, x1, y1], [l, t, r, b]) => x0 < r && l < x1 && y0 < b && t < y1;
+  const inside = (y) => y === top + 3;
+  const free = ({ at }) =>
+    at[1] >= 0 && at[3] <= height && !others.some((one) => over(at, one)) && (inside(at[1]) || !over(at, box));
   const { text, at } = places.find(free) ?? places.at(-1);
   const [x, y, end] = at;
   context.fillStyle = EDGE;
