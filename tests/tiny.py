@@ -11,8 +11,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from facenet2expnet import recipes
+from facenet2expnet.crop import CropContract
 from facenet2expnet.nets import face
+from facenet2expnet.nets.classifier import ExpressionClassifier
+from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face import FaceNet, FaceNetInfo
+from facenet2expnet.predict.model_folder import Model
 from facenet2expnet.recipe import Recipe
 
 CLASSES = ("anger", "happiness", "surprise")
@@ -59,6 +63,38 @@ class _Entry:
 def register_tiny() -> None:
     """Make `face.load("tiny")` work, as a third party's entry point would."""
     face.entry_points = lambda group: [_Entry()]  # type: ignore[assignment]
+
+
+def tiny_model() -> Model:
+    """An expression net of three classes with fixed random weights, for faces of 40 px."""
+    contract = CropContract(stored_px=40, crop_px=32)
+    torch.manual_seed(0)
+    net = ExpNet(3, input_px=32, bridge_chw=(8, 2, 2), width=0.1, hidden=8)
+    net.bridge.set_affine(torch.rand(8, 2, 2), torch.rand(8, 2, 2) + 1)
+    module = ExpressionClassifier(net, contract.mean, contract.scale).eval()
+    return Model(module, CLASSES, contract, {"method": "fn2en"})
+
+
+@torch.no_grad()
+def sure_model() -> Model:
+    """`tiny_model` with scores as far apart as those of a trained net: each class is the answer for some faces."""
+    model = tiny_model()
+    crops = torch.from_numpy(faces(60)[:, 4:36, 4:36]).permute(0, 3, 1, 2).float()
+    hidden = model.module.get_submodule("net.head.fc6")
+    nn.init.kaiming_normal_(hidden.weight)
+    layer = model.module.get_submodule("net.head.scores")
+    scores = model.module(crops)
+    layer.bias.sub_(scores.mean(0))
+    for parameter in (layer.weight, layer.bias):
+        parameter.mul_(4 / scores.std(0).mean())
+    return model
+
+
+def faces(count: int) -> np.ndarray:
+    """Stored faces (N, 40, 40, 3) uint8: noise of many colours and contrasts."""
+    rng = np.random.default_rng(1)
+    colours, contrasts = rng.integers(0, 200, (count, 1, 1, 3)), rng.uniform(0.1, 1, (count, 1, 1, 1))
+    return (rng.integers(0, 256, (count, 40, 40, 3)) * contrasts + colours).clip(0, 255).astype(np.uint8)
 
 
 def tiny_recipe(*settings: str) -> Recipe:

@@ -211,3 +211,8 @@ def test_calibrate_command(
     assert "fitted on 24 pictures" in printed
     assert "log loss: " in printed
     assert f"model:  {tmp_path / 'new'}" in printed
+
+
+def test_an_onnx_file_is_not_calibrated(faces: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.onnx: an ONNX file can't be calibrated; calibrate the model folder"):
+        calibrate(tmp_path / "a.onnx", faces)

@@ -98,3 +98,13 @@ def test_a_class_that_the_model_does_not_know_is_refused(faces: Path, tmp_path: 
     (tmp_path / "some.csv").write_text(f"image,label\n{faces}/anger/00.png,angr\n")
     with pytest.raises(UserError, match=r"some.csv line 2: .*'angr' is not one of .*'anger'"):
         facenet2expnet.evaluate(model, tmp_path / "some.csv")
+
+
+def test_an_onnx_file_has_the_scores_of_its_model(tiny_onnx: Path, faces: Path, tmp_path: Path) -> None:
+    model = tiny.sure_model()
+    save_model(model, tmp_path / "model")
+    found, expected = (facenet2expnet.evaluate(path, faces) for path in (tiny_onnx, tmp_path / "model"))
+    columns = [f"p_{name}" for name in model.classes]
+    np.testing.assert_allclose(found.predictions[columns], expected.predictions[columns], atol=1e-5)
+    assert list(found.predictions["predicted"]) == list(expected.predictions["predicted"])
+    assert found.metrics["methods"]["fn2en"]["mean"] == pytest.approx(expected.metrics["methods"]["fn2en"]["mean"])

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from facenet2expnet.errors import UserError
+from facenet2expnet.predict import draw
 from facenet2expnet.predict.draw import DrawingWriter, draw_faces
 from facenet2expnet.predict.results import FaceResult, FrameResult
 
@@ -187,3 +188,17 @@ def test_a_video_needs_pyav_before_any_work(holiday: Path, monkeypatch: pytest.M
     with pytest.raises(UserError, match="PyAV is needed"):
         DrawingWriter(Path("drawn"), ["hol"])
     DrawingWriter(Path("drawn"), ["hol/a.jpg"])
+
+
+def test_without_matplotlib_the_font_of_pillow_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str, inside: str, advice: str) -> Path:
+        raise UserError(f"{package} is not installed")
+
+    monkeypatch.setattr(draw, "package_file", missing)
+    draw._font.cache_clear()
+    try:
+        small, large = (draw._font(size).getlength("happiness 90%") for size in (12, 24))
+    finally:
+        draw._font.cache_clear()
+    assert large == pytest.approx(2 * small, rel=0.1)
+    assert small > 40

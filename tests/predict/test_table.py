@@ -17,7 +17,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.faces.prepare import NO_FACE
 from facenet2expnet.predict import table as module
 from facenet2expnet.predict.results import FaceResult, FrameResult, column_types, columns, to_table
-from facenet2expnet.predict.table import TableWriter
+from facenet2expnet.predict.table import TableWriter, check_table_name
 
 CLASSES = ("joy", "Wut, groß")
 
@@ -151,7 +151,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from facenet2expnet.predict.table import TableWriter
+from facenet2expnet.predict.table import TableWriter, check_table_name
 from test_table import CLASSES, result
 writer = TableWriter(Path({path!r}), CLASSES)
 for number in range(500):
@@ -178,3 +178,10 @@ def test_json_lines_have_null_where_there_is_nothing(tmp_path: Path) -> None:
     row = json.loads((tmp_path / "a.jsonl").read_text())
     assert row["x"] is None
     assert row["note"] == NO_FACE
+
+
+def test_parquet_without_pyarrow_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"a\.parquet: Parquet needs the package pyarrow; pip install pyarrow"):
+        check_table_name(Path("a.parquet"))
+    check_table_name(Path("a.csv"))

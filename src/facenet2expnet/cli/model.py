@@ -163,7 +163,9 @@ def split_model(inputs: Sequence[str]) -> tuple[str | None, list[str]]:
 
     first, rest = inputs[0], list(inputs[1:])
     if first.startswith("hf:"):
-        raise UserError(f"{first}: models on Hugging Face can't be used for prediction yet; give a model folder or a run")
+        raise UserError(
+            f"{first}: models on Hugging Face can't be used for prediction yet; give a model folder or a run"
+        )
     path = Path(first)
     if is_onnx(first) and not path.is_file():
         raise UserError(f"{first}: there is no such ONNX file")

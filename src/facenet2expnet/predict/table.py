@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ def check_table_name(path: Path, endings: Sequence[str] = ENDINGS) -> None:
     """Raise UserError, before any work, if a table can't be written to a file of this name."""
     if path.suffix.lower() not in endings:
         raise UserError(f"{path}: expected a name that ends in {', '.join(endings[:-1])} or {endings[-1]}")
+    if path.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"{path}: Parquet needs the package pyarrow; pip install pyarrow, or give a name with .csv")
 
 
 class TableWriter:
