@@ -29,9 +29,13 @@ def form(*parts: tuple[str, str | None, bytes]) -> bytes:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that states a size, and has no pixels."""
-    chunks = [b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT"]
-    packed = [struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT")
+
+
+def chunk(name: bytes, content: bytes = b"") -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def noise(height: int = 40, width: int = 40, seed: int = 0) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -289,6 +290,20 @@ def test_a_failure_of_the_service_is_no_traceback_for_the_client(
     assert error_of(answer) == (500, "failed")
     assert "ZeroDivisionError" not in answer.text
     assert "A picture failed: ZeroDivisionError" in caplog.text
+
+
+def test_a_client_that_goes_away_is_no_error_of_the_service(
+    recognizer: Recognizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with live(serve.create_app(recognizer)) as service, httpx.Client(base_url=service.url) as client:
+        with socket.create_connection(service.url.removeprefix("http://").split(":")) as connection:
+            connection.sendall(b"POST /v1/crops HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc")
+            while inside(client) < 1:
+                pass
+        while inside(client) > 0:
+            pass
+        assert 'fn2en_requests_total{path="/v1/crops",status="400"} 1.0' in client.get("/metrics").text
+    assert "Traceback" not in caplog.text
 
 
 def test_nothing_of_a_request_is_logged(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live_service import FORM, encode, form, noise, png_header
+from live_service import FORM, chunk, encode, form, noise, png_header
 
+from facenet2expnet.data.pictures import decode_picture
 from facenet2expnet.deploy.uploads import Limits, Refused, Upload, check_picture, read_body, read_form, read_uploads
 from facenet2expnet.errors import UserError
 
@@ -21,9 +22,9 @@ def receive(
     *chunks: bytes, headers: dict[str, str] | None = None, pause_s: float = 0.0, limits: Limits = LIMITS
 ) -> bytes:
     async def stream() -> AsyncIterator[bytes]:
-        for chunk in chunks:
+        for one in chunks:
             await asyncio.sleep(pause_s)
-            yield chunk
+            yield one
 
     return asyncio.run(read_body(stream(), headers or {}, limits))
 
@@ -109,6 +110,9 @@ def test_pictures_of_every_format_are_taken(kind: str) -> None:
         (encode(noise(), "TIFF"), 415, "is not a picture"),
         (png_header(101, 100), 413, "is too large: 101 x 100 pixels, the limit is 10,000 pixels"),
         (png_header(60_000, 60_000), 413, "too large"),
+        (b"GIF89a" + bytes([9, 0, 9, 0, 0, 0, 0]) + b"\x21\xfe\x02hi\x00" * 100_000, 422, "it has too many parts"),
+        (b"\xff\xd8" + b"\xff\xe1\x00\x09Exif\x00\x00a" * 100_000, 422, "it has too many parts"),
+        (b"\xff\xd8" + b"\xff" * 100_000, 422, "it has too many parts"),
         (encode(noise(), "JPEG").replace(b"\xff\xd9", b"\xff\xda" * 101 + b"\xff\xd9"), 422, "more than 100 scans"),
     ],
 )
@@ -116,6 +120,14 @@ def test_a_picture_that_is_not_taken_says_why(content: bytes, status: int, messa
     error = refused(check_picture, "a", content, LIMITS)
     assert error.status == status
     assert message in error.message
+
+
+def test_a_picture_of_tiny_parts_is_not_decoded() -> None:
+    picture = encode(noise(9, 9))
+    upload = check_picture("a", picture[:-12] + chunk(b"aaAa") * 10_000 + picture[-12:], LIMITS)
+    with pytest.raises(UserError, match="it has too many parts"):
+        decode_picture(upload.open())
+    assert decode_picture(check_picture("a", picture, LIMITS).open()).shape == (9, 9, 3)
 
 
 def test_one_bad_picture_does_not_lose_the_others() -> None:

@@ -8,7 +8,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, ImageSequence, UnidentifiedImageError
@@ -61,16 +61,16 @@ def read_picture(path: Path) -> np.ndarray:
             return _decode(image)
 
 
-def decode_picture(content: bytes, formats: tuple[str, ...] | None = None) -> np.ndarray:
-    """Decode the bytes of a picture file as (H, W, 3) uint8 RGB, as `read_picture` does.
+def decode_picture(file: IO[bytes], formats: tuple[str, ...] | None = None) -> np.ndarray:
+    """Decode an open picture file as (H, W, 3) uint8 RGB, as `read_picture` does.
 
     Args:
-        content: the whole file.
+        file: at its beginning.
         formats: Pillow's names of the formats that are tried; None for all.
     Raises:
         UserError: With the reason, as for `read_picture`.
     """
-    with _reasons(), Image.open(io.BytesIO(content), formats=formats) as image:
+    with _reasons(), Image.open(file, formats=formats) as image:
         return _decode(image)
 
 

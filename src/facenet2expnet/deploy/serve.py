@@ -23,6 +23,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from facenet2expnet import __version__
 from facenet2expnet.data.pictures import decode_picture
@@ -152,7 +153,7 @@ class Worker:
 
 def _decode(upload: Upload) -> np.ndarray | Refused:
     try:
-        return decode_picture(upload.content, FORMATS)
+        return decode_picture(upload.open(), FORMATS)
     except UserError as error:
         return Refused(422, "unreadable_picture", str(error)[:200])
 
@@ -269,6 +270,10 @@ def _add_error_answers(app: FastAPI) -> None:
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused) -> JSONResponse:
         return answer(error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+        return answer(Refused(400, "gone", "the client went away before its request was complete"))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:

@@ -20,6 +20,10 @@ READABLE = "JPEG, PNG, WebP, GIF or BMP"
 MAX_SCANS = 100
 """A progressive JPEG has about ten scans; each one costs a pass over all pixels."""
 
+HEADER_READS, FILE_READS = 2_000, 20_000
+"""How often Pillow may read from a file for its header, and in all. A camera's file takes a hundredth of that. A file
+of a million tiny parts would keep it busy for hours."""
+
 REQUEST_PICTURES = 4
 """All pictures of a request together may have so many times the pixels of the largest one that is allowed."""
 
@@ -100,6 +104,24 @@ class Upload:
     def pixels(self) -> int:
         """The number of its pixels."""
         return self.size_wh[0] * self.size_wh[1]
+
+    def open(self) -> io.BytesIO:
+        """The file, for decoding."""
+        return _CountedFile(self.content, FILE_READS)
+
+
+class _CountedFile(io.BytesIO):
+    """A file in memory that can be read from so many times."""
+
+    def __init__(self, content: bytes, reads: int) -> None:
+        super().__init__(content)
+        self.left = reads
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("it has too many parts")
+        return super().read(size)
 
 
 async def read_body(chunks: AsyncIterator[bytes], headers: Mapping[str, str], limits: Limits) -> bytes:
@@ -188,7 +210,7 @@ def check_picture(name: str, content: bytes, limits: Limits) -> Upload:
     if not content:
         raise Refused(422, "unreadable_picture", "is empty (zero bytes)")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(_CountedFile(content, HEADER_READS), formats=FORMATS) as image:
             size, jpeg = image.size, image.format in ("JPEG", "MPO")
     except UnidentifiedImageError:
         raise Refused(415, "unknown_format", f"is not a picture that can be read, expected {READABLE}") from None
