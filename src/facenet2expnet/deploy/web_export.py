@@ -113,7 +113,8 @@ def _check_folder(folder: Path) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     card = folder / "model.json"
-    if not card.is_file() or read_json(card).get("format") != FORMAT:
+    found = read_json(card) if card.is_file() else None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"{folder} exists and is not a page of fn2en export; give another folder, or delete it")
 
 
@@ -163,7 +164,7 @@ def describe_cut(contract: CropContract) -> dict[str, Any]:
 def page_files() -> Iterator[tuple[str, bytes]]:
     """Name and content of the page's own files, without networks and runtime."""
     for file in sorted([*WEB.iterdir(), *(WEB / "browser").iterdir()]):
-        if file.suffix in (".html", ".css", ".js", ".svg") and file.name != "engine_server.js":
+        if file.suffix in (".css", ".js", ".svg") and file.name != "engine_server.js":
             yield file.name, file.read_bytes()
     html = (WEB / "index.html").read_text(encoding="utf-8")
     for place, line in HEAD.items():
