@@ -74,6 +74,7 @@ def export(
         print(line)
     print(f"{printable(str(made.path))}: {made.precision}, {made.size / 1e6:.1f} MB")
     if web:
+        folder = printable(str(web))
         parts = ", ".join(f"{part} {size / 1e6:.1f}" for part, size in page.sizes.items())
-        print(f"{printable(str(web))}: a page of {sum(page.sizes.values()) / 1e6:.1f} MB ({parts})")
-        print(f"any web server serves it, as in: python -m http.server --bind 127.0.0.1 --directory {printable(str(web))}")
+        print(f"{folder}: a page of {sum(page.sizes.values()) / 1e6:.1f} MB ({parts})")
+        print(f"any web server serves it, as in: python -m http.server --bind 127.0.0.1 --directory {folder}")
