@@ -67,7 +67,7 @@ def live(app: Any) -> Iterator[Live]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     began = time.monotonic()
-    while not server.started and time.monotonic() - began < 10:
+    while not server.started and time.monotonic() - began < 60:
         time.sleep(0.01)
     assert server.started
 
@@ -76,6 +76,6 @@ def live(app: Any) -> Iterator[Live]:
 
     yield Live(f"http://127.0.0.1:{listening.getsockname()[1]}", stop, thread)
     stop()
-    thread.join(10)
+    thread.join(60)
     listening.close()
     assert not thread.is_alive()

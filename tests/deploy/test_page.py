@@ -56,6 +56,7 @@ def page(browser: Any, service: Live) -> Iterator[Any]:
     """A page that is ready; errors of its scripts, and what its security policy refuses, fail the test."""
     with browser.new_context(viewport={"width": 1200, "height": 900}) as context:
         page = context.new_page()
+        page.set_default_timeout(60_000)
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
