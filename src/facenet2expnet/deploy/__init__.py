@@ -1,1 +1,1 @@
-"""Hand a trained model over: other formats, a service, the hub, scikit-learn."""
+"""Hand a trained model over: other formats, a service, a web page, the hub, scikit-learn."""

