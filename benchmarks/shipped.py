@@ -108,8 +108,8 @@ def blurred(photo: Photo, contract: CropContract, share: float) -> np.ndarray:
     return cut_face(cv2.GaussianBlur(photo.pixels, (0, 0), sigma), photo.face, contract)
 
 
-def measure_press(recognizer: Recognizer, photos: list[Photo]) -> list[pd.DataFrame]:
-    """Classify the press faces in all the ways; the column `method` says how."""
+def measure_press(recognizer: Recognizer, photos: list[Photo], *, first: bool = False) -> list[pd.DataFrame]:
+    """Classify the press faces in all the ways, or in the first alone; the column `method` says how."""
     contract = recognizer.contract.for_photos("mtcnn")
     found = [photo for photo in photos if photo.face is not None]
     largest = {size: [p for p in found if np.ptp(np.reshape(p.face.box_xyxy_px, (2, 2)), 0).max() >= size]
@@ -125,7 +125,7 @@ def measure_press(recognizer: Recognizer, photos: list[Photo]) -> list[pd.DataFr
     ]  # fmt: skip
     return [
         predict(recognizer, [way(p) for p in chosen], [p.image for p in chosen], [p.label for p in chosen], method=name)
-        for name, chosen, way in ways
+        for name, chosen, way in ways[: 1 if first else None]
         if chosen
     ]
 

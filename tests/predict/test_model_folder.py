@@ -88,3 +88,16 @@ def test_model_of_an_earlier_version_is_loaded(model: Model, saved: Path) -> Non
     card["contract"]["colour"] = "rgb"
     (saved / "model.json").write_text(json.dumps(card))
     assert load_model(saved).contract == model.contract
+
+
+def test_saving_deletes_an_exported_file_of_the_model_before(model: Model, saved: Path) -> None:
+    (saved / "model.onnx").write_bytes(b"another model's")
+    save_model(model, saved)
+    assert not (saved / "model.onnx").exists()
+
+
+def test_a_file_is_not_taken_for_a_model_beside_it(saved: Path) -> None:
+    (saved / "other.onnx").touch()
+    with pytest.raises(UserError, match=r"other\.onnx: expected a model folder or a run folder, got a file"):
+        find_model(saved / "other.onnx")
+    assert find_model(saved / "model.json") == saved

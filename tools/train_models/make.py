@@ -7,7 +7,8 @@ where an earlier call was stopped.
 
 Training's pictures without copies of PublicTest are drawn into three parts with seed 0: 2,000 to choose by, which the
 starts of tools/make_start.py have not seen either, 1,000 to calibrate on, and all others to learn from, with the votes
-as targets. PublicTest and PrivateTest are not read; `ship.py` tests a finished model on PublicTest.
+as targets. No picture of PublicTest or PrivateTest is trained on or chosen by: they are read to find copies, and
+`ship.py` tests a finished model on PublicTest.
 """
 
 from __future__ import annotations

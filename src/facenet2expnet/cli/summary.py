@@ -68,7 +68,7 @@ class Summary:
         self.faces += len(result.faces)
         self.rows += max(1, len(result.faces))
         self.labels.update(result.labels)
-        if sum(max(1, len(one.faces)) for one in self.first) < SHOWN:
+        if not result.unread and sum(max(1, len(one.faces)) for one in self.first) < SHOWN:
             self.first.append(result)
 
     def _compare_size(self, result: FrameResult, shorter_px: int) -> None:
@@ -116,7 +116,7 @@ class Summary:
         if self.unread > len(self.skipped):
             print(f"... and {self.unread - len(self.skipped)} more skipped")
         if self.read and (not quiet or not out):
-            table = _as_text([result for result in self.first if not result.unread])
+            table = _as_text(self.first)
             console.out.print(table)
             rows = self.rows - self.unread
             if rows > table.row_count:

@@ -49,6 +49,8 @@ class Model:
 def save_model(model: Model, folder: Path, *, int8: bool = False) -> None:
     """Write `model.safetensors` and `model.json`; each file is written atomically.
 
+    An exported `model.onnx` of the folder is deleted, since it would be another model's.
+
     Args:
         model, folder: what and where.
         int8: write the weights of convolutions and linear layers in 8 bits, with a scale for every output channel; the
@@ -75,6 +77,7 @@ def save_model(model: Model, folder: Path, *, int8: bool = False) -> None:
         "contract": model.contract.to_dict(),
         **model.metadata,
     }
+    (folder / ONNX).unlink(missing_ok=True)
     weights = module.state_dict()
     write_tensors(folder / WEIGHTS, as_int8(weights) if int8 else weights, {"format": FORMAT})
     write_json(folder / CARD, card)
@@ -220,6 +223,8 @@ def find_model(path: Path) -> Path:
     """
     if not path.exists():
         raise UserError(f"{path}: there is no such model folder")
+    if path.is_file() and path.name != CARD:
+        raise UserError(f"{path}: expected a model folder or a run folder, got a file")
     path = path.parent if path.is_file() else path
     for folder in (path, path / "model"):
         if (folder / CARD).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -87,7 +88,22 @@ def load_onnx(source: Path | bytes, device: str = "auto", *, name: str = "") -> 
         session = onnxruntime.InferenceSession(given, _options(), providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no base of their own
         raise UserError(f"{name}: not a whole ONNX file ({str(error).splitlines()[0]}); {REMEDY}") from None
-    return _described(session, name, device)
+    model = _described(session, name, device)
+    if isinstance(source, Path):
+        _check_shared(model.metadata["export"], source.parent, name)
+    return model
+
+
+def _check_shared(export: dict[str, Any], folder: Path, name: str) -> None:
+    """Compare the weights that the file takes from another one beside it, if it does, with their hash.
+
+    Raises:
+        UserError: If the other file is another one: ONNX Runtime reads whatever is there.
+    """
+    for other, expected in export.get("shares", {}).items():
+        with (folder / other).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                raise UserError(f"{name}: its weights are in {other}, which has changed since; {REMEDY}")
 
 
 def choose_device(name: str, available: list[str]) -> str:
