@@ -40,6 +40,7 @@ from facenet2expnet.data import sources
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.metrics import scores_of
 from facenet2expnet.files import read_json, write_atomic, write_json
+from facenet2expnet.predict.model_folder import ONNX, find_model
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 RUNNERS = Path(__file__).parent / "peers"
@@ -149,13 +150,12 @@ def main() -> None:
 
 
 def ours(folders: Sequence[Path]) -> list[Peer]:
-    """A row for each model folder by PyTorch, and one by ONNX Runtime where it holds model.onnx."""
+    """A row for each model folder by PyTorch, and one by ONNX Runtime where it holds one."""
     found = []
     for folder in folders:
-        name = folder.resolve().name
-        rows = (
-            {"torch": "PyTorch", "onnx": "ONNX Runtime"} if (folder / "model.onnx").is_file() else {"torch": "PyTorch"}
-        )
+        folder = find_model(folder)
+        name = folder.resolve().name if folder.name != "model" else folder.resolve().parent.name
+        rows = {"torch": "PyTorch", "onnx": "ONNX Runtime"} if (folder / ONNX).is_file() else {"torch": "PyTorch"}
         for runtime, title in rows.items():
             command = ("run_ours.py", "--model", str(folder.resolve()), "--runtime", runtime)
             found.append(Peer(f"FN2EN {name}, {title}", command, "", "", "see its card", "see its card"))

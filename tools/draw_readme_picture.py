@@ -1,9 +1,11 @@
-"""Make the README's first picture: rendered faces of the bundled sample, hung on a wall, and drawn by `fn2en predict`.
+"""Make the README's pictures, as `fn2en predict` draws them.
 
     python tools/draw_readme_picture.py runs/quickstart
 
-RUN has a model of the bundled sample. Writes docs/images/party.jpg, which the README's command reads in a test, and
-docs/images/party-drawn.jpg.
+RUN has a model of the bundled sample. Writes docs/images/astronaut.jpg, a part of scikit-image's photograph of Eileen
+Collins (NASA, public domain), and docs/images/party.jpg, rendered faces of the bundled sample hung on a wall; the first
+is read by the package's model, the second by that of RUN. The README's commands read both in a test. NAME-drawn.jpg are
+the drawings.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from skimage import data
 
 from facenet2expnet import Recognizer
 from facenet2expnet.data import bundled
@@ -41,12 +44,14 @@ def main(run: str) -> None:
         cv2.rectangle(wall, (x - 12, y - 12), (x + side + 11, y + side + 11), (58, 44, 36), -1)
         cv2.rectangle(wall, (x - 6, y - 6), (x + side + 5, y + side + 5), (238, 234, 224), -1)
         wall[y : y + side, x : x + side] = cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC)
+    Image.fromarray(data.astronaut()[:300]).save(IMAGES / "astronaut.jpg", quality=90)
     Image.fromarray(wall).save(IMAGES / "party.jpg", quality=88)
-    result = Recognizer.load(run).predict(IMAGES / "party.jpg")
-    print(result.table().round(2).to_string())
-    with DrawingWriter(IMAGES / "party-drawn.jpg") as drawings:
-        for result in Recognizer.load(run).stream(IMAGES / "party.jpg"):
-            drawings.write(result)
+    for name, model in (("astronaut", None), ("party", run)):
+        recognizer = Recognizer.load(model)
+        print(recognizer.predict(IMAGES / f"{name}.jpg").table().round(2).to_string())
+        with DrawingWriter(IMAGES / f"{name}-drawn.jpg") as drawings:
+            for result in recognizer.stream(IMAGES / f"{name}.jpg"):
+                drawings.write(result)
 
 
 if __name__ == "__main__":
