@@ -148,6 +148,42 @@ def test_an_owner_learns_that_its_claim_was_taken_over(tmp_path: Path, monkeypat
         assert other.holds("job")
 
 
+def test_who_was_slow_to_take_over_gives_way_to_a_claim_that_began_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, quick, slow = (Claims(tmp_path) for _ in range(3))
+    elsewhere(monkeypatch)
+    assert dead.take("job")
+    monkeypatch.undo()
+    age(tmp_path, claims.EXPIRES_S + 1)
+    create = claims._create
+
+    def meanwhile(path: Path) -> bool:
+        """Others take over, release, and claim again, between the slow one's look and its own file."""
+        monkeypatch.setattr(claims, "_create", create)
+        for _ in range(2):
+            assert quick.take("job")
+            if quick._held["job"].name == "job.2.json":
+                quick.release("job")
+        return create(path)
+
+    monkeypatch.setattr(claims, "_create", meanwhile)
+    assert not slow.take("job")
+    assert quick.holds("job")
+    assert [path.name for path in tmp_path.glob("*.json")] == ["job.1.json"]
+
+
+def test_a_claim_that_is_released_while_another_is_refused_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exists(temporary: Path, path: Path) -> None:
+        raise FileExistsError(17, "File exists")  # and it is gone already
+
+    monkeypatch.setattr(os, "link", exists)
+    assert not Claims(tmp_path).take("job")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_system_without_hard_links_has_claims_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*paths: object) -> None:
         raise PermissionError(1, "Operation not permitted")

@@ -128,11 +128,12 @@ class Claims:
                 raise UserError(
                     f"{path}: can't be written: {error.strerror}; make room, or give write access"
                 ) from None
-            if any(claim.number > number for claim in _read_claims(self.folder, name)):
-                path.unlink(missing_ok=True)  # made while the folder was listed: a listing is no moment
+            others = [claim for claim in _read_claims(self.folder, name) if claim.number != number]
+            if any(claim.number > number or claim.alive(self.expires_s) for claim in others):
+                path.unlink(missing_ok=True)  # others were faster since the first look; numbers may begin at 1 again
                 return False
             self._held[name] = path
-            for old in found:
+            for old in others:
                 _path(self.folder, name, old.number).unlink(missing_ok=True)
             if newest is not None:
                 log.warning("%s: taken over from %s, which gives no sign of life.", name, newest.owner)
@@ -152,23 +153,30 @@ class Claims:
                     path.unlink(missing_ok=True)
 
     def holds(self, name: str) -> bool:
-        """Whether a claim is still this process's: one that slept for long may have lost it to another."""
-        return name in self._held
+        """Whether a claim is still this process's, by its files: one that slept for long may have lost it to another."""
+        with self._lock:
+            return name in self._held and self._touch(name)
 
     def _beat(self) -> None:
         while not self._ended.wait(self.expires_s / BEATS):
             with self._lock:
-                for name, path in list(self._held.items()):
-                    try:
-                        newer = any(_path(self.folder, name, c.number) != path for c in _read_claims(self.folder, name))
-                        os.utime(path)
-                    except FileNotFoundError:
-                        newer = True
-                    except OSError:  # of a file server that is away for a moment
-                        continue
-                    if newer:
-                        log.warning("%s: another process took this over, as this one gave no sign of life.", name)
-                        del self._held[name]
+                for name in list(self._held):
+                    self._touch(name)
+
+    def _touch(self, name: str) -> bool:
+        """Touch a held claim; one that another process took over is no longer held, which is False."""
+        path = self._held[name]
+        try:
+            newer = any(_path(self.folder, name, c.number) != path for c in _read_claims(self.folder, name))
+            os.utime(path)
+        except FileNotFoundError:
+            newer = True
+        except OSError:  # of a file server that is away for a moment
+            return True
+        if newer:
+            log.warning("%s: another process took this over, as this one gave no sign of life.", name)
+            del self._held[name]
+        return not newer
 
 
 def living(folder: Path, expires_s: float = EXPIRES_S) -> list[Claim]:
@@ -198,7 +206,10 @@ def _create(path: Path) -> bool:
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return os.path.samefile(temporary, path)  # the answer to the first try may have been lost on a network
+        try:
+            return os.path.samefile(temporary, path)  # the answer to the first try may have been lost on a network
+        except FileNotFoundError:  # its owner has just released it
+            return False
     except OSError:  # a file system without hard links
         try:
             with path.open("x", encoding="utf-8") as file:

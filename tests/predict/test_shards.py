@@ -82,6 +82,41 @@ def test_the_shards_together_are_the_whole(recognizer: Recognizer, pictures: Pat
     assert [Path(source).name for source in unread["source"]] == ["4b.jpg"]
     assert "is not a picture that can be read" in unread["note"].iloc[0]
     assert sum(one.unread for one in found) == 1
+    assert {one.passed_over for one in found} == {"Passed over: 1 file (.txt 1)."}
+
+
+def test_links_are_followed_and_a_loop_is_read_once(recognizer: Recognizer, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (pictures / "day 0" / "5.png").rename(tmp_path / "elsewhere" / "5.png")
+    (pictures / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (pictures / "loop").symlink_to(pictures, target_is_directory=True)
+    assert run(recognizer, pictures, tmp_path / "out").files == 11
+    listed = [json.loads(line) for line in (tmp_path / "out" / shards.LIST).read_text().splitlines()]
+    assert listed[-1] == str(pictures / "link" / "5.png")
+    assert len(set(listed)) == 11
+
+
+def test_a_process_that_lost_its_shard_writes_no_part(
+    recognizer: Recognizer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, write, files = tmp_path / "out", TableWriter.write, list[Path]()
+
+    def sleep_long(self: TableWriter, result: FrameResult) -> None:
+        write(self, result)
+        files.append(self.rows_path)
+        claim = out / claims.FOLDER / "shard-1.1.json"
+        claim.rename(claim.with_name("shard-1.2.json"))  # as after a take-over
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TableWriter, "write", sleep_long)
+        with pytest.raises(UserError, match="another process took over shard 1/1"):
+            run(recognizer, pictures, out, part_pictures=1)
+    assert not (out / shards.PARTS).exists() or not parts(out)
+    assert not files[0].exists()
+    files[0].write_text("of a killed process")
+    (out / claims.FOLDER / "shard-1.2.json").unlink()
+    assert run(recognizer, pictures, out, part_pictures=1).files == 11
+    assert not files[0].exists()
 
 
 def test_the_list_is_made_once_and_a_picture_that_is_gone_is_a_row(

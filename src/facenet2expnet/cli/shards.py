@@ -32,6 +32,8 @@ def predict_one(
         progress = display.of(f"shard {shard}")
         done = predict_shard(recognizer, sources, folder, shard, options, resume=resume, progress=progress)
     print(f"shard {shard}: {done.files:,} files, {done.faces:,} faces, {done.unread:,} files could not be read")
+    if done.passed_over:
+        print(done.passed_over)
     if done.parts_before:
         print(f"parts that were there: {done.parts_before:,} of {done.parts:,}")
     place = printable(str(folder / PARTS))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,15 +41,26 @@ class Found(NamedTuple):
 def search(folder: Path, endings: Sequence[str]) -> Found:
     """Find all files with these endings in a folder and below it, without hidden files and folders.
 
+    Raises:
+        UserError: If a folder can't be read.
+    """
+    others = Counter[str]()
+    found = list(walk(folder, endings, others))
+    return Found(sorted(found, key=lambda path: natural_key(path.as_posix())), others)
+
+
+def walk(folder: Path, endings: Sequence[str], others: Counter[str]) -> Iterator[Path]:
+    """Yield the files of `search` folder by folder, sorted by name in each; count the other files in `others`.
+
     Links are followed. A folder that is reached twice, by a link or by a loop of links, is read once.
 
     Raises:
         UserError: If a folder can't be read.
     """
-    found, others, seen = list[Path](), Counter[str](), set[tuple[int, int]]()
-    folders, links = deque([Path(folder)]), deque[Path]()  # links last, so that a folder keeps its own name
+    seen = set[tuple[int, int]]()
+    folders, links = [Path(folder)], deque[Path]()  # links last, so that a folder keeps its own name
     while folders or links:
-        parent = folders.popleft() if folders else links.popleft()
+        parent = folders.pop() if folders else links.popleft()
         try:
             status = os.stat(parent)
             if (status.st_dev, status.st_ino) in seen:
@@ -58,15 +69,17 @@ def search(folder: Path, endings: Sequence[str]) -> Found:
             inside = [entry for entry in os.scandir(str(parent)) if not is_hidden(entry.name)]
         except OSError as fault:
             raise UserError(f"{parent} can't be read: {fault.strerror}; give yourself read permission") from fault
+        inside.sort(key=lambda entry: entry.name)
+        below = list[Path]()
         for entry in inside:
             path = parent / entry.name
             if entry.is_dir():
-                (links if entry.is_symlink() else folders).append(path)
+                (links if entry.is_symlink() else below).append(path)
             elif entry.name.lower().endswith(tuple(endings)):
-                found.append(path)
+                yield path
             else:
                 others[path.suffix.lower() or "without an ending"] += 1
-    return Found(sorted(found, key=lambda path: natural_key(path.as_posix())), others)
+        folders += reversed(below)
 
 
 def find_pictures(folder: Path) -> list[Path]:

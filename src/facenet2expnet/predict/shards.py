@@ -8,7 +8,9 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 
 from facenet2expnet import claims
 from facenet2expnet.claims import Claims
-from facenet2expnet.data.folders import is_hidden
+from facenet2expnet.data.folders import passed_over, walk
 from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.prepare import Progress
@@ -61,7 +63,14 @@ class Shard:
 
 @dataclass
 class ShardResult:
-    """What was done: files, faces and unread files; parts of this shard before and now; parts missing of all shards."""
+    """What was done.
+
+    Attributes:
+        files, faces, unread: numbers of files and faces, and of files that could not be read.
+        parts_before, parts: of this shard: that were there before, and in all.
+        missing: parts of all shards that are not there yet.
+        passed_over: a sentence on files of the folders that are neither pictures nor videos; "" if there are none.
+    """
 
     files: int = 0
     faces: int = 0
@@ -69,6 +78,7 @@ class ShardResult:
     parts_before: int = 0
     parts: int = 0
     missing: int = 0
+    passed_over: str = ""
 
 
 def predict_shard(
@@ -109,7 +119,7 @@ def predict_shard(
     _check_sources(sources)
     with Claims(folder / claims.FOLDER) as own:
         own.wait("list")
-        total = _list(sources, folder, about)
+        total, others = _list(sources, folder, about)
         own.release("list")
         if not own.take(f"shard-{shard.number}"):
             raise UserError(f"{folder}: another process works on shard {shard}; wait for it, or stop it")
@@ -117,11 +127,20 @@ def predict_shard(
         there = {first for first in firsts if _part(folder, first).is_file()}
         if there and not resume:
             raise UserError(f"{folder}: holds parts of shard {shard} already; add --resume to keep them and go on")
-        result = ShardResult(parts_before=len(there), parts=len(firsts))
-        for first in firsts:
-            stop = min(first + part_pictures, shard.rows(total).stop)
-            if first not in there:
-                _predict_part(recognizer, folder, range(first, stop), options, result, shard.rows(total), progress)
+        result = ShardResult(parts_before=len(there), parts=len(firsts), passed_over=passed_over(others))
+
+        def check() -> None:
+            if not own.holds(f"shard-{shard.number}"):
+                raise UserError(
+                    f"{folder}: another process took over shard {shard}, as this one gave no sign of life; nothing is "
+                    "lost: let that one go on"
+                )
+
+        for first in (first for first in firsts if first not in there):
+            for left in folder.glob(f".{_part(folder, first).stem}.*.unfinished.csv"):  # of a process that was killed
+                left.unlink(missing_ok=True)
+            rows = range(first, min(first + part_pictures, shard.rows(total).stop))
+            _predict_part(recognizer, folder, rows, options, result, shard.rows(total), progress, check)
     every = (Shard(number, shard.count).rows(total)[::part_pictures] for number in range(1, shard.count + 1))
     result.missing = sum(not _part(folder, first).is_file() for firsts in every for first in firsts)
     return result
@@ -135,11 +154,13 @@ def _predict_part(
     result: ShardResult,
     all_rows: range,
     progress: Progress | None,
+    check: Callable[[], None],
 ) -> None:
+    """Write one part; `check` raises if it is another process's by now."""
     with (folder / LIST).open(encoding="ascii") as lines:
         files = [json.loads(line) for line in islice(lines, rows.start, rows.stop)]
     path, last, done = _part(folder, rows.start), "", rows.start
-    unfinished = folder / f".{path.stem}.unfinished.csv"
+    unfinished = folder / f".{path.stem}.{uuid.uuid4().hex[:8]}.unfinished.csv"
     writer = TableWriter(path, recognizer.classes, smoothed=bool(options.smooth_s), rows_path=unfinished)
     with contextlib.ExitStack() as stack:
         stack.callback(writer.discard)
@@ -151,12 +172,13 @@ def _predict_part(
                 last, done = frame.source, done + 1
                 if progress:
                     progress(done - all_rows.start, len(all_rows))
+        check()
         writer.close()
     result.files += len(files)
 
 
-def _list(sources: Sequence[str], folder: Path, about: dict[str, Any]) -> int:
-    """Write the list of all files, if it is not there; return their number.
+def _list(sources: Sequence[str], folder: Path, about: dict[str, Any]) -> tuple[int, Mapping[str, int]]:
+    """Write the list of all files, if it is not there; return their number, and other files' numbers by ending.
 
     Raises:
         UserError: If it was made for something else.
@@ -169,18 +191,19 @@ def _list(sources: Sequence[str], folder: Path, about: dict[str, Any]) -> int:
                 f"{folder}: was begun with other {', '.join(other)}{f' ({values})' if values else ''}; all shards need "
                 "the same command, or choose another --out"
             )
-        return int(card["files"])
+        return int(card["files"]), card["others"]
     if any(path.name not in (claims.FOLDER, LIST) and not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder}: exists and is not empty; choose another --out")
-    count = 0
+    count, others = 0, Counter[str]()
     with atomic_path(folder / LIST) as temporary, temporary.open("w", encoding="ascii") as file:
-        for path in _files(sources):
+        for path in _files(sources, others):
             file.write(json.dumps(path) + "\n")
             count += 1
     if not count:
-        raise UserError(f"{', '.join(sources)}: no pictures or videos")
-    write_json(folder / CARD, about | {"files": count})
-    return count
+        sentence = passed_over(others)
+        raise UserError(f"{', '.join(sources)}: no pictures or videos" + (f"; {sentence[:-1]}" if sentence else ""))
+    write_json(folder / CARD, about | {"files": count, "others": others})
+    return count, others
 
 
 def _check_sources(sources: Sequence[str]) -> None:
@@ -191,20 +214,19 @@ def _check_sources(sources: Sequence[str]) -> None:
             raise UserError(f"{source}: there is no such picture, folder, pattern or list")
 
 
-def _files(sources: Sequence[str]) -> Iterator[str]:
-    """Yield the absolute paths of all files; the names of one folder are in memory at a time."""
+def _files(sources: Sequence[str], others: Counter[str]) -> Iterator[str]:
+    """Yield the absolute paths of all files; the names of one folder are in memory at a time.
+
+    Files that are neither pictures nor videos are counted in `others`.
+    """
     for source in sources:
         path = os.path.abspath(source)
         if os.path.isdir(path):
-            for parent, folders, names in os.walk(path, onerror=_refuse):
-                folders[:] = sorted(name for name in folders if not is_hidden(name))
-                for name in sorted(names):
-                    if name.lower().endswith((*picture_endings(), *VIDEO_ENDINGS)) and not is_hidden(name):
-                        yield os.path.join(parent, name)
+            yield from map(str, walk(Path(path), (*picture_endings(), *VIDEO_ENDINGS), others))
         elif path.lower().endswith(".txt"):
-            yield from _files([os.path.join(os.path.dirname(path), line) for line in read_list(Path(path))])
+            yield from _files([os.path.join(os.path.dirname(path), line) for line in read_list(Path(path))], others)
         elif not os.path.exists(path) and (found := sorted(glob.glob(path, recursive=True))):
-            yield from _files(found)
+            yield from _files(found, others)
         else:  # a file of a list that is gone becomes a row that says so
             yield path
 
@@ -217,10 +239,6 @@ def _identity(recognizer: Recognizer) -> str:
     from facenet2expnet.nets.face import weights_sha256
 
     return weights_sha256(recognizer.model)
-
-
-def _refuse(fault: OSError) -> None:
-    raise UserError(f"{fault.filename} can't be read: {fault.strerror}; give yourself read permission")
 
 
 def _part(folder: Path, first: int) -> Path:

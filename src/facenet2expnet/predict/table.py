@@ -90,7 +90,7 @@ class TableWriter:
             self._file.close()
         if self.rows_path != self.path:
             self._make_parquet()
-            self.rows_path.unlink()
+            self.rows_path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Close and delete the rows of an unfinished Parquet file; nothing happens after `close`."""
