@@ -45,7 +45,7 @@ BATCH_PICTURES = 16
 STOP_S = 30
 """Requests that are being worked on when the service stops have so many seconds."""
 
-DETAILS = ("method", "licence", "license", "metrics", "created")
+DETAILS = ("method", "licence", "use", "results", "metrics", "created")
 """What /v1/model tells of the model's metadata; the rest may name folders of the machine that trained it."""
 
 log = logging.getLogger(__name__)
@@ -161,9 +161,11 @@ def _decode(upload: Upload) -> np.ndarray | Refused:
 def _routes(worker: Worker, gate: Gate, metrics: Metrics, limits: Limits) -> APIRouter:
     """The service's paths."""
 
+    def client_of(request: Request) -> str:
+        return request.client.host if request.client else ""
+
     async def check(request: Request) -> None:
-        client = request.client.host if request.client else ""
-        gate.check(client, request.headers.get("authorization", ""))
+        gate.check(client_of(request), request.headers.get("authorization", ""))
 
     async def uploads(request: Request, field: str, most: int) -> list[tuple[str, Upload | Refused]]:
         body = await read_body(request.stream(), request.headers, limits)
@@ -186,7 +188,7 @@ def _routes(worker: Worker, gate: Gate, metrics: Metrics, limits: Limits) -> API
     ) -> FacesAnswer:
         """Find the faces of pictures, and predict their expressions."""
         options = partial(_photo_options, faces, min_face_px, min_score)
-        with gate.slot():
+        with gate.slot(client_of(request)):
             named = await uploads(request, "pictures", limits.pictures)
             found = await worker.classify(named, options)
         pictures = [
@@ -200,7 +202,7 @@ def _routes(worker: Worker, gate: Gate, metrics: Metrics, limits: Limits) -> API
     @guarded.post("/v1/crops", responses=sent, openapi_extra=_form("crops"))
     async def classify_crops(request: Request) -> CropsAnswer:
         """Predict the expressions of faces that are cut out already; each picture is one face."""
-        with gate.slot():
+        with gate.slot(client_of(request)):
             named = await uploads(request, "crops", limits.faces)
             found = await worker.classify(named, lambda upload: Options(faces="whole-image"))
         crops = []

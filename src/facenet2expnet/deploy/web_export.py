@@ -149,8 +149,8 @@ def describe_cut(contract: CropContract) -> dict[str, Any]:
     """How a face that MTCNN found is cut out, for JSON.
 
     Returns:
-        The sides in pixels; with a template `points`, where each landmark goes in the cut-out, else `matrix`, from a
-        picture to the cut-out for a face box of side 1 around (0, 0).
+        The sides in pixels. With a template, `points`: where each landmark goes in the cut-out; otherwise `matrix`:
+        from a picture to the cut-out, for a face box of side 1 around (0, 0).
     """
     contract = contract.for_photos(DETECTOR)
     side = contract.aligned_px or contract.stored_px
