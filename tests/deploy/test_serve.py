@@ -19,7 +19,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import tiny
-from facenet2expnet.deploy import serve
+from facenet2expnet.deploy import WEB, serve
 from facenet2expnet.deploy.uploads import Limits
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
@@ -199,8 +199,8 @@ def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "connect-src 'self'" in page.headers["content-security-policy"]
-    assert client.get("/engine.js").text == (serve.WEB / "engine_server.js").read_text(encoding="utf-8")
-    for file in serve.WEB.glob("*"):
+    assert client.get("/engine.js").text == (WEB / "engine_server.js").read_text(encoding="utf-8")
+    for file in WEB.rglob("*.*"):
         assert "https://" not in file.read_text(encoding="utf-8").replace("over HTTPS", ""), file
     assert client.get("/../serve.py").status_code == 404
     assert client.get("/..%2fserve.py").status_code == 404

@@ -27,16 +27,13 @@ from starlette.requests import ClientDisconnect
 
 from facenet2expnet import __version__
 from facenet2expnet.data.pictures import decode_picture
-from facenet2expnet.deploy import answers
+from facenet2expnet.deploy import WEB, answers
 from facenet2expnet.deploy.answers import CropAnswer, CropsAnswer, ErrorAnswer, FacesAnswer, PictureAnswer
 from facenet2expnet.deploy.batching import Batcher
 from facenet2expnet.deploy.gate import Gate, Metrics, Outermost
 from facenet2expnet.deploy.uploads import FORMATS, Limits, Refused, Upload, read_body, read_uploads
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict.recognizer import Options, Recognizer
-
-WEB = Path(__file__).parent / "web"
-"""The page: plain files."""
 
 ENGINE = "engine.js"
 """What the page imports to analyse a picture; here it asks the service, in `engine_server.js`."""
