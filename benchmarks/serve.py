@@ -114,7 +114,19 @@ def main(arguments: list[str] | None = None) -> None:
 @contextlib.contextmanager
 def fn2en(model: Path) -> Iterator[str]:
     """Start the service on a free port; its address."""
-    words = [sys.executable, "-m", "facenet2expnet.cli.main", "serve", str(model), "--port", "0", "--max-rate", "0"]
+    words = [
+        sys.executable,
+        "-m",
+        "facenet2expnet.cli.main",
+        "serve",
+        str(model),
+        "--port",
+        "0",
+        "--max-rate",
+        "0",
+        "--max-queue",
+        "256",
+    ]  # all clients have one address, which may hold a quarter
     with started(words) as line:
         yield line.split()[2].rstrip(";")
 

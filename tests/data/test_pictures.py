@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from PIL import Image
 from facenet2expnet.data import pictures
 from facenet2expnet.data.pictures import (
     Skipped,
+    decode_picture,
     eight_bit,
     read_picture,
     read_reduced,
@@ -218,6 +220,8 @@ def test_huge_pictures_are_read_reduced(tmp_path: Path, monkeypatch: pytest.Monk
         assert picture[-5].max() <= 2
         with pytest.raises(UserError, match=r"120 x 200 pixels, the limit is 0\.02 megapixels \(--max-megapixels\)"):
             read_picture(tmp_path / name, max_megapixels=0.02)
+        with pytest.raises(UserError, match="120 x 200 pixels, the limit is 5,000 pixels"):
+            decode_picture(io.BytesIO((tmp_path / name).read_bytes()))
     for name in ("a.png", "progressive.jpg"):
         with pytest.raises(UserError, match="is too large"):
             read_picture(tmp_path / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 import pickle
 import pickletools
 from collections.abc import Callable, Iterator
@@ -247,6 +248,23 @@ class TestSaving:
         loaded = ExpressionClassifier.load(saved)
         assert tuple(loaded.classes_) == tiny.CLASSES
         assert loaded.predict(np.zeros((2, 50, 50, 3), np.uint8)).shape == (2,)
+
+    def test_a_changed_description_is_an_error_and_unknown_parameters_are_left_out(
+        self, fitted: ExpressionClassifier, tmp_path: Path
+    ) -> None:
+        card = fitted.save(tmp_path) / "model.json"
+        written = json.loads(card.read_text())
+        own = written["estimator"]
+        card.write_text(json.dumps(written | {"estimator": own | {"params": own["params"] | {"of_tomorrow": 1}}}))
+        assert ExpressionClassifier.load(tmp_path).get_params().keys() == fitted.get_params().keys()
+        for wrong, message in (
+            (own | {"classes": own["classes"][:1]}, "has 1 labels, expected one for each of 3 classes"),
+            (own | {"dtype": "cheese"}, "'estimator' in model.json can't be read"),
+            ([], "'estimator' in model.json can't be read"),
+        ):
+            card.write_text(json.dumps(written | {"estimator": wrong}))
+            with pytest.raises(UserError, match=message):
+                ExpressionClassifier.load(tmp_path)
 
     @pytest.mark.parametrize("how", ["pickle", "joblib"])
     def test_pickles(self, faces: np.ndarray, fitted: ExpressionClassifier, how: str) -> None:

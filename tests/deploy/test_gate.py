@@ -101,11 +101,25 @@ def test_the_token_is_compared_in_constant_time(
 
 def test_the_queue_has_room_for_so_many(clock: list[float]) -> None:
     gate = Gate(Limits(queue=2))
-    with gate.slot():
-        with gate.slot(), pytest.raises(Refused) as caught, gate.slot():
+    with gate.slot("a"):
+        with gate.slot("b"), pytest.raises(Refused) as caught, gate.slot("c"):
             pass
         assert (caught.value.status, caught.value.retry_s) == (503, 1)
         assert gate.inside == 1
-    with pytest.raises(ZeroDivisionError), gate.slot():
+    with pytest.raises(ZeroDivisionError), gate.slot("a"):
         1 / 0  # noqa: B018
     assert gate.inside == 0
+
+
+def test_one_client_holds_a_quarter_of_the_queue_at_most() -> None:
+    gate = Gate(Limits(queue=8))
+    with gate.slot("a"), gate.slot("a"):
+        with pytest.raises(Refused, match="2 requests of yours are being worked on") as caught, gate.slot("a"):
+            pass
+        assert (caught.value.status, caught.value.retry_s) == (503, 1)
+        with gate.slot("b"):
+            assert gate.inside == 3
+    assert gate.inside == 0
+    with gate.slot("a"):
+        assert gate.inside == 1
+    assert not gate._inside  # clients that left are forgotten

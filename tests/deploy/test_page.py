@@ -115,6 +115,7 @@ def test_a_chosen_picture_is_drawn_with_its_faces_and_fills_the_table(page: Any,
     expected = recognizer.predict(np.asarray(Image.open(PARTY).convert("RGB"))).table()
     for row, (_, one) in zip(table, expected.iterrows(), strict=True):
         assert (row["source"], row["label"], row["track"]) == ("party.jpg", one["label"], "")
+        assert (row["crop"], row["note"]) == (one["crop"], "")
         for name in ("x", "y", "width", "height"):
             assert float(row[name]) == pytest.approx(one[name], abs=1)
         for name in tiny.CLASSES:
@@ -163,6 +164,7 @@ def test_a_video_has_a_timeline_and_can_be_looked_at_again(page: Any, tmp_path: 
     table = saved_table(page)
     assert [float(row["time_s"]) for row in table] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert [row["note"] for row in table] == [""] * 3 + ["no face found"] * 3
+    assert [row["crop"] for row in table] == ["detected"] * 3 + [""] * 3
     assert colours(page, "#timeline") > 3
     assert page.locator("#timeline").get_attribute("aria-label").startswith("On average ")
     assert colours(page) < 200

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import tiny
-from facenet2expnet.deploy import serve
+from facenet2expnet.deploy import WEB, serve
 from facenet2expnet.deploy.uploads import Limits
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
@@ -198,8 +199,8 @@ def test_the_page_may_load_nothing_from_elsewhere(client: TestClient) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "connect-src 'self'" in page.headers["content-security-policy"]
-    assert client.get("/engine.js").text == (serve.WEB / "engine_server.js").read_text(encoding="utf-8")
-    for file in serve.WEB.glob("*"):
+    assert client.get("/engine.js").text == (WEB / "engine_server.js").read_text(encoding="utf-8")
+    for file in WEB.rglob("*.*"):
         assert "https://" not in file.read_text(encoding="utf-8").replace("over HTTPS", ""), file
     assert client.get("/../serve.py").status_code == 404
     assert client.get("/..%2fserve.py").status_code == 404
@@ -244,15 +245,21 @@ def inside(client: Any) -> float:
     return float(next(line for line in lines if line.startswith("fn2en_requests_inside")).rpartition(" ")[2])
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end_s, "it did not come within 30 s"
+        time.sleep(0.01)
+
+
 def test_requests_share_batches_and_a_full_queue_is_said(recognizer: Recognizer) -> None:
     held = Held(recognizer)
-    app = serve.create_app(held, Limits(queue=5, rate=0))  # type: ignore[arg-type]
+    app = serve.create_app(held, Limits(queue=20, rate=0))  # type: ignore[arg-type]
     with live(app) as service, ThreadPoolExecutor(8) as pool, httpx.Client(base_url=service.url) as client:
         answers = [pool.submit(send, client, "/v1/crops", encode(noise(seed=0)))]
         assert held.begun.wait(10)
         answers += [pool.submit(send, client, "/v1/crops", encode(noise(seed=number))) for number in range(1, 5)]
-        while inside(client) < 5:
-            pass
+        wait_until(lambda: inside(client) == 5)
         full = send(client, "/v1/crops", encode(noise()))
         assert error_of(full) == (503, "busy")
         assert full.headers["retry-after"] == "1"
@@ -298,10 +305,8 @@ def test_a_client_that_goes_away_is_no_error_of_the_service(
     with live(serve.create_app(recognizer)) as service, httpx.Client(base_url=service.url) as client:
         with socket.create_connection(service.url.removeprefix("http://").split(":")) as connection:
             connection.sendall(b"POST /v1/crops HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc")
-            while inside(client) < 1:
-                pass
-        while inside(client) > 0:
-            pass
+            wait_until(lambda: inside(client) == 1)
+        wait_until(lambda: inside(client) == 0)
         assert 'fn2en_requests_total{path="/v1/crops",status="400"} 1.0' in client.get("/metrics").text
     assert "Traceback" not in caplog.text
 

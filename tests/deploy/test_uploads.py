@@ -153,7 +153,15 @@ def test_the_pictures_of_a_request_are_limited_together() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
-    [("megabytes", 0, "more than 0"), ("pictures", 0, "1 or more"), ("rate", -1, "more than 0"), ("queue", 0, "1 or")],
+    [
+        ("megabytes", 0, "more than 0"),
+        ("pictures", 0, "1 or more"),
+        ("rate", -1, "more than 0"),
+        ("queue", 0, "1 or"),
+        ("megapixels", 90, "89 or less"),
+        ("megapixels", float("inf"), "a finite"),
+        ("rate", float("nan"), "a finite"),
+    ],
 )
 def test_impossible_limits_are_refused(name: str, value: float, expected: str) -> None:
     with pytest.raises(UserError, match=f"{name} is {value}, expected {expected}"):

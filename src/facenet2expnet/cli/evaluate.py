@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from facenet2expnet.cli.model import ModelFolder, TableFile
-from facenet2expnet.cli.run import Data, Device, MergeLabels, Quiet, with_merged_labels
+from facenet2expnet.cli.run import MODELS, Data, Device, MergeLabels, Quiet, with_merged_labels
 
 
 def add(app: typer.Typer) -> None:
@@ -18,9 +18,7 @@ def add(app: typer.Typer) -> None:
 
 
 def evaluate(
-    model: Annotated[
-        Path, typer.Argument(help="A model folder, a run folder with one model, or an ONNX file of fn2en export.")
-    ],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"Expected: {MODELS}.")],
     data: Data,
     out: TableFile = None,
     part: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from facenet2expnet.cli.model import ModelFolder
 from facenet2expnet.cli.run import Quiet
 
 
@@ -16,7 +17,7 @@ def add(app: typer.Typer) -> None:
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A model folder, a run folder with one model, or a shipped model.")],
+    model: ModelFolder,
     out: Annotated[Path | None, typer.Argument(metavar="[OUT.onnx]", help="The file to write.")] = None,
     web: Annotated[
         Path | None,

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from facenet2expnet.cli.model import ModelFolder
-
 
 def add(app: typer.Typer) -> None:
     """Mount the command."""
@@ -15,12 +13,15 @@ def add(app: typer.Typer) -> None:
 
 
 def push(
-    model: ModelFolder,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder or a run on this machine, or standard or small.")
+    ],
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the hub; made if it is not there.")],
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public. By default private.")] = False,
     licence: Annotated[
-        str, typer.Option("--licence", help="Of the weights, as the hub names it: apache-2.0, cc-by-nc-4.0, other.")
-    ] = "other",
+        str | None,
+        typer.Option("--licence", help="Of the weights, as the hub names it: apache-2.0, cc-by-nc-4.0, other."),
+    ] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Of the commit.")] = "",
 ) -> None:
     """Upload a model and its model card to the Hugging Face hub. Log in first: hf auth login.

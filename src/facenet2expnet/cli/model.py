@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facenet2expnet.cli.run import Device, Quiet
+from facenet2expnet.cli.run import MODEL_FOLDERS, MODELS, Device, Quiet
 from facenet2expnet.cli.summary import Summary, counted
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from facenet2expnet.predict.results import FrameResult
     from facenet2expnet.report.timeline import Timeline
 
-ModelFolder = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, a run folder with one model, or hf:owner/name.")
-]
+ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help=f"Expected: {MODEL_FOLDERS}.")]
 TableFile = Annotated[Path | None, typer.Option("--out", "-o", help="Write the table: .csv, .json or .parquet.")]
 DRAWN_SMOOTH_S = 0.5
 """Time constant of the smoothing in drawings and timelines, unless --smooth names another."""
@@ -42,7 +40,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[MODEL] SOURCE...",
-            help="MODEL: a folder, a run, an ONNX file, hf:owner/name, or small; by default the package's standard. "
+            help=f"MODEL: {MODELS}, the default standard. "
             "SOURCE: pictures, folders, patterns, lists (.txt), videos, webcam or camera:1.",
         ),
     ],
@@ -247,6 +245,7 @@ def _skipped_list(path: Path) -> Iterator[Callable[[FrameResult], None]]:
     """Write what could not be read, with its reason, as it comes; no file if there is nothing."""
     import csv
 
+    path.unlink(missing_ok=True)  # of an earlier call
     with contextlib.ExitStack() as stack:
         writer: Any = None
 
@@ -348,6 +347,7 @@ def write_table(table: pd.DataFrame, skipped: Sequence[Skipped], path: Path) -> 
     }
     with atomic_path(path) as temporary:
         writers[path.suffix.lower()](temporary)
+    skipped_path(path).unlink(missing_ok=True)  # of an earlier call
     if skipped:
         write_skipped(skipped, skipped_path(path))
     return _written(len(table), len(skipped), path)

@@ -8,6 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+MODEL_FOLDERS = "a model folder, a run, hf:owner/name, or a model of the package: standard or small"
+MODELS = MODEL_FOLDERS.replace("a run", "a run, an ONNX file")
+"""What a command takes as a model, for its help."""
+
 Data = Annotated[
     Path, typer.Argument(help="A folder of class folders, a CSV or Parquet manifest, or a folder of prepared faces.")
 ]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from facenet2expnet.cli.run import Device, Quiet
+from facenet2expnet.cli.run import MODELS, Device, Quiet
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
@@ -24,9 +24,7 @@ def add(app: typer.Typer) -> None:
 
 
 def serve(
-    model: Annotated[
-        str | None, typer.Argument(help="A model folder or a run; no model is shipped yet, so name one.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help=f"Expected: {MODELS}. By default the package's standard.")] = None,
     host: Annotated[str, Option(help="Address to listen at. By default, only this machine reaches it.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen at; 0 for any that is free.")] = 8000,
     token: Annotated[
@@ -38,12 +36,18 @@ def serve(
     proxy: Annotated[
         str | None, Option(help="Address of a reverse proxy in front; its X-Forwarded-For names the clients.")
     ] = None,
+    hostnames: Annotated[
+        list[str] | None,
+        Option("--hostname", help="A name by which the service is called; others are refused. Repeatable."),
+    ] = None,
     max_megabytes: Annotated[float, Option("--max-megabytes", help="Of a request.")] = 20.0,
-    max_megapixels: Annotated[float, Option("--max-megapixels", help="Of a picture.")] = 40.0,
+    max_megapixels: Annotated[float, Option("--max-megapixels", help="Of a picture, at most 89.")] = 40.0,
     max_pictures: Annotated[int, Option("--max-pictures", help="In a request.")] = 16,
     max_faces: Annotated[int, Option("--max-faces", help="In a picture; and cut-out faces in a request.")] = 128,
     max_rate: Annotated[float, Option("--max-rate", help="Requests a second of one client; 0 for no limit.")] = 50.0,
-    max_queue: Annotated[int, Option("--max-queue", help="Requests in work or waiting; others get 503.")] = 64,
+    max_queue: Annotated[
+        int, Option("--max-queue", help="Requests in work or waiting; others get 503. A quarter is for one client.")
+    ] = 64,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -62,13 +66,14 @@ def serve(
     from facenet2expnet.predict.recognizer import Recognizer
 
     limits = Limits(max_megabytes, max_megapixels, max_pictures, max_faces, max_rate, max_queue)
-    if token is not None and not token.strip():
+    token = None if token is None else token.strip()  # a file often ends in a line break
+    if token == "":
         raise UserError("the token is empty, expected some letters; leave it out to let in anyone")
     local = is_loopback(host)
     with console.progress(quiet):
         recognizer = Recognizer.load(model, device)
         service.warm_up(recognizer)
-        hosts = (*LOOPBACK, host) if local and not proxy else ("*",)
+        hosts = (*LOOPBACK, host, *(hostnames or ())) if hostnames or (local and not proxy) else ("*",)
         app = service.create_app(recognizer, limits, token=token, cors_origins=cors_origins or (), hosts=hosts)
         listening = service.listen(host, port)
         where = f"[{host}]" if ":" in host else host

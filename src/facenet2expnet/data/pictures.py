@@ -110,15 +110,15 @@ def read_reduced(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) 
 
 
 def decode_picture(file: BinaryIO, formats: tuple[str, ...] | None = None) -> np.ndarray:
-    """Decode an open picture file as (H, W, 3) uint8 RGB, as `read_picture` does.
+    """Decode an open picture file as (H, W, 3) uint8 RGB, as `read_picture` does; never reduced.
 
     Args:
         file: at its beginning.
         formats: Pillow's names of the formats that are tried; None for all.
     Raises:
-        UserError: With the reason, as for `read_picture`.
+        UserError: With the reason, as for `read_picture`; or if it has more than `MAX_PIXELS`, in any format.
     """
-    return _decode(file, MAX_MEGAPIXELS, formats)[0]
+    return _decode(file, None, formats)[0]
 
 
 @contextlib.contextmanager
@@ -134,8 +134,10 @@ def _reasons() -> Iterator[None]:
         raise UserError(f"can't be read: {error.strerror or error}") from error
 
 
-def _decode(file: BinaryIO, max_megapixels: float, formats: tuple[str, ...] | None = None) -> tuple[np.ndarray, int]:
-    """Read an open file, by default of any format; see `read_reduced`."""
+def _decode(
+    file: BinaryIO, max_megapixels: float | None, formats: tuple[str, ...] | None = None
+) -> tuple[np.ndarray, int]:
+    """Read an open file, by default of any format; see `read_reduced`. Without `max_megapixels` it is never reduced."""
     try:
         head = file.read(12)
         if not head:
@@ -171,13 +173,17 @@ def _opened(file: BinaryIO, head: bytes, formats: tuple[str, ...] | None) -> Ima
         raise UserError(f"is too large: {error}; {SMALLER}") from error
 
 
-def _reduce(image: Image.Image, max_megapixels: float) -> int:
+def _reduce(image: Image.Image, max_megapixels: float | None) -> int:
     """Prepare an opened picture to be read reduced if it is too large; return how many times smaller it will be.
 
     Raises:
         UserError: If it is larger than it may be.
     """
     (width, height), reduced = image.size, 1
+    if max_megapixels is None:
+        if width * height > MAX_PIXELS:
+            raise UserError(f"is too large: {width} x {height} pixels, the limit is {MAX_PIXELS:,} pixels; {SMALLER}")
+        return reduced
     if width * height > max_megapixels * 1e6:
         limit = f"the limit is {max_megapixels:g} megapixels (--max-megapixels)"
         raise UserError(f"is too large: {width} x {height} pixels, {limit}; {SMALLER}")

@@ -143,17 +143,20 @@ class ExpressionClassifier(ClassifierMixin, BaseEstimator):
         """Return a fitted classifier from a model folder, a run, or hf:owner/name.
 
         A model that `save` wrote has its labels and parameters again; of any other model the labels are its class
-        names, and the parameters are recipe and method of its training.
+        names, and the parameters are recipe and method of its training. Parameters of another version are left out.
+
+        Raises:
+            UserError: If there is no model, or what `save` wrote of the classifier was changed.
         """
         found = load_model(locate_model(model))
-        about = found.metadata.pop("estimator", {})
-        params = {"method": found.metadata.get("method", "fn2en")} | about.get("params", {}) | {"device": device}
+        kept, classes = _saved(found, str(model))
+        kept = {name: kept[name] for name in cls._get_param_names() if name in kept}
+        params = {"method": found.metadata.get("method", "fn2en")} | kept | {"device": device}
         if params.get("recipe") is None:
             params["recipe"] = recipes.from_dict(found.metadata["recipe"]) if "recipe" in found.metadata else "quick"
             params["settings"] = ()
-        params["settings"] = tuple(params.get("settings", ()))
         classifier = cls(**params)
-        classifier.classes_ = np.array(about.get("classes", found.classes), dtype=about.get("dtype"))
+        classifier.classes_ = classes
         classifier.n_features_in_ = found.contract.stored_px**2 * 3
         classifier._use(found)
         return classifier
@@ -186,6 +189,28 @@ class ExpressionClassifier(ClassifierMixin, BaseEstimator):
     def _use(self, model: Model) -> None:
         model.metadata.pop("estimator", None)
         self.recognizer_ = Recognizer(model, self.device)
+
+
+def _saved(model: Model, name: str) -> tuple[dict[str, Any], np.ndarray]:
+    """The parameters and labels that `save` wrote into a model's metadata; the class names where it did not.
+
+    Raises:
+        UserError: If they can't be read, or are not as many labels as classes.
+    """
+    about = model.metadata.pop("estimator", {})
+    try:
+        params = dict(about.get("params", {}))
+        params["settings"] = tuple(params.get("settings", ()))
+        labels = np.array(about.get("classes", model.classes), dtype=about.get("dtype"))
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: 'estimator' in {CARD} can't be read ({error}); save the classifier again") from None
+    if labels.shape != (len(model.classes),):
+        found = len(labels) if labels.ndim == 1 else f"an array {labels.shape} of"
+        raise UserError(
+            f"{name}: 'estimator' in {CARD} has {found} labels, expected one for each of {len(model.classes)} classes; "
+            "save the classifier again"
+        )
+    return params, labels
 
 
 def stored_faces(pictures: Pictures, contract: CropContract) -> np.ndarray:

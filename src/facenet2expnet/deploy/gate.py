@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import math
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,12 @@ class Gate:
         self.limits = limits
         self._token = None if token is None else token.encode()
         self._clients: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        self.inside = 0
+        self._inside: Counter[str] = Counter()
+
+    @property
+    def inside(self) -> int:
+        """The number of requests in the queue."""
+        return self._inside.total()
 
     def check(self, client: str, authorization: str) -> None:
         """Raise Refused, 401 or 429, if a request may not come in."""
@@ -64,15 +69,19 @@ class Gate:
             raise Refused(401, "no_token", "expected the header Authorization: Bearer TOKEN with the service's token")
 
     @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Hold a place in the queue; raises Refused, 503, if there is none."""
+    def slot(self, client: str) -> Iterator[None]:
+        """Hold a place in the queue; raises Refused, 503, if there is none, or the client has its share."""
         if self.inside >= self.limits.queue:
             raise Refused(503, "busy", f"{self.limits.queue} requests are being worked on; try again", 1)
-        self.inside += 1
+        if self._inside[client] >= self.limits.client_queue:
+            raise Refused(503, "busy", f"{self._inside[client]} requests of yours are being worked on; try again", 1)
+        self._inside[client] += 1
         try:
             yield
         finally:
-            self.inside -= 1
+            self._inside[client] -= 1
+            if not self._inside[client]:
+                del self._inside[client]
 
     def _wait_s(self, client: str, now_s: float) -> float:
         """Count a request of a client; seconds until it may come in, 0 for now."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from facenet2expnet import __version__
 from facenet2expnet.crop import resize_square
 from facenet2expnet.data.bundled import read_sample, sample_folder
 from facenet2expnet.data.pictures import read_picture
-from facenet2expnet.deploy.model_card import model_card
+from facenet2expnet.deploy.agreement import compare
+from facenet2expnet.deploy.model_card import hub_licence, model_card
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import read_json
 from facenet2expnet.predict.fetch import ONNX, hub_error, split_reference
-from facenet2expnet.predict.model_folder import CARD, WEIGHTS, Model, find_model, load_model, on_hub
+from facenet2expnet.predict.model_folder import CARD, WEIGHTS, Model, find_model, load_model, locate_model, on_hub
+from facenet2expnet.predict.onnx_model import load_onnx
 from facenet2expnet.predict.scores import class_probabilities
 
 README = "README.md"
@@ -34,7 +36,7 @@ def push(
     repository: str,
     *,
     public: bool = False,
-    licence: str = "other",
+    licence: str | None = None,
     message: str = "",
     token: str | None = None,
 ) -> str:
@@ -48,28 +50,32 @@ def push(
     model card of `model_card`, or the folder's own.
 
     Args:
-        model: a model folder, or a run folder with one model.
+        model: a model folder, a run folder with one model, or the name of a model of the package.
         repository: owner/name; made if it is not there.
         public: make a new repository public.
-        licence: of the weights, as the hub names it: apache-2.0, cc-by-nc-4.0, other, ...
+        licence: of the weights, as the hub names it: apache-2.0, cc-by-nc-4.0, other, ...; by default the one that
+            `model.json` names.
         message: of the commit.
         token: of the hub; by default the one of `hf auth login` or HF_TOKEN.
     Returns:
         The address of the commit.
     Raises:
-        UserError: If there is no whole model, model.onnx gives other answers, a name is wrong, or the hub refuses.
+        UserError: If there is no whole model, a licence is given beside an own README.md, model.onnx gives other
+            answers, a name is wrong, or the hub refuses.
     """
     if on_hub(model):
         raise UserError(f"{model}: expected a model on this machine; fetch it and name its folder")
     if split_reference(f"hf:{repository}")[1]:
         raise UserError(f"'{repository}': expected owner/name; a push makes a new revision")
-    if not re.fullmatch("[a-z0-9][a-z0-9.-]*", licence):
+    if licence is not None and not hub_licence(licence):
         raise UserError(
             f"licence is '{licence}', expected a name of the hub, such as apache-2.0, cc-by-nc-4.0 or other"
         )
-    folder = find_model(Path(model))
-    files = pushed_files(folder)
+    folder = find_model(locate_model(model))
     own = folder / README
+    if licence is not None and own.is_file():
+        raise UserError(f"{own} is uploaded as it is: write the licence in it, without --licence, or move it away")
+    files = pushed_files(folder)
     files[README] = own.read_bytes() if own.is_file() else model_card(folder, repository, licence).encode()
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -106,24 +112,20 @@ def _compare_onnx(path: Path, model: Model) -> None:
     Raises:
         UserError: If their probabilities differ, the file is no such model, or ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError:
+    if importlib.util.find_spec("onnxruntime") is None:
         raise UserError(
             f"{path}: can't be compared with {WEIGHTS} without ONNX Runtime; pip install 'facenet2expnet[onnx]', or "
             "move the file out of the folder"
-        ) from None
+        )
+    exported = load_onnx(path, "cpu")
+    if (exported.classes, exported.contract) != (model.classes, model.contract):
+        raise UserError(f"{path}: not an export of this model: other classes or another crop; export it again")
     side, sample = model.contract.crop_px, sample_folder()
     images = read_sample()["image"].iloc[::COMPARED_EVERY]
     crops = np.stack([resize_square(read_picture(sample / image), side) for image in images])
     expected = class_probabilities(model.module, crops, side)
-    try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        found = np.asarray(session.run(None, {session.get_inputs()[0].name: crops})[0])
-        difference = float(np.abs(found - expected).max())
-    except Exception as error:  # ONNX Runtime's own kinds, and a shape that does not fit
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not an export of this model ({reason}); export it again") from error
+    unlabelled = np.full(len(crops), -1)
+    difference = compare(expected, exported.probabilities(crops), unlabelled, "the sample").largest_difference
     if not difference <= LARGEST_DIFFERENCE:
         raise UserError(
             f"{path}: its probabilities differ from those of {WEIGHTS} by up to {difference:.2g}, expected at most "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ RUN, METRICS = "run.json", "metrics.json"
 SPREADS = {"folds": "std", "seeds": "std_over_seeds"}
 """What a standard deviation in `metrics.json` is over, and its key."""
 
+RESULTS = ("accuracy", "balanced_accuracy", "expected_calibration_error")
+"""What is shown of each test in `results` of `model.json`."""
+
 DESCRIPTIONS = {
     WEIGHTS: "the weights",
     CARD: "classes, crop contract, recipe, training data, versions and hashes",
@@ -23,17 +27,24 @@ DESCRIPTIONS = {
 }
 
 
-def model_card(folder: Path, repository: str, licence: str = "other") -> str:
+def hub_licence(text: str) -> bool:
+    """Whether a licence is written as the hub names licences: apache-2.0, cc-by-nc-4.0, other."""
+    return re.fullmatch("[a-z0-9][a-z0-9.-]*", text) is not None
+
+
+def model_card(folder: Path, repository: str, licence: str | None = None) -> str:
     """Return the model card of a model folder in Markdown, from its `model.json` and from the run that it is part of.
 
     Args:
         folder: the model folder.
         repository: owner/name.
-        licence: of the weights, as the hub names it.
+        licence: of the weights, as the hub names it; by default the one of `model.json`, or "other" if that has none
+            or words of its own.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     card = read_json(folder / CARD)
+    named = licence or str(card.get("licence", "other"))
     run = _run_of(folder)
     calibration = card.get("calibration", {})
     environment = Environment(
@@ -42,7 +53,7 @@ def model_card(folder: Path, repository: str, licence: str = "other") -> str:
     )  # fmt: skip
     return environment.get_template("model_card.md.j2").render(
         repository=repository,
-        licence=licence,
+        licence=named if hub_licence(named) else "other",
         version=card.get("versions", {}).get("facenet2expnet", "of unknown version"),
         created=str(card.get("created", "an unknown day"))[:10],
         classes=card["classes"],
@@ -56,7 +67,8 @@ def model_card(folder: Path, repository: str, licence: str = "other") -> str:
             if {"temperature", "pictures"} <= set(calibration)
             else "Probabilities were not calibrated: a high one is no promise."
         ),
-        terms=_terms(card, licence),
+        terms=_terms(card, named),
+        use=card.get("use", ""),
     )
 
 
@@ -71,7 +83,7 @@ def _training(card: dict[str, Any], run: Path | None) -> list[tuple[str, str]]:
     about = read_json(run / RUN) if run else {}
     data, counts = about.get("manifest", {}), about.get("manifest", {}).get("counts", {})
     rows = {
-        "data": trained.get("manifest"),
+        "data": trained.get("words") or trained.get("manifest"),
         "pictures trained on": trained.get("pictures"),
         "labelled pictures of the data": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
         "subjects of the data": data.get("subjects"),
@@ -100,6 +112,9 @@ def _accuracy(card: dict[str, Any], run: Path | None) -> str:
         sentences.append(f"This model: {metrics['accuracy']:.1%}{tested} on {part}.")
         others = {name: value for name, value in metrics.items() if name != "accuracy" and isinstance(value, float)}
         sentences += [f"{name.replace('_', ' ')}: {value:.4g}." for name, value in others.items()]
+    for test, result in (card.get("results") or {}).items():
+        values = [f"{name.replace('_', ' ')} {result[name]:.4g}" for name in RESULTS if name in result]
+        sentences.append(f"On {test} ({result['pictures']:,} pictures): {', '.join(values)}.")
     spreads = {name: scores.get(key, {}).get("accuracy") for name, key in SPREADS.items()}
     spread = " and ".join(f"{value:.1%} over {name}" for name, value in spreads.items() if value is not None)
     if spread:
@@ -129,9 +144,10 @@ def _crop(contract: CropContract) -> str:
 def _terms(card: dict[str, Any], licence: str) -> str:
     """What is known of the terms of use."""
     net = card.get("recipe", {}).get("face_net", {}).get("name", "its face net")
-    named = "No licence was named for these weights" if licence == "other" else f"The weights are under {licence}"
+    named = f"The weights are under {licence}" if hub_licence(licence) else f"Licence of the weights: {licence}"
+    named = "No licence was named for these weights" if licence == "other" else named
     return (
-        f"{named}. The code of facenet2expnet is under Apache-2.0. The weights have learned from pictures "
-        f"({card.get('trained_on', {}).get('manifest', 'unknown')}) and from a face net ({net}), and the terms of both "
+        f"{named.removesuffix('.')}. The code of facenet2expnet is under Apache-2.0. The weights have learned from "
+        f"pictures ({card.get('trained_on', {}).get('manifest', 'unknown')}) and from a face net ({net}), and the terms of both "
         "may bind you."
     )

@@ -27,16 +27,13 @@ from starlette.requests import ClientDisconnect
 
 from facenet2expnet import __version__
 from facenet2expnet.data.pictures import decode_picture
-from facenet2expnet.deploy import answers
+from facenet2expnet.deploy import WEB, answers
 from facenet2expnet.deploy.answers import CropAnswer, CropsAnswer, ErrorAnswer, FacesAnswer, PictureAnswer
 from facenet2expnet.deploy.batching import Batcher
 from facenet2expnet.deploy.gate import Gate, Metrics, Outermost
 from facenet2expnet.deploy.uploads import FORMATS, Limits, Refused, Upload, read_body, read_uploads
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict.recognizer import Options, Recognizer
-
-WEB = Path(__file__).parent / "web"
-"""The page: plain files."""
 
 ENGINE = "engine.js"
 """What the page imports to analyse a picture; here it asks the service, in `engine_server.js`."""
@@ -45,7 +42,7 @@ BATCH_PICTURES = 16
 STOP_S = 30
 """Requests that are being worked on when the service stops have so many seconds."""
 
-DETAILS = ("method", "licence", "license", "metrics", "created")
+DETAILS = ("method", "licence", "use", "results", "metrics", "created")
 """What /v1/model tells of the model's metadata; the rest may name folders of the machine that trained it."""
 
 log = logging.getLogger(__name__)
@@ -161,9 +158,11 @@ def _decode(upload: Upload) -> np.ndarray | Refused:
 def _routes(worker: Worker, gate: Gate, metrics: Metrics, limits: Limits) -> APIRouter:
     """The service's paths."""
 
+    def client_of(request: Request) -> str:
+        return request.client.host if request.client else ""
+
     async def check(request: Request) -> None:
-        client = request.client.host if request.client else ""
-        gate.check(client, request.headers.get("authorization", ""))
+        gate.check(client_of(request), request.headers.get("authorization", ""))
 
     async def uploads(request: Request, field: str, most: int) -> list[tuple[str, Upload | Refused]]:
         body = await read_body(request.stream(), request.headers, limits)
@@ -186,7 +185,7 @@ def _routes(worker: Worker, gate: Gate, metrics: Metrics, limits: Limits) -> API
     ) -> FacesAnswer:
         """Find the faces of pictures, and predict their expressions."""
         options = partial(_photo_options, faces, min_face_px, min_score)
-        with gate.slot():
+        with gate.slot(client_of(request)):
             named = await uploads(request, "pictures", limits.pictures)
             found = await worker.classify(named, options)
         pictures = [
@@ -200,7 +199,7 @@ def _routes(worker: Worker, gate: Gate, metrics: Metrics, limits: Limits) -> API
     @guarded.post("/v1/crops", responses=sent, openapi_extra=_form("crops"))
     async def classify_crops(request: Request) -> CropsAnswer:
         """Predict the expressions of faces that are cut out already; each picture is one face."""
-        with gate.slot():
+        with gate.slot(client_of(request)):
             named = await uploads(request, "crops", limits.faces)
             found = await worker.classify(named, lambda upload: Options(faces="whole-image"))
         crops = []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from facenet2expnet.data.pictures import MAX_PIXELS
 from facenet2expnet.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -27,6 +29,9 @@ of a million tiny parts would keep it busy for hours."""
 REQUEST_PICTURES = 4
 """All pictures of a request together may have so many times the pixels of the largest one that is allowed."""
 
+CLIENT_SHARE = 4
+"""One client may hold one of so many places of the queue, so that slow uploads of one do not keep out all others."""
+
 DRAINED = 4
 """Of a body that is too large, up to so many times the limit is read and dropped: a client that still sends would not
 see the answer."""
@@ -42,7 +47,7 @@ class Limits:
         pictures: in a request.
         faces: found in a picture, or cut-out faces in a request.
         rate: requests a second of one client, over some time; 0 for no limit.
-        queue: requests that are received, wait or are worked on at one time.
+        queue: requests that are received, wait or are worked on at one time; a quarter of them from one client.
         body_s: seconds in which a body must have arrived.
     """
 
@@ -57,13 +62,22 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, smallest = getattr(self, field.name), 1 if field.type == "int" else 0
+            if not math.isfinite(value):
+                raise UserError(f"{field.name} is {value}, expected a finite number")
             if value < smallest or (value == 0 and field.name != "rate"):
                 raise UserError(f"{field.name} is {value}, expected {'1 or more' if smallest else 'more than 0'}")
+        if self.pixels > MAX_PIXELS:
+            raise UserError(f"megapixels is {self.megapixels:g}, expected {MAX_PIXELS // 10**6} or less")
 
     @property
     def body_bytes(self) -> int:
         """Largest body in bytes."""
         return round(self.megabytes * 1e6)
+
+    @property
+    def client_queue(self) -> int:
+        """Requests of one client that are in the queue at one time."""
+        return max(1, self.queue // CLIENT_SHARE)
 
     @property
     def pixels(self) -> int:

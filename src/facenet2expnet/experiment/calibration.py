@@ -20,7 +20,7 @@ from facenet2expnet.experiment.metrics import CALIBRATION_SCORES, scores_of
 from facenet2expnet.experiment.significance import Floats, Ints
 from facenet2expnet.files import check_writable
 from facenet2expnet.nets.classifier import divide_scores
-from facenet2expnet.predict.model_folder import CARD, Model, find_model, on_hub, save_model
+from facenet2expnet.predict.model_folder import CARD, Model, find_model, locate_model, on_hub, save_model
 from facenet2expnet.predict.onnx_model import is_onnx
 from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.scores import class_scores
@@ -67,14 +67,16 @@ def calibrate(
         model, data, device, progress: as in `evaluate`.
         out: the new model folder; None to change the model in place.
     Raises:
-        UserError: If the model's run was made from this data, `out` holds a model or is missing for a model on the hub,
-            or as `evaluate` does.
+        UserError: If the model's run was made from this data, `out` holds a model or is missing for a model of the hub
+            or the package, or as `evaluate` does.
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017, section 4.2.
     """
     if is_onnx(model):
         raise UserError(f"{model}: an ONNX file can't be calibrated; calibrate the model folder and export it again")
-    if out is None and on_hub(model):
-        raise UserError(f"{model}: a model on the hub can't be changed in place; give --out a new folder")
+    if out is None and (on_hub(model) or locate_model(model) != Path(model)):
+        raise UserError(
+            f"{model}: a model of the hub or the package can't be changed in place; give --out a new folder"
+        )
     folder = find_model(Path(model)) if out is None else Path(out)
     if out is not None and (folder / CARD).exists():
         raise UserError(f"{folder}: there is a model already; give --out a new folder")

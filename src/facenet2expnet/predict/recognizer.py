@@ -385,7 +385,7 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
     try:
         if frame.pixels is None:
             return _Seen(frame, None, [], [], frame.reason)
-        pixels, reduced = frame.pixels, 1
+        pixels, reduced = frame.pixels, frame.source.reduced
         if isinstance(pixels, Path):
             pixels, reduced = read_reduced(pixels, options.max_megapixels)
         height, width = pixels.shape[:2]

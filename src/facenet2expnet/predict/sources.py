@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from facenet2expnet.data.folders import Found, passed_over, search
-from facenet2expnet.data.pictures import count_frames, picture_endings, read_picture, to_rgb
+from facenet2expnet.data.pictures import count_frames, decode_picture, picture_endings, read_reduced, to_rgb
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.store import FaceStore, is_store
 
@@ -49,11 +49,13 @@ class Source:
         kind: "picture", "video", "animation", "camera", "face" for a cut-out face of a face store, or "unread" for what
             can't be read.
         value: path, array (H, W, 3) uint8 RGB, the number or path of a camera, or the reason why it is unread.
+        reduced: how many times smaller an array is than the picture that it was read from.
     """
 
     name: str
     kind: str
     value: Path | np.ndarray | str
+    reduced: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
@@ -120,7 +122,7 @@ def _listed(sources: Any) -> list[Given]:
     if isinstance(sources, str | Path):
         return [sources]
     if isinstance(sources, bytes | bytearray | memoryview):
-        return [read_picture(io.BytesIO(bytes(sources)))]
+        return [decode_picture(io.BytesIO(bytes(sources)))]
     if isinstance(sources, Image.Image):
         return [to_rgb(sources)]
     if hasattr(sources, "detach"):  # a tensor; PyTorch may not be installed
@@ -307,4 +309,7 @@ def _download(url: str) -> Iterator[Source]:
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             raise UserError(f"{url}: could not be downloaded: {error}") from None
         source = _of_file(file)
-        yield Source(url, source.kind, source.value if source.moving else read_picture(file))
+        if source.moving:
+            yield Source(url, source.kind, source.value)
+        else:
+            yield Source(url, source.kind, *read_reduced(file))

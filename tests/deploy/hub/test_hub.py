@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from facenet2expnet.cli.main import make_app
 from facenet2expnet.data.bundled import read_sample, sample_folder
 from facenet2expnet.deploy.hub import COMPARED_EVERY, push, pushed_files
+from facenet2expnet.deploy.onnx import with_metadata
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict.fetch import fetch
 from facenet2expnet.predict.model_folder import WEIGHTS, Model, load_model, save_model
@@ -65,6 +67,13 @@ def test_a_second_push_replaces_the_model(hub: HubServer, saved: Path, model: Mo
     assert b"My own card." in files["README.md"]
     assert "model.onnx" not in files
     load_model(fetch("hf:me/faces"))
+
+
+def test_a_licence_beside_an_own_card_is_refused(hub: HubServer, saved: Path) -> None:
+    (saved / "README.md").write_text("My own card.\n")
+    with pytest.raises(UserError, match=r"README\.md is uploaded as it is: write the licence in it"):
+        push(saved, "me/faces", licence="apache-2.0")
+    assert hub.requests == []
 
 
 def test_refusals(hub: HubServer, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,11 +130,13 @@ def export(model: Model, path: Path, factor: float = 1.0, side: int = 32) -> Non
         Exported(model.module, factor), (crops,), str(path), input_names=["crops"], output_names=["probabilities"],
         dynamic_axes=axes, dynamo=False,
     )  # fmt: skip
+    path.write_bytes(with_metadata(path.read_bytes(), model, {}))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_an_onnx_file_beside_the_weights(hub: HubServer, saved: Path, model: Model) -> None:
     pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
     export(model, saved / "model.onnx")
     push(saved, "me/faces")
     assert held(hub)["model.onnx"] == (saved / "model.onnx").read_bytes()
@@ -136,8 +147,11 @@ def test_an_onnx_file_beside_the_weights(hub: HubServer, saved: Path, model: Mod
         UserError, match=r"model\.onnx: its probabilities differ .* by up to 0\.\d+, expected at most 0\.001"
     ):
         pushed_files(saved)
+    export(replace(model, classes=("a", "b", "c")), saved / "model.onnx")
+    with pytest.raises(UserError, match=r"model\.onnx: not an export of this model: other classes"):
+        pushed_files(saved)
     (saved / "model.onnx").write_bytes(b"no network")
-    with pytest.raises(UserError, match=r"model\.onnx: not an export of this model .*export it again"):
+    with pytest.raises(UserError, match=r"model\.onnx: not a whole ONNX file .*make the file again with fn2en export"):
         pushed_files(saved)
 
 

@@ -89,6 +89,22 @@ def test_calibration_licence_and_framing(model: Model, tmp_path: Path) -> None:
     assert "of unknown version" in text
 
 
+def test_what_a_model_of_the_package_says_of_itself(model: Model, tmp_path: Path) -> None:
+    metadata = {
+        "licence": "other: for research.", "use": "Not for judging people.", "trained_on": {"words": "9 pictures."},
+        "results": {"FER+'s test": {"pictures": 3573, "accuracy": 0.8, "balanced_accuracy": 0.75, "recall": {"a": 1}}},
+    }  # fmt: skip
+    save_model(dataclasses.replace(model, metadata=metadata), tmp_path)
+    text = model_card(tmp_path, "me/faces")
+    assert text.startswith("---\nlicense: other\n")
+    assert "Licence of the weights: other: for research. The code" in text
+    assert "- Not for judging people.\n- An expression is" in text
+    assert "| data | 9 pictures. |" in text
+    assert "On FER+'s test (3,573 pictures): accuracy 0.8, balanced accuracy 0.75." in text
+    save_model(dataclasses.replace(model, metadata={"licence": "cc0-1.0"}), tmp_path)
+    assert model_card(tmp_path, "me/faces").startswith("---\nlicense: cc0-1.0\n")
+
+
 def test_the_crop_of_a_model_with_a_detector(model: Model, tmp_path: Path) -> None:
     contract = CropContract(detector="viola-jones", template="eyes")
     save_model(dataclasses.replace(model, contract=contract), tmp_path)

@@ -8,7 +8,7 @@ export class Table {
   /** @param element the <table>, with a caption */
   constructor(element, classes) {
     this.element = element;
-    this.columns = [...PLACE, "label", "probability", ...classes.map((name) => `p_${name}`), "note"];
+    this.columns = [...PLACE, "label", "probability", ...classes.map((name) => `p_${name}`), "crop", "note"];
     this.visible = ["source", "time_s", "label", "probability", ...classes.map((name) => `p_${name}`), "note"];
     const head = element.tHead.insertRow();
     for (const name of this.visible) {
@@ -36,6 +36,7 @@ export class Table {
       score === null ? "" : round(score, 6),
       label,
       ...[Math.max(...probabilities), ...probabilities].map((value) => round(value, 6)),
+      "detected",
       "",
     ]);
     if (!found.length) found.push([...place, ...Array(this.columns.length - 5).fill(""), note]);

@@ -9,12 +9,13 @@ const FORMAT = "facenet2expnet-web-1";
 const BATCH = 16;
 
 export class Recognizer {
-  /** Load model.json and the networks that it names, from the folder of this module. */
+  /** Load page.json and the networks that it names, from the folder of this module. */
   static async load() {
     ort.env.wasm.numThreads = 1; // more would need headers that not every web server sends
     ort.env.wasm.wasmPaths = { wasm: new URL("./ort.wasm", import.meta.url).href };
-    const model = await (await get("model.json")).json();
-    if (model.format !== FORMAT) throw new Error(`model.json has the format ${model.format}, expected ${FORMAT}`);
+    const model = await (await get("page.json")).json();
+    if (model.format !== FORMAT) throw new Error(`page.json has the format ${model.format}, expected ${FORMAT}`);
+    if (model.unfinished) throw new Error("This page was not written to its end: run fn2en export --web again");
     const session = async (name) => ort.InferenceSession.create(new Uint8Array(await (await get(name)).arrayBuffer()));
     const files = ["model.onnx", "pnet.onnx", "rnet.onnx", "onet.onnx"];
     const [classifier, proposal, refinement, output] = await Promise.all(files.map(session));
