@@ -25,6 +25,8 @@ def test_blanks_accents_and_invisible_characters() -> None:
         (["class 1", "class 2"], ["class 1", "class 2"]),
         (["male", "female"], ["female", "male"]),
         (["smile", "smirk"], ["smile", "smirk"]),
+        (["anger", "danger"], ["anger", "danger"]),
+        (["surprised", "unsurprised"], ["surprised", "unsurprised"]),
         (["", "", "x"], ["", "x"]),
     ],
 )
@@ -53,3 +55,13 @@ def test_known_classes_give_the_spelling() -> None:
     assert tidy(["happy", "joy"], classes=("happy", "joy"))[0] == ["happy", "joy"]
     assert tidy(["anger", "joy"], classes=("angry", "happy"), merge="auto")[0] == ["angry", "happy"]
     assert tidy(["a", "b"], merge={"B": "a"})[0] == ["a", "a"]
+
+
+def test_a_label_of_the_mapping_file_is_settled() -> None:
+    with pytest.raises(UserError, match="keeps a class by a line as surprize,surprize"):
+        tidy(["surprise", "surprize"])
+    assert tidy(["surprise", "surprize"], merge={"surprize": "surprize"})[0] == ["surprise", "surprize"]
+    assert tidy(["happy", "joy"], merge={"joy": "joy"})[0] == ["happy", "joy"]
+    assert tidy(["angry", "hazard"], merge={"hazard": "angre"})[0] == ["angry", "angre"]
+    with pytest.raises(UserError, match=r"anger \(1\) and angry \(1\) look like one class"):
+        tidy(["mad", "angry"], merge={"mad": "anger"})

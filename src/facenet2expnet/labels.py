@@ -111,19 +111,21 @@ def tidy(
     Args:
         names: the label of each picture.
         classes: the allowed class names, if they are known.
-        merge: "auto" to make one class of spellings that look like one; or label -> class, for labels to rename.
+        merge: "auto" to make one class of spellings that look like one; or label -> class, for labels to rename. A
+            label that is named there is never taken for another one; renamed to itself, it stays.
     Returns:
         The label of each picture, and sentences on what was changed.
     Raises:
         UserError: If two labels look like one class, or `merge` names a label that is not there.
     """
     cleaned = [clean(name) for name in names]
-    notes = []
+    notes, settled = [], set[str]()
     if not isinstance(merge, str):
         renamed = {clean(old).casefold(): clean(new) for old, new in merge.items()}
         if missing := sorted(set(renamed) - {name.casefold() for name in cleaned}):
             raise UserError(f"the labels to rename are not in the data: {', '.join(missing)}; check the mapping file")
         cleaned = [renamed.get(name.casefold(), name) for name in cleaned]
+        settled = {*renamed, *(new.casefold() for new in renamed.values() if not canonical(new))}
     counts = Counter(name for name in cleaned if name)
     spelling: dict[str, str] = {}
     for group in _groups(counts, str.casefold):
@@ -135,14 +137,17 @@ def tidy(
     counts = Counter(spelling[name] for name in cleaned if name)
     if classes and merge != "auto":  # a label that is no class is then a fault of its line
         return [spelling.get(name, "") for name in cleaned], notes
-    twins = _groups([*counts, *classes], lambda name: canonical(name) or plain(name))
-    twins = [group for group in [*twins, *_misspelt(counts)] if len(group) > 1 and not set(group) <= set(classes)]
+    unsettled = [name for name in (*counts, *classes) if name.casefold() not in settled]
+    twins = _groups(unsettled, lambda name: canonical(name) or plain(name))
+    misspelt = [pair for pair in _misspelt(counts) if pair[1].casefold() not in settled]
+    twins = [group for group in [*twins, *misspelt] if len(group) > 1 and not set(group) <= set(classes)]
     if twins and merge != "auto":
         pairs = (" and ".join(f"{name} ({counts[name]})" for name in group) for group in twins)
         raise UserError(
             "".join(f"the labels {pair} look like one class; " for pair in pairs)
             + "--merge-labels auto makes one class of them, --merge-labels FILE.csv renames labels by its lines "
-            "from,to (with fn2en data prepare folder: --option merge_labels=auto)"
+            f"from,to, and keeps a class by a line as {twins[0][-1]},{twins[0][-1]} (with fn2en data prepare folder: "
+            "--option merge_labels=auto)"
         )
     for group in twins:
         chosen = _chosen(group, counts, classes)
@@ -160,11 +165,14 @@ def _groups(names: Iterable[str], key: Callable[[str], str]) -> list[list[str]]:
 
 
 def _misspelt(names: Iterable[str]) -> list[list[str]]:
-    """Pairs of an expression and a word without digits that is nearly it."""
+    """Pairs of an expression and a word without digits that is nearly it, and not the expression with a prefix."""
     known = {name: expression for name in names if (expression := canonical(name))}
     words = sorted(name for name in names if name not in known and not re.search(r"\d", name))
-    near = [(name, difflib.get_close_matches(plain(name), [plain(k) for k in known], 1, TYPO)) for name in words]
-    return [[next(k for k in known if plain(k) == found[0]), name] for name, found in near if found]
+    pairs = []
+    for name in words:
+        by_plain = {plain(k): k for k in known if not plain(name).endswith(plain(k))}  # danger is not anger
+        pairs += [[by_plain[near], name] for near in difflib.get_close_matches(plain(name), by_plain, 1, TYPO)]
+    return pairs
 
 
 def _chosen(group: Sequence[str], counts: Mapping[str, int], classes: Sequence[str]) -> str:

@@ -71,7 +71,9 @@ class TestSearch:
 SPLIT_NAMES = [
     ("train", "test"), ("Training", "Testing"), ("train_set", "test_set"), ("TRAIN", "TEST"), ("trainset", "testset"),
     ("Training", "PrivateTest"), ("FER2013Train", "FER2013Test"), ("train-images", "test-images"),
-    ("Train_Aligned_Faces", "Test_Aligned_Faces"), ("train ", "test\u200b"),
+    ("Train_Aligned_Faces", "Test_Aligned_Faces"), ("train ", "test\u200b"), ("tr", "TE"), ("my_train", "my_test"),
+    ("RAF_train", "RAF_test"), ("RAFTrain", "RAFTest"), ("train_aug", "test_aug"), ("trainA", "testA"),
+    ("my_train", "my_private_test"), ("train", "held-out"),
 ]  # fmt: skip
 
 
@@ -82,9 +84,11 @@ class TestLayouts:
         manifest = from_folder(tmp_path)
         assert manifest.classes == ("anger", "fear")
         assert sorted(manifest.table["split"]) == ["test", "test", "train", "train"]
-        assert set(manifest.table["split"][manifest.table["image"].str.startswith("test")]) <= {"test"}
+        assert list(manifest.table["split"][manifest.table["image"].str.startswith(f"{test}/")]) == ["test"] * 2
 
-    @pytest.mark.parametrize("valid", ["valid", "val", "val_set", "validation", "Dev", "PublicTest", "FER2013Valid"])
+    @pytest.mark.parametrize(
+        "valid", ["valid", "val", "val_set", "validation", "Dev", "PublicTest", "public_test_2", "FER2013Valid"]
+    )
     def test_spellings_of_the_validation_part(self, tmp_path: Path, valid: str) -> None:
         touch(tmp_path, "Training/a/1.png", "Training/b/2.png", f"{valid}/a/3.png")
         assert sorted(from_folder(tmp_path).table["split"]) == ["train", "train", "valid"]
@@ -104,6 +108,15 @@ class TestLayouts:
             (["ck/train/a/1.png", "ck/test/a/2.png", "fer/train/a/3.png"], r"name parts.*one of the folders ck"),
             (["a/train/1.png", "a/test/2.png", "b/train/3.png"], r"test, train in .*a name parts.*as train/anger"),
             (["train/train/a/1.png", "train/test/a/2.png"], r"train holds the part test.*give .*train$"),
+            (["fold_1/anger/1.png", "fold_2/fear/2.png"],
+             r"folders of expressions, anger, fear, are inside fold_1, fold_2.*move them up, as .*/anger, or give a CSV"),
+            (["S001/anger/1.png", "S001/fear/2.png", "S002/Happy/x/2.png"], r"anger, fear, Happy, are inside S001, S002"),
+            (["a/b/anger/1.png", "a/b/fear/2.png"], r"anger, fear, are inside a, .*give .*a.b, if all are there"),
+            (["train/S1/anger/1.png", "train/S1/fear/2.png", "test/S2/anger/3.png"], r"train: .* inside S1, .*train/anger"),
+            (["train/images/anger/1.png", "train/images/fear/2.png", "test/anger/3.png", "test/fear/4.png"],
+             r"train: the folders of expressions, anger, fear, are inside images.*move them up, as train/anger"),
+            (["train_val/1.png", "other/2.png"], r"train_val names the parts train and valid; rename the folder"),
+            (["train angry/1.png", "train sad/2.png"], r"both mean the part train; join them, rename them if they are cl"),
             (["train/anger/1.png", "train/fear/2.png", "test/images/3.png"], r"test has images.*a folder too many"),
         ],
     )  # fmt: skip
@@ -118,8 +131,8 @@ class TestLayouts:
             from_folder(tmp_path / "faces" / "anger")
 
     def test_a_class_that_only_sounds_like_a_part_is_a_class(self, tmp_path: Path) -> None:
-        touch(tmp_path, "contest/1.png", "trained/2.png")
-        assert from_folder(tmp_path).classes == ("contest", "trained")
+        touch(tmp_path, "contest/1.png", "trained/2.png", "tr 1/3.png")
+        assert from_folder(tmp_path).classes == ("contest", "tr 1", "trained")
 
     def test_what_a_part_has_more_and_what_was_passed_over_is_noted(self, tmp_path: Path) -> None:
         touch(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "test/c/4.png", "test/c/4.cr2", "labels.csv")
@@ -131,12 +144,15 @@ class TestLayouts:
         assert "Passed over: 2 files (.cr2 1, .csv 1)." in notes
 
     def test_names_of_ck_give_subjects_and_sequences(self, tmp_path: Path) -> None:
-        touch(tmp_path, "anger/S010_004_00000017.png", "anger/S010_004_00000018.png", "happy/S011_006_00000011.png")
+        touch(tmp_path, "anger/S010_004_00000017.png", "anger/S010_004_00000018 (1).png", "happy/s011_006_00000011.png")
         manifest = from_folder(tmp_path)
         assert list(manifest.table["subject"]) == ["S010", "S010", "S011"]
         assert list(manifest.table["sequence"]) == ["004", "004", "006"]
         assert list(manifest.table["frame"]) == ["17", "18", "11"]
         touch(tmp_path, "happy/other.png")
+        with pytest.raises(UserError, match=r"other\.png is not named as most pictures here.*give a CSV with"):
+            from_folder(tmp_path)
+        touch(tmp_path, "happy/more.png", "happy/one.png")
         assert "subject" not in from_folder(tmp_path).table
 
     def test_labels_are_tidied(self, tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ class TestTable:
             ("image_path,Emotion,Usage,subject_id,k-fold", "image,label,split,subject,fold"),
             ("pth,label,train only,person,Fold_1", "image,label,train_only,subject,fold_1"),
             ("\u200bimage,label\u200b,SPLIT ,Sequence ID,P_other", "image,label,split,sequence,p_other"),
-            ("image,path,label,emotion,Age", "image,path,label,emotion,Age"),  # our own names go first
-            ("image,label,set,identity,x", "image,label,split,identity,x"),  # its values are parts of a set
+            ("image,path,label,emotion,split", "image,path,label,emotion,split"),  # our own names go first
+            ("image,label,set,user,x", "image,label,split,subject,x"),  # its values are parts of a set
         ],
     )
     def test_columns_in_other_spellings(self, tmp_path: Path, header: str, columns: str) -> None:
@@ -141,6 +141,39 @@ class TestTable:
             assert list(read["split"]) == ["train", "valid"]
         if "fold_1" in read:
             assert list(read["fold_1"]) == ["train", "test"]
+
+    @pytest.mark.parametrize("split", ["train_test", "stage", "group", "my own"])
+    @pytest.mark.parametrize("subject", ["subj", "participant_no", "Patient ID", "identity", "actor_name", "user-nr"])
+    def test_columns_known_by_their_values_or_an_ending(self, tmp_path: Path, split: str, subject: str) -> None:
+        rows = ["a.png,x,train,1", "b.png,y,,2", "c.png,y,RAF_test,2"]
+        path = table(tmp_path, "\n".join([f"image,label,{split},{subject}", *rows]), "a.png", "b.png", "c.png")
+        read = read_manifest(path).table
+        assert list(read.columns) == ["image", "label", "split", "subject"]
+        assert list(read["split"]) == ["train", "", "test"]
+
+    @pytest.mark.parametrize(
+        ("header", "rows", "said"),
+        [
+            (
+                "image,label,is_train",
+                "a.png,x,1 b.png,y,0",
+                "a column 'is_train' with 0 and 1; expected a column split",
+            ),
+            (
+                "image,label,Test",
+                "a.png,x,True b.png,y,False",
+                "a column 'Test' with False and True; expected a column",
+            ),
+            ("image,label,a,b", "a.png,x,train,dev b.png,y,test,train", "the columns a and b both name parts of a set"),
+        ],
+    )
+    def test_parts_that_are_not_clear(self, tmp_path: Path, header: str, rows: str, said: str) -> None:
+        assert said in refused(table(tmp_path, "\n".join([header, *rows.split()]), "a.png", "b.png"))
+
+    def test_columns_that_are_not_the_split(self, tmp_path: Path) -> None:
+        rows = ["a.png,x,train,1,train", "b.png,y,train,0,station"]
+        path = table(tmp_path, "\n".join(["image,label,stage,test_score,place", *rows]), "a.png", "b.png")
+        assert "split" not in read_manifest(path).table
 
     @pytest.mark.parametrize(
         ("header", "said"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,7 @@ def test_calibrate_writes_a_model_with_better_confidences_and_the_same_answers(
     assert record == {
         "temperature": 1.5 * found.temperature,
         "pictures": 24,
+        "part": "all",
         "before": found.before,
         "after": found.after,
     }
@@ -178,6 +180,34 @@ def test_calibrate_in_place_twice_changes_nothing_the_second_time(
     assert (first.folder, again.folder) == (model, model)
     assert 1.5 < first.temperature < HOTTEST / 1.5
     assert again.temperature == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "part", "taken", "said", "pictures"),
+    [
+        (("train", "valid", "test"), "auto", "valid", "The part valid was taken, 8 pictures; left out: train 8, test 8", 8),
+        (("train", "", "test"), "auto", "all without test", "All pictures but the 8 of the part test were taken", 16),
+        (("train", "valid", "test"), "test", "test", "The part test was taken, 8 pictures", 8),
+        (("train", "valid", "test"), "all", "all", "All parts were taken: train 8, valid 8, test 8.", 24),
+    ],
+)  # fmt: skip
+def test_calibrate_leaves_the_test_part_to_evaluate(
+    net: ExpressionClassifier, faces: Path, tmp_path: Path,
+    names: tuple[str, ...], part: str, taken: str, said: str, pictures: int,
+) -> None:  # fmt: skip
+    model, manifest = write_model(net, tmp_path / "model"), read_manifest(faces)
+    parts = dataclasses.replace(manifest, table=manifest.table.assign(split=[*names] * (len(manifest) // 3)))
+    found = calibrate(model, parts, part=part)
+    record = load_model(model).metadata["calibration"]
+    assert (found.pictures, record["pictures"], record["part"]) == (pictures, pictures, taken)
+    assert found.notes[0].startswith(said)
+
+
+def test_calibrate_takes_no_test_pictures_unasked(net: ExpressionClassifier, faces: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(faces)
+    only = dataclasses.replace(manifest, table=manifest.table.assign(split="test"))
+    with pytest.raises(UserError, match="has test pictures only, 24 with a label"):
+        calibrate(write_model(net, tmp_path / "model"), only)
 
 
 def test_calibrate_refuses_training_pictures_and_an_existing_model(
@@ -201,7 +231,8 @@ def test_calibrate_command(
     (faces / "anger" / "broken.png").write_bytes(b"nothing")
     model = write_model(net, tmp_path / "model")
     monkeypatch.setattr(
-        "sys.argv", ["fn2en", "calibrate", str(model), str(faces), "--out", str(tmp_path / "new"), "--quiet"]
+        "sys.argv",
+        ["fn2en", "calibrate", str(model), str(faces), "--out", str(tmp_path / "new"), "--quiet", "--part", "all"],
     )
     with pytest.raises(SystemExit) as ended:
         run_command()

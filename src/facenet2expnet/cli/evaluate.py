@@ -62,6 +62,10 @@ def calibrate(
         Path | None,
         typer.Option("--out", "-o", help="A new folder for the model. By default the model is changed in place."),
     ] = None,
+    part: Annotated[
+        str,
+        typer.Option(help="Of data with parts: train, valid, test or all. auto: valid, else all without test."),
+    ] = "auto",
     merge_labels: MergeLabels = "",
     device: Device = "auto",
     quiet: Quiet = False,
@@ -75,9 +79,13 @@ def calibrate(
 
     with console.progress(quiet) as display:
         labelled = with_merged_labels(data, merge_labels)
-        found = calibration.calibrate(model, labelled, out=out, device=device, progress=display.of("reading faces"))
+        found = calibration.calibrate(
+            model, labelled, out=out, part=part, device=device, progress=display.of("reading faces")
+        )
     for skipped in found.skipped:
         print(f"left out: {skipped.image}: {skipped.reason}")
+    for note in found.notes:
+        print(note)
     print(f"temperature {found.temperature:.3f}, fitted on {found.pictures:,} pictures")
     losses, errors = ([scores[name] for scores in (found.before, found.after)] for name in found.before)
     print("log loss: {:.3f} before, {:.3f} after".format(*losses))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from facenet2expnet.data.manifest import Manifest, check_exists, natural_key
 from facenet2expnet.data.pictures import endings_text, picture_endings
-from facenet2expnet.data.table import SPLITS, raise_faults, split_name
+from facenet2expnet.data.table import SPLITS, parts_named, raise_faults, split_name
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import canonical, tidy
 
@@ -108,7 +108,7 @@ def from_folder(
     """Read a folder of class folders; the folder's name is the class, and pictures may be deeper inside it.
 
     A folder of folders for the parts (train, test and perhaps valid, in any usual spelling) that hold class folders
-    gives the column `split`. Names of CK+ (S010_004_00000017.png) give subject, sequence and frame.
+    gives the column `split`. Names that begin as in CK+ (S010_004_00000017.png) give subject, sequence and frame.
 
     Args:
         classes: the allowed classes; by default those found.
@@ -128,12 +128,7 @@ def from_folder(
     if by_split:
         table["split"] = [split_name(names[0]) for names in parts]
         notes += _compare_parts(folder, table)
-    named = [CK_NAME.fullmatch(path.stem) for path in pictures]
-    if all(named):
-        for column in ("subject", "sequence", "frame"):
-            table[column] = [str(match[column]) for match in named if match]
-        table["frame"] = table["frame"].astype(int).astype(str)
-        notes.append("Subjects and sequences were read from the file names, which are those of CK+.")
+    notes += _read_ck_names(pictures, table)
     tables = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in (".csv", ".parquet") and p.is_file())
     if tables:
         notes.append(f"The labels are the folders' names; to use those of {tables[0]}, give {folder / tables[0]}.")
@@ -141,6 +136,27 @@ def from_folder(
     shown = [os.fsencode(picture).decode("utf-8", "backslashreplace") for picture in pictures]
     name = folder.resolve().name or "data"
     return Manifest(table, folder, tuple(classes or ()), name, notes=tuple(notes), place=lambda row: shown[row])
+
+
+def _read_ck_names(pictures: Sequence[Path], table: pd.DataFrame) -> list[str]:
+    """Fill in subject, sequence and frame if the pictures are named as in CK+; return the sentence on that.
+
+    Raises:
+        UserError: If most are named so, but not all: the people of the others would not be known.
+    """
+    named = [CK_NAME.match(path.stem) for path in pictures]
+    if 2 * sum(map(bool, named)) <= len(named):
+        return []
+    if not all(named):
+        odd = pictures[named.index(None)]
+        raise UserError(
+            f"{odd} is not named as most pictures here, which have names of CK+ such as S010_004_00000017.png; its "
+            "subject is not known: rename it or move it away, or give a CSV with the columns image,label,subject"
+        )
+    table["subject"] = [match["subject"].upper() for match in named if match]
+    table["sequence"] = [match["sequence"] for match in named if match]
+    table["frame"] = [str(int(match["frame"])) for match in named if match]
+    return ["Subjects and sequences were read from the file names, which are those of CK+."]
 
 
 def _check_layout(folder: Path, parts: list[tuple[str, ...]], others: Mapping[str, int]) -> bool:
@@ -163,6 +179,8 @@ def _check_layout(folder: Path, parts: list[tuple[str, ...]], others: Mapping[st
     )
     if of_part:
         _check_parts(folder, tops, of_part, inside)
+        for top in of_part:
+            _check_depth(folder / top, [names[1:] for names in inside if names[0] == top], part=True)
         return True
     second = list(dict.fromkeys(names[1] for names in inside if len(names) > 2))
     below = [name for name in second if split_name(name) in SPLITS]
@@ -176,7 +194,36 @@ def _check_layout(folder: Path, parts: list[tuple[str, ...]], others: Mapping[st
             f"{folder}: {_first(below)} in {folder / example[0]} name parts of a set, and no class may be called so; "
             f"expected class folders, or train and test folders that hold class folders: {advice}"
         )
+    if unclear := [top for top in tops if parts_named(top)]:
+        raise UserError(
+            f"{folder / unclear[0]} names the parts {' and '.join(parts_named(unclear[0]))}; rename the folder: a part "
+            "of a set has one of train, valid, test in its name, a class none"
+        )
+    _check_depth(folder, inside)
     return False
+
+
+def _check_depth(folder: Path, below: Sequence[tuple[str, ...]], *, part: bool = False) -> None:
+    """Raise a UserError if the expressions are not the names of the class folders, but of folders inside these.
+
+    Args:
+        below: of each picture, its class folder, the folders inside that, and its name.
+        part: whether the folder is a part of a set.
+    """
+    tops = list(dict.fromkeys(names[0] for names in below))
+    if any(map(canonical, tops)):
+        return
+    for level in range(1, max(map(len, below)) - 1):
+        deeper = list(dict.fromkeys(names[level] for names in below if len(names) > level + 1))
+        expressions = [name for name in deeper if canonical(name)]
+        if len({canonical(name) for name in expressions}) > 1:
+            example = next(names[:level] for names in below if len(names) > level + 1 and names[level] in expressions)
+            around = "move" if part or len(tops) > 1 else f"give {folder.joinpath(*example)}, if all are there, or move"
+            raise UserError(
+                f"{folder}: the folders of expressions, {_first(expressions)}, are inside {_first(tops)}, where classes"
+                f" are expected; {around} them up, as {folder.name}/{expressions[0]}, or give a CSV with the columns "
+                "image,label and, where they are known, subject, split or fold"
+            )
 
 
 def _refuse_flat(folder: Path, loose: Sequence[tuple[str, ...]], others: Mapping[str, int]) -> None:
@@ -203,7 +250,10 @@ def _check_parts(folder: Path, tops: list[str], of_part: list[str], inside: list
         )
     meant = [split_name(top) for top in of_part]
     if twice := [top for top in of_part if meant.count(split_name(top)) > 1]:
-        raise UserError(f"{folder}: {' and '.join(twice)} both mean the part {split_name(twice[0])}; join them, {csv}")
+        raise UserError(
+            f"{folder}: {' and '.join(twice)} both mean the part {split_name(twice[0])}; join them, "
+            f"rename them if they are classes, {csv}"
+        )
     faults = []
     for top in of_part:
         flat = [names for names in inside if names[0] == top and len(names) == 2]

@@ -185,7 +185,7 @@ def _reduce(image: Image.Image, max_megapixels: float | None) -> int:
             raise UserError(f"is too large: {width} x {height} pixels, the limit is {MAX_PIXELS:,} pixels; {SMALLER}")
         return reduced
     if width * height > max_megapixels * 1e6:
-        limit = f"the limit is {max_megapixels:g} megapixels (--max-megapixels)"
+        limit = f"the limit is {max_megapixels:g} megapixels"
         raise UserError(f"is too large: {width} x {height} pixels, {limit}; {SMALLER}")
     while width * height > MAX_PIXELS * reduced**2:
         reduced *= 2

@@ -26,31 +26,44 @@ SPLITS = ("train", "valid", "test")
 
 _SPLIT_WORDS = {
     "train": "train|training|trn",
-    "valid": "val|valid|validation|validate|dev|development|eval|evaluation|publictest",
-    "test": "test|testing|tst|privatetest|heldout|holdout",
+    "valid": "val|valid|validation|validate|dev|development|eval|evaluation|public ?test",
+    "test": "test|testing|tst|private ?test|held ?out|hold ?out",
 }
 """Words for the parts of a set. The two public names are those of FER2013."""
 
+_SHORT = {"tr": "train", "te": "test"}
+"""Words that name a part only where they are the whole name."""
+
 _AROUND = "(?:fer|ferplus|data|dataset|set|split|part|images?|imgs?|pictures?|pics?|faces?|folder|aligned|cropped|new)*"
-"""What may stand before and after such a word, as in train_set, FER2013Valid or Train_Aligned_Faces."""
+"""What may be joined to such a word, as in trainset and fertest."""
+
+_PART = re.compile(
+    rf"\b{_AROUND}(?:" + "|".join(f"(?P<{part}>{words})" for part, words in _SPLIT_WORDS.items()) + rf"){_AROUND}\b"
+)
 
 _SPELLINGS = {
     "image": "image images img imagepath imagefile imagename imgpath imgname path filepath file filename picture pth",
     "label": "label labels emotion expression class classname labelname emotionlabel target",
-    "subject": "subject subjects subjectid subjectname person personid participant participantid",
-    "sequence": "sequence sequenceid sequencename seq seqid clip clipid video videoid",
-    "frame": "frame frameid framenumber frameno",
+    "subject": "subject subjects subj person participant identity patient actor user",
+    "sequence": "sequence seq clip video",
+    "frame": "frame",
     "split": "split splits splitname usage partition datasplit",
-    "fold": "fold folds foldid foldnumber kfold cvfold",
+    "fold": "fold folds kfold cvfold",
     "train_only": "trainonly",
 }
 """Column -> its spellings, without case, blanks and signs."""
 
+_NUMBER = "no nr num number id"
+_SUFFIX = {"subject": f"{_NUMBER} name", "sequence": f"{_NUMBER} name", "frame": _NUMBER, "fold": _NUMBER}
+"""Column -> what may follow its spellings, as in subject_id."""
+
 _MAYBE_SPLIT = "set subset part phase dataset"
-"""Columns that are the split only if all their values name parts."""
+"""Columns that are the split if all their values name parts, even if they name one part only."""
 
 NEAR = 0.8
 """Similarity from which an unknown column counts as a misspelling."""
+
+YES_OR_NO = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no"}
 
 FAULTS_SHOWN = 10
 
@@ -89,16 +102,18 @@ def read_table(path: Path, *, spelling: bool = False) -> tuple[pd.DataFrame, lis
 def tidy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Give the columns of a user's table our names: Subject and subject_id -> subject, Usage -> split, pth -> image.
 
-    A column with our own name goes before other spellings, which then stay as they are.
+    A column with our own name goes before other spellings, which then stay as they are. Without a column that is called
+    split, or so, a column of any name is the split if its values name two parts or more, and nothing else.
 
     Raises:
-        UserError: If two columns have the same meaning, or a column is nearly one of ours, such as spilt.
+        UserError: If two columns have the same meaning, a column is nearly one of ours, such as spilt, or one gives the
+            parts as yes and no, such as is_train.
     """
     header = [clean(str(column)) for column in table.columns]
     plain = [re.sub(r"[\W_]", "", unicodedata.normalize("NFKC", column).casefold()) for column in header]
     meant: dict[str, list[int]] = {}
     for number, key in enumerate(plain):
-        own = next((own for own, known in _SPELLINGS.items() if key in known.split()), "")
+        own = next((own for own in _SPELLINGS if _is_spelling(key, own)), "")
         if key in _MAYBE_SPLIT.split() and set(as_text(table.iloc[:, number]).map(split_name)) <= {"", *SPLITS}:
             own = "split"
         if official := re.fullmatch(r"fold([0-9]+)", key):
@@ -118,7 +133,35 @@ def tidy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
         near = difflib.get_close_matches(plain[number], [own for own in _SPELLINGS if own not in renamed], 1, NEAR)
         if near:
             raise UserError(f"{name} has a column '{header[number]}'; did you mean '{near[0]}'? rename or remove it")
+    if not any(map(is_split_column, renamed)):
+        _name_split(table, name, header, renamed, meant.get("", []))
     return table.set_axis(renamed, axis=1)
+
+
+def _is_spelling(key: str, own: str) -> bool:
+    """Whether the name of a column, without case, blanks and signs, is a spelling of one of ours."""
+    known = _SPELLINGS[own].split()
+    return key in known or any(key.endswith(end) and key[: -len(end)] in known for end in _SUFFIX.get(own, "").split())
+
+
+def _name_split(table: pd.DataFrame, name: str, header: list[str], renamed: list[str], unknown: list[int]) -> None:
+    """Rename the unknown column whose values all name parts of a set, of two parts or more; see `tidy_columns`."""
+    found = []
+    for number in unknown:
+        values = {str(value).strip() for value in table.iloc[:, number].dropna()} - {""}
+        if len(values) > 1 and all(split_name(value) in SPLITS for value in values):
+            found += [number] if len(set(map(split_name, values))) > 1 else []
+        key = re.sub(r"[\W_]", "", header[number].casefold())
+        if _PART.fullmatch(key.removeprefix("is")) and values and {value.casefold() for value in values} <= YES_OR_NO:
+            raise UserError(
+                f"{name} has a column '{header[number]}' with {' and '.join(sorted(values))}; expected a column split "
+                f"with {', '.join(SPLITS)}: add it, or remove '{header[number]}'"
+            )
+    if len(found) > 1:
+        columns = " and ".join(header[number] for number in found)
+        raise UserError(f"{name}: the columns {columns} both name parts of a set; call one of them split")
+    for number in found:
+        renamed[number] = "split"
 
 
 def check_columns(table: pd.DataFrame, name: str) -> None:
@@ -172,13 +215,26 @@ def check_rows(table: pd.DataFrame, place: Callable[[int], str], classes: tuple[
 
 
 def split_name(name: str) -> str:
-    """train, valid or test for their usual spellings, as Training, val_set or FER2013Test; any other text as it is.
+    """train, valid or test for their usual spellings, as Training, my_val or FER2013Test; any other text as it is.
 
-    The one place that decides what names a part of a set, for folders and for cells of tables.
+    The one place that decides what names a part of a set, for folders and for cells of tables. A name with two such
+    words, as train_test, names no part.
     """
-    letters = re.sub(r"[\W\d_]", "", unicodedata.normalize("NFKC", clean(name)).casefold())
-    matches = (part for part, words in _SPLIT_WORDS.items() if re.fullmatch(f"{_AROUND}(?:{words}){_AROUND}", letters))
-    return next(matches, name)
+    named = parts_named(name)
+    return named[0] if len(named) == 1 else name
+
+
+def parts_named(name: str) -> list[str]:
+    """The part of a set that each word of a name stands for, without the other words: train_val -> train, valid."""
+    text = unicodedata.normalize("NFKC", clean(name))
+    if whole := _SHORT.get(text.casefold()):
+        return [whole]
+    camel = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
+    for words in (text, camel):
+        spaced = re.sub(r"[\W\d_]+", " ", words.casefold())
+        if found := [str(match.lastgroup) for match in _PART.finditer(spaced)]:
+            return found
+    return []
 
 
 def is_split_column(name: str) -> bool:

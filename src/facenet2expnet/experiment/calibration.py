@@ -15,7 +15,7 @@ from torch import nn
 from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.pictures import Skipped
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment.evaluate import load_labelled
+from facenet2expnet.experiment.evaluate import choose_part, load_labelled
 from facenet2expnet.experiment.metrics import CALIBRATION_SCORES, scores_of
 from facenet2expnet.experiment.significance import Floats, Ints
 from facenet2expnet.files import check_writable
@@ -39,6 +39,7 @@ class Calibration:
         pictures: number of pictures that it was fitted on.
         before, after: negative_log_likelihood and expected_calibration_error on these pictures.
         skipped: the pictures left out, each with its reason.
+        notes: plain sentences on the part of the data that was taken.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Calibration:
     before: dict[str, float]
     after: dict[str, float]
     skipped: list[Skipped]
+    notes: list[str]
 
 
 def calibrate(
@@ -54,6 +56,7 @@ def calibrate(
     data: str | Path | Manifest | pd.DataFrame,
     *,
     out: str | Path | None = None,
+    part: str = "auto",
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Calibration:
@@ -61,11 +64,14 @@ def calibrate(
 
     The predicted classes stay the same. The pictures must be new to the model: it is nearly always right on its
     training pictures, and a temperature fitted there makes it overconfident. `metadata["calibration"]` of the saved
-    model holds the temperature (the product of all so far), the number of pictures, and the scores before and after.
+    model holds the temperature (the product of all so far), the number of pictures and their part, and the scores
+    before and after.
 
     Args:
         model, data, device, progress: as in `evaluate`.
         out: the new model folder; None to change the model in place.
+        part: of data with parts: "train", "valid", "test" or "all"; "auto" for valid if there is one, else all without
+            test, so that `evaluate` can test the model on the part test.
     Raises:
         UserError: If the model's run was made from this data, `out` holds a model or is missing for a model of the hub
             or the package, or as `evaluate` does.
@@ -89,6 +95,7 @@ def calibrate(
             f"{dataset.manifest.name}: the model's run was made from these pictures, and a temperature fitted on "
             "training pictures makes a model overconfident; give labelled pictures of other people"
         )
+    labelled, part, notes = choose_part(dataset.manifest, labelled, part, fitting=True)
     crop_px = recognizer.contract.crop_px
     found = class_scores(recognizer.model, dataset.pixels, crop_px, recognizer.device, rows=labelled)
     scores = found.astype(np.float64)
@@ -97,10 +104,11 @@ def calibrate(
     before, after = _log_loss_and_error(scores, truth), _log_loss_and_error(scores / temperature, truth)
     divide_scores(recognizer.model, temperature)
     earlier = recognizer.metadata.get("calibration", {}).get("temperature", 1.0)
-    record = {"temperature": earlier * temperature, "pictures": len(scores), "before": before, "after": after}
+    record = {"temperature": earlier * temperature, "pictures": len(scores), "part": part}
+    record |= {"before": before, "after": after}
     metadata = {**recognizer.metadata, "calibration": record}
     save_model(Model(recognizer.model.cpu(), recognizer.classes, recognizer.contract, metadata), folder)
-    return Calibration(folder, temperature, len(scores), before, after, dataset.skipped)
+    return Calibration(folder, temperature, len(scores), before, after, dataset.skipped, notes)
 
 
 def _log_loss_and_error(scores: Floats, truth: Ints) -> dict[str, float]:

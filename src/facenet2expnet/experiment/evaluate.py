@@ -100,12 +100,15 @@ def evaluate(
     return Evaluation(predictions, summarise(predictions, recognizer.classes), notes, dataset.skipped)
 
 
-def choose_part(manifest: Manifest, labelled: np.ndarray, part: str) -> tuple[np.ndarray, str, list[str]]:
+def choose_part(
+    manifest: Manifest, labelled: np.ndarray, part: str, *, fitting: bool = False
+) -> tuple[np.ndarray, str, list[str]]:
     """Choose the rows of a part of a set: the rows, the name of the part, and sentences on what was taken.
 
     Args:
         labelled: the rows to choose from.
         part: as for `evaluate`.
+        fitting: whether something is fitted on the pictures; auto is then valid, else all without test.
     Raises:
         UserError: If there is no such part, or it has no picture with a label.
     """
@@ -113,8 +116,16 @@ def choose_part(manifest: Manifest, labelled: np.ndarray, part: str) -> tuple[np
         raise UserError(f"part is '{part}', expected auto, all, {', '.join(SPLITS)}")
     column = manifest.table.get("split", pd.Series("", index=manifest.table.index)).iloc[labelled]
     counts = {name: int((column == name).sum()) for name in SPLITS}
+    if part == "auto" and fitting and counts["test"] and not counts["valid"]:
+        if counts["test"] == len(labelled):
+            raise UserError(
+                f"{manifest.name} has test pictures only, {len(labelled)} with a label, and what is fitted on them can't"
+                " be tested on them; give other pictures, or choose the part test"
+            )
+        note = f"All pictures but the {counts['test']} of the part test were taken. --part takes another part, or all."
+        return labelled[(column != "test").to_numpy()], "all without test", [note]
     if part == "auto":
-        part = next((name for name in ("test", "valid") if counts[name]), "all")
+        part = next((name for name in (("valid",) if fitting else ("test", "valid")) if counts[name]), "all")
     if part == "all":
         parts = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         return labelled, part, [f"All parts were taken: {parts}."] if parts else []

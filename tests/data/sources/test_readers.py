@@ -370,7 +370,9 @@ class TestRafDb:
 
     def test_folders_named_by_expression(self, tmp_path: Path) -> None:
         touch(tmp_path / "train/happy/train_1_aligned.png", tmp_path / "test/7/test_1.png", tmp_path / "test/odd/x.png")
-        assert list(sources.read("rafdb", tmp_path).table["label"]) == ["happiness", "neutral"]
+        manifest = sources.read("rafdb", tmp_path)
+        assert list(manifest.table["label"]) == ["happiness", "neutral"]
+        assert "1 folders are no expression, and their pictures were left out: odd 1." in noted(manifest)
 
     def test_folders_named_by_code(self, tmp_path: Path) -> None:
         touch(tmp_path / "DATASET/train/4/train_1_aligned.jpg", tmp_path / "DATASET/test/7/test_1_aligned.jpg")
@@ -442,6 +444,9 @@ class TestAffectNet:
         manifest = sources.read("affectnet", tmp_path)
         assert list(manifest.table["image"]) == ["Train/anger/1.jpg", "Test/happy/2.jpg"]
         assert list(manifest.table["split"]) == ["train", "test"]
+        touch(tmp_path / "Test/anger/1.jpg")
+        said = f"lists anger/1.jpg, which is in {tmp_path / 'Test'} and {tmp_path / 'Train'}; remove or rename one"
+        assert said in message_of("affectnet", tmp_path)
 
 
 class TestFer2013:
@@ -676,6 +681,25 @@ class TestHuggingFace:
         assert list(manifest.table["split"]) == ["train"] * 4 + ["valid"]
         assert [int(read_picture(path).max()) for path in manifest.paths] == [0, 1, 2, 50, 90]
         assert noted(manifest).startswith("5 pictures were read from 3 Parquet files.")
+
+    def test_no_label_and_a_number_without_a_name(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "faces.parquet", [1, -1, 0], names=["angry", "happy"])
+        assert list(sources.read("huggingface", tmp_path / "faces.parquet").table["label"]) == ["happy", "", "angry"]
+        self.write(tmp_path / "faces.parquet", [1, 2], names=["angry", "happy"])
+        assert "row 1: the label is 2, expected a number from 0 (angry) to 1 (happy), or -1" in message_of(
+            "huggingface", tmp_path / "faces.parquet"
+        )
+
+    def test_names_are_those_of_the_column_of_labels(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "faces.parquet", [1, 0], names=["angry", "happy"])
+        table = pq.read_table(tmp_path / "faces.parquet")
+        info = json.loads(table.schema.metadata[b"huggingface"])
+        info["info"]["features"] = {"sex": {"names": ["f", "m"], "_type": "ClassLabel"}} | info["info"]["features"]
+        table = table.append_column("sex", [[0, 1]]).replace_schema_metadata({"huggingface": json.dumps(info)})
+        pq.write_table(table, tmp_path / "faces.parquet")
+        read = sources.read("huggingface", tmp_path / "faces.parquet").table
+        assert list(read["label"]) == ["happy", "angry"]
+        assert list(read["sex"]) == [0, 1]
 
     def test_one_file_without_names(self, tmp_path: Path) -> None:
         self.write(tmp_path / "faces.parquet", ["sad", "joy", "Sad"])

@@ -66,13 +66,22 @@ def _from_kaggle(file: Path) -> Iterator[tuple[Path, str, str, dict[str, int]]]:
     """Picture, label, split and no box of Kaggle's form: labels.csv with the columns pth and label, and class folders.
 
     The pictures are beside the list, or below folders such as Train and Test beside it.
+
+    Raises:
+        UserError: If a picture is in two of them.
     """
     table = tidy_columns(read_csv(file)[0], str(file))
     check_columns(table, str(file))
-    parts = {split_name(p.name): p for p in layout.entries(file.parent) if p.is_dir() and split_name(p.name) in SPLITS}
+    parts = [p for p in layout.entries(file.parent) if p.is_dir() and split_name(p.name) in SPLITS]
     for image, text in zip(table["image"], table["label"], strict=True):
         image, text = image.strip().replace("\\", "/").lstrip("/"), text.strip()
-        inside = next((folder for folder in parts.values() if (folder / image).exists()), file.parent)
+        having = [folder for folder in (*parts, file.parent) if (folder / image).exists()]
+        if len(having) > 1:
+            where = " and ".join(map(str, having))
+            raise UserError(
+                f"{file} lists {image}, which is in {where}; remove or rename one, so that its part is clear"
+            )
+        inside = having[0] if having else file.parent
         first = split_name((inside / image).relative_to(file.parent).parts[0])
         label = _label(int(text)) if text.isdecimal() else canonical(text) or text
         yield inside / image, label, first if first in SPLITS else "", {}

@@ -231,14 +231,16 @@ def _check(file: Path, lines: pd.Series, wrong: pd.Series, expected: str, got: p
 
 
 def _read_folders(path: Path, ferplus: bool) -> Manifest:
-    """The form train/angry/…, test/angry/…, in which PublicTest and PrivateTest are one part."""
+    """The form train/angry/…, test/angry/…, in which PublicTest and PrivateTest are often one part."""
     if ferplus:
         raise UserError(f"{path}: folders of pictures can't be joined with FER+; use fer2013.csv and {VOTES_NAME}")
-    table = from_folder(path).table
+    found = from_folder(path)
+    table = found.table
     labels = table["label"].map(canonical)
     if unknown := sorted(set(table["label"][labels.isna()])):
         raise UserError(f"{path}: the folders {', '.join(unknown)} are no expressions of FER2013")
-    notes = ("Pictures were read from folders, in which PublicTest and PrivateTest are one part.",)
+    joined = "" if "valid" in set(table.get("split", ())) else ", in which PublicTest and PrivateTest are one part"
+    notes = (f"Pictures were read from folders{joined}.", *found.notes)
     return Manifest(table.assign(label=labels), path, name="fer2013", notes=notes)
 
 

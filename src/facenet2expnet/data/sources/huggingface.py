@@ -96,23 +96,42 @@ def _rows(file: Path, prefix: str) -> pd.DataFrame:
             table, count = opened.read(simple).to_pandas(), opened.metadata.num_rows
     except (OSError, pa.ArrowException) as fault:
         raise UserError(f"{file} can't be read as Parquet: {fault}; is the download complete?") from fault
-    table = tidy_columns(table, str(file)).drop(columns="image", errors="ignore")
+    table = tidy_columns(table, str(file))
+    label = next((old for old, new in zip(simple, table.columns, strict=True) if new == "label"), "")
+    table = table.drop(columns="image", errors="ignore")
     table.insert(0, "image", [f"{prefix}{row:07d}.png" for row in range(count)])
     check_columns(table, str(file))
-    names = _class_names(schema, set(simple))
-    table["label"] = [names.get(text, text) for text in as_text(table["label"])]
+    table["label"] = _named(list(as_text(table["label"])), _class_names(schema, label), file)
     if "split" not in table:
-        parts = (split_name(part) for part in (file.stem.partition("-")[0], file.parent.name))
+        around = prefix.rstrip("/").rpartition("/")[0].rpartition("/")[2]
+        parts = (split_name(part) for part in (file.stem.partition("-")[0], around))
         table["split"] = next((part for part in parts if part in SPLITS), "")
     return table
 
 
-def _class_names(schema: Any, columns: set[str]) -> dict[str, str]:
-    """Number of a class as text -> its name, by the features that the library datasets writes into the file."""
+def _class_names(schema: Any, column: str) -> list[str]:
+    """The names of a column's classes, by the features that the library datasets writes into the file; or none."""
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = metadata.get("info", {}).get("features", {})
-    named = [feature["names"] for name, feature in features.items() if name in columns and feature.get("names")]
-    return {str(number): name for number, name in enumerate(named[0])} if len(named) == 1 else {}
+    feature = metadata.get("info", {}).get("features", {}).get(column, {})
+    return list(feature.get("names") or []) if isinstance(feature, Mapping) else []
+
+
+def _named(labels: list[str], names: list[str], file: Path) -> list[str]:
+    """Labels with the names of their numbers; -1 is no label, as in the library datasets.
+
+    Raises:
+        UserError: If the classes have names, and a label is neither a number nor the name of one.
+    """
+    if not names:
+        return labels
+    known = {name: name for name in names} | {str(number): name for number, name in enumerate(names)}
+    known |= {"": "", "-1": ""}
+    if odd := [row for row, label in enumerate(labels) if label not in known]:
+        raise UserError(
+            f"{file} row {odd[0]}: the label is {labels[odd[0]]}, expected a number from 0 ({names[0]}) to "
+            f"{len(names) - 1} ({names[-1]}), or -1 for no label; is the file complete?"
+        )
+    return [known[label] for label in labels]
 
 
 OPTIONS = {"merge_labels": "none, or auto: labels that look like one class become one"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -36,15 +37,20 @@ def read(path: Path, faces: str = "aligned") -> Manifest:
         notes += layout.counted(missing, "pictures of the list are missing")
         return Manifest(table, path, name="rafdb", notes=tuple(notes))
     table, _ = layout.matching(path, PATTERN)
+    unknown = list[str]()
     if len(table):
-        table["label"] = table["label"].map(lambda name: CODES.get(name, canonical(name)))
-        table = table.dropna(subset="label")
+        labels = table["label"].map(lambda name: CODES.get(name, canonical(name)))
+        left = Counter(table["label"][labels.isna()])
+        unknown = [f"{name} {count}" for name, count in sorted(left.items())]
+        table = table.assign(label=labels).dropna(subset="label")
     if not len(table):
         expected = f"EmoLabel/{LABELS[0]} and Image/aligned"
         raise layout.wrong_root(path, "RAF-DB", expected, ("EmoLabel", "Image", *FACES))
     table = table.assign(split=table["split"].str.lower())
     table = table.sort_values("split", ascending=False, kind="stable")  # train first
-    return Manifest(table, path, name="rafdb", notes=(f"{len(table)} pictures were read from a folder per code.",))
+    notes = [f"{len(table)} pictures were read from a folder per code."]
+    notes += layout.counted(unknown, "folders are no expression, and their pictures were left out")
+    return Manifest(table, path, name="rafdb", notes=tuple(notes))
 
 
 def _from_list(path: Path, labels: Path, faces: str) -> tuple[pd.DataFrame, list[str]]:
