@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 import tiny
-from campaign import mutations
 from campaign.mutations import ANY, Mutation, Rng, change_json, change_lines
 from campaign.trials import Attempt
 from facenet2expnet import claims, recipes
@@ -25,11 +23,11 @@ from facenet2expnet.data import sources
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.data.splits import choose, read_splits, write_splits
 from facenet2expnet.data.table import read_csv
-from facenet2expnet.experiment import execute
 from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.evaluate import evaluate
 from facenet2expnet.experiment.status import read_status
 from facenet2expnet.faces.store import FaceStore, prepare
+from facenet2expnet.labels import FERPLUS_VOTES
 from facenet2expnet.nets.face.weights import read_state_dict
 from facenet2expnet.predict.model_folder import save_model
 from facenet2expnet.predict.recognizer import Recognizer
@@ -180,7 +178,7 @@ def _write_fer2013(folder: Path) -> None:
     usages, rng = ("Training", "PublicTest", "PrivateTest"), np.random.default_rng(0)
     rows = [(n % 7, " ".join(map(str, rng.integers(0, 256, 48 * 48))), usages[n // 3]) for n in range(9)]
     pd.DataFrame(rows, columns=["emotion", "pixels", "Usage"]).to_csv(folder / "fer2013.csv", index=False)
-    names = "neutral happiness surprise sadness anger disgust fear contempt unknown NF".split()
+    names = [*FERPLUS_VOTES, "unknown", "NF"]
     numbers = (0, 1, 2, 28638, 28639, 28640, 32298, 32299, 32300)
     votes = [[usages[n // 3], f"fer{numbers[n]:07}.png", *rng.multinomial(10, [0.1] * 10)] for n in range(9)]
     pd.DataFrame(votes, columns=["Usage", "Image name", *names]).to_csv(folder / "fer2013new.csv", index=False)
@@ -191,7 +189,6 @@ class Files:
 
     def __init__(self, *, runs: bool = True) -> None:
         tiny.register_tiny()
-        execute.POLL_S = 0.05
         torch.set_num_threads(1)
         self.templates = Path(tempfile.mkdtemp(prefix="campaign-"))
         write_templates(self.templates, runs=runs)

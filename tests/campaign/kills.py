@@ -148,9 +148,7 @@ def _wait_for_files(process: subprocess.Popen[str], out: Path) -> float:
     return time.monotonic()
 
 
-def _second(
-    command: Command, out: Path, folder: Path, process: subprocess.Popen[str], outcomes: Outcomes
-) -> None:
+def _second(command: Command, out: Path, folder: Path, process: subprocess.Popen[str], outcomes: Outcomes) -> None:
     """Start the command beside itself, while the first one is stopped: it must be refused."""
     if not command.together or process.poll() is not None:
         return
@@ -169,9 +167,7 @@ def _second(
         outcomes.faults.append(f"{command.name} beside itself: exit code {code}: {told[-300:]}")
 
 
-def _kill_and_go_on(
-    command: Command, after_s: float, expected: dict[str, str], out: Path, outcomes: Outcomes
-) -> None:
+def _kill_and_go_on(command: Command, after_s: float, expected: dict[str, str], out: Path, outcomes: Outcomes) -> None:
     """Kill a command `after_s` seconds after its first file, do it again, and compare the results."""
     folder = out.parent
     process = start(command.arguments, out, folder)

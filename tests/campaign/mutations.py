@@ -103,7 +103,20 @@ def _places(value: Any) -> Any:
 def change_lines(content: bytes, rng: Rng) -> bytes:
     """Damage a text by whole words and lines: leave out, double, swap, or put odd ones in."""
     lines = content.split(b"\n")
-    odd = (b"", b"a,b", b'"', b"\xff\xfe", b"\0", b"1e999", b"nan", b"[x]", b"x = ", b"-1", b"9" * 5000, b"\xe2\x80\x8b")
+    odd = (
+        b"",
+        b"a,b",
+        b'"',
+        b"\xff\xfe",
+        b"\0",
+        b"1e999",
+        b"nan",
+        b"[x]",
+        b"x = ",
+        b"-1",
+        b"9" * 5000,
+        b"\xe2\x80\x8b",
+    )
     place, other = rng.integers(0, len(lines), 2).tolist()
     words = lines[place].split(b",") if b"," in lines[place] else lines[place].split(b" ")
     way, piece = int(rng.integers(5)), odd[int(rng.integers(len(odd)))]
@@ -140,7 +153,14 @@ def mend_png(content: bytes) -> bytes:
     return whole + content[place:]
 
 
-def png_bomb(side_px: int, rng: Rng, mode: int = 2) -> bytes:
+def larger_png(content: bytes, rng: Rng) -> bytes:
+    """Let a PNG file say that it is much larger than it is."""
+    width, height = (int(rng.choice([9_400, 20_000, 60_000, 2**31 - 1])) for _ in range(2))
+    header = struct.pack(">II", width, height) + content[24:29]
+    return content[:8] + png_chunk(b"IHDR", header) + content[33:]
+
+
+def png_bomb(side_px: int, mode: int) -> bytes:
     """A small PNG file of a large picture without anything in it; mode 2 is RGB, 6 RGB with transparency, 0 grey."""
     depth = 16 if mode == 0 else 8
     row = 1 + side_px * {0: 2, 2: 3, 6: 4}[mode]

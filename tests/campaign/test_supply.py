@@ -52,7 +52,9 @@ def dangers(source: str) -> list[str]:
 
 
 def test_the_walk_finds_what_it_looks_for() -> None:
-    bad = "torch.load(p)\nnp.load(p, allow_pickle=True)\npickle.load(f)\nsubprocess.run(c, shell=True)\nz.extractall(d)\n"
+    bad = (
+        "torch.load(p)\nnp.load(p, allow_pickle=True)\npickle.load(f)\nsubprocess.run(c, shell=True)\nz.extractall(d)\n"
+    )
     assert [line.partition(":")[0] for line in dangers(bad)] == [f"line {number}" for number in range(1, 6)]
     assert dangers("torch.load(p, weights_only=True)\nnp.load(p)\nnp.load(p, allow_pickle=False)\nmodel.eval()\n") == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -83,9 +84,7 @@ def run_trials(
     return outcomes
 
 
-def _listen(
-    connection: Connection, process: Any, left: list[int], outcomes: Outcomes, limits: Limits
-) -> list[int]:
+def _listen(connection: Connection, process: Any, left: list[int], outcomes: Outcomes, limits: Limits) -> list[int]:
     """Note the outcomes until the process ends; return the trials that are left."""
     ready = False
     while left:
@@ -172,8 +171,6 @@ def _status(key: str) -> int:
 
 def _reset_peak() -> int:
     """Begin to measure the peak of memory anew; return what is in use now."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
     return _status("VmRSS")

@@ -125,7 +125,9 @@ def read_into(name: str, path: Path, folder: Path, **options: Any) -> Manifest:
         return manifest
     missing = set(manifest.table["image"])
     if outside := sorted(image for image in missing if os.path.isabs(image) or ".." in Path(image).parts):
-        raise UserError(f"{path}: its picture '{outside[0]}' would be written outside of {folder}; do not trust this file")
+        raise UserError(
+            f"{path}: its picture '{outside[0]}' would be written outside of {folder}; do not trust this file"
+        )
     for image, content in packed:
         if image in missing:
             target = folder / image
