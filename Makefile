@@ -1,12 +1,13 @@
 # make quickstart   a virtual environment, and FN2EN trained on the bundled sample beside both baselines
 # make test         a virtual environment, then lint, types and the default tests
 # make test-slow    the tests that take minutes as well
+# make campaign     thousands of damaged files, and killed commands: docs/reliability.md
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow format clean
+.PHONY: quickstart test test-slow campaign format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/fn2en quickstart $(ARGS)
@@ -19,6 +20,9 @@ test: $(VENV)/.installed-test
 
 test-slow: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not gpu and not data"
+
+campaign: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m campaign $(ARGS)
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .

@@ -96,3 +96,9 @@ def test_centre_crop(crop_px: int, first: int) -> None:
     found = centre_crop(faces, crop_px)
     assert found.dtype == torch.float32
     assert torch.equal(found, faces[:, :, window, window].float())
+
+
+@pytest.mark.parametrize("values", [{"mean": None}, {"mean": ["a", 1, 2]}, {"stored_px": "x"}, {"scale": []}, "text"])
+def test_values_of_another_kind_are_refused(values: Any) -> None:
+    with pytest.raises(UserError, match="crop contract: a value is of another kind than expected"):
+        CropContract.from_dict(values)

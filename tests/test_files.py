@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import LOCK, atomic_path, folder_lock, read_json, write_atomic, write_json
+from facenet2expnet.files import LOCK, atomic_path, folder_lock, read_json, well_formed, write_atomic, write_json
 
 
 def test_a_file_is_written_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -82,3 +82,18 @@ def test_a_held_lock_is_refused(tmp_path: Path) -> None:
         pass
     with folder_lock(tmp_path, "busy"):
         pass
+
+
+def test_json_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a":' * 50_000)
+    with pytest.raises(UserError, match=r"a\.json: can't be read"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:
+    for value, reason in (({}, "'rows' is missing"), (3, "not subscriptable"), ({"rows": "x"}, "invalid literal")):
+        with (
+            pytest.raises(UserError, match=f"a.json is damaged: .*{reason}.*; make it again"),
+            well_formed(tmp_path / "a.json", "make it again"),
+        ):
+            int(value["rows"])  # type: ignore[index]

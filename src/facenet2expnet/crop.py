@@ -141,6 +141,15 @@ class CropContract:
 
         The key `colour` of earlier versions is ignored: its only value was "rgb".
         """
+        try:
+            return cls._from_dict(values)
+        except UserError:
+            raise
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"crop contract: a value is of another kind than expected: {error}") from error
+
+    @classmethod
+    def _from_dict(cls, values: dict[str, Any]) -> CropContract:
         values = {name: value for name, value in values.items() if (name, value) != ("colour", "rgb")}
         unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
         if unknown:

@@ -86,8 +86,20 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: can't be read ({error})") from None
+
+
+@contextlib.contextmanager
+def well_formed(path: Path, advice: str) -> Iterator[None]:
+    """Turn what a file of another form makes the code that uses it raise into a UserError with `advice`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} is damaged: {reason}; {advice}") from error
 
 
 def package_file(package: str, inside: str, advice: str) -> Path:

@@ -426,3 +426,15 @@ def test_manifest_csv_is_named_after_its_folder(tmp_path: Path) -> None:
         (tmp_path / folder / "a.png").touch()
         (tmp_path / folder / file).write_text("image,label\na.png,anger\n")
         assert read_manifest(tmp_path / folder / file).name == name
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": 3}, {"classes": [1]}, {"root": None}, {"notes": "x"}, {"contract": [1]}]
+)
+def test_metadata_of_another_kind_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    table = pd.DataFrame({"image": ["a.png"], "label": ["x"]})
+    Manifest(table, tmp_path).save(tmp_path / "m.csv")
+    metadata = json.loads((tmp_path / "m.json").read_text())
+    (tmp_path / "m.json").write_text(json.dumps(metadata | change))
+    with pytest.raises(UserError, match=rf"m\.json is damaged: {next(iter(change))} is of another kind"):
+        read_manifest(tmp_path / "m.csv", need_pictures=False)

@@ -277,3 +277,27 @@ def test_a_large_animation_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     solid("P", 0).save(tmp_path / "a.gif", save_all=True, append_images=[solid("P", 1)])
     with pytest.raises(UserError, match=r"^is too large: 6 x 4 pixels, the limit is 20 pixels"):
         next(iter(pictures.read_animation(tmp_path / "a.gif")))
+
+
+def test_a_tall_picture_is_converted_strip_by_strip(tmp_path: Path) -> None:
+    height = 2 * pictures.STRIP_ROWS + 3
+    pixels = np.zeros((height, 2, 4), np.uint8)
+    pixels[..., 0], pixels[..., 3] = np.arange(height)[:, None] % 256, [255, 0]
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = read_picture(tmp_path / "a.png")
+    assert found.shape == (height, 2, 3)
+    assert (found[:, 0, 0] == np.arange(height) % 256).all()
+    assert (found[:, 1] == pictures.BACKGROUND).all()
+    deep = np.full((height, 2), 1000, np.int32)
+    deep[-1] = 65535
+    assert pictures.eight_bit(deep)[[0, -1], 0].tolist() == [4, 255]
+
+
+def test_a_picture_that_does_not_fit_in_memory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(image: Image.Image) -> np.ndarray:
+        raise MemoryError
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr(pictures, "_to_rgb", no_room)
+    with pytest.raises(UserError, match="does not fit in the memory that is free; save it smaller"):
+        read_picture(tmp_path / "a.png")

@@ -443,3 +443,13 @@ def test_a_class_with_one_picture_gets_advice_that_works() -> None:
         ) as caught:
             choose(Manifest(table, Path()), folds=folds)
         assert "--folds" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folds", [["x"], [3], {"a": 1}, [{"train": 5}], [{"train": "x"}]])
+def test_a_split_file_of_another_form_is_named(tmp_path: Path, folds: object) -> None:
+    manifest = manifest_of(["x", "y"] * 4)
+    write_splits(choose(manifest, folds=2).splits, manifest, tmp_path / "folds.json")
+    content = json.loads((tmp_path / "folds.json").read_text())
+    (tmp_path / "folds.json").write_text(json.dumps(content | {"folds": folds}))
+    with pytest.raises(UserError, match=r"folds\.json is damaged: .*write it again with fn2en data split"):
+        read_splits(tmp_path / "folds.json", manifest)

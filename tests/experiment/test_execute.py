@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import threading
 import time
@@ -27,7 +28,7 @@ from facenet2expnet.experiment import execute, workers
 from facenet2expnet.experiment.ablation import ablate
 from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.execute import Parallel, make_chains
-from facenet2expnet.experiment.job import METHODS, Job
+from facenet2expnet.experiment.job import METHODS, Job, collect, plan_jobs
 from facenet2expnet.experiment.status import read_status
 from facenet2expnet.faces.store import prepare
 
@@ -312,3 +313,21 @@ def test_threads_are_shared_out_unless_they_are_named(monkeypatch: pytest.Monkey
 def test_gpus_need_cuda() -> None:
     with pytest.raises(UserError, match="gpus are 0,1, and the device is cpu"):
         Parallel(gpus=("0", "1")).device("cpu")
+
+
+@pytest.mark.parametrize("plan", [[3], [{"title": "x"}], 5, [{"title": "x", "folder": 1, "chain": "x"}]])
+def test_a_plan_of_another_form_is_named(tmp_path: Path, plan: object) -> None:
+    (tmp_path / "jobs.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match=r"jobs\.json is damaged: .*written again when the run goes on, with --resume"):
+        read_status(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "history.csv"])
+def test_damaged_results_of_a_job_are_named(run: Path, tmp_path: Path, name: str) -> None:
+    splits = [Split(f"fold-{n}", *[np.zeros(1, np.int64)] * 3) for n in (1,)]
+    jobs = plan_jobs(splits, ["scratch"], [0], tiny.tiny_recipe(), tmp_path)
+    shutil.copytree(run / "fold-1" / "scratch", jobs[0].folder)
+    assert len(collect(jobs)[0]) > 0
+    (jobs[0].folder / name).write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"scratch: its results can't be read .*add --resume to do this job again"):
+        collect(jobs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -314,3 +315,13 @@ def test_folder_that_can_t_be_made(pictures: Manifest, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"faces: can't be made: Not a directory"):
         store.prepare(pictures, SMALL, tmp_path / "file" / "faces")
+
+
+@pytest.mark.parametrize("line", [b"\xff", b"[", b"7", b"{}", b'{"reasons": ["", ""], "kept": 9, "sha256": ""}'])
+def test_a_damaged_journal_is_named(pictures: Manifest, tmp_path: Path, line: bytes) -> None:
+    store.prepare(pictures, SMALL, tmp_path / "faces")
+    job = json.loads((tmp_path / "faces" / store.CARD).read_text())["job"]
+    (tmp_path / "faces" / store.CARD).unlink()
+    (tmp_path / "faces" / store.JOURNAL).write_bytes(json.dumps(job).encode() + b"\n" + line + b"\n")
+    with pytest.raises(UserError, match=r"unfinished\.jsonl is damaged: .*delete .* and prepare the faces again"):
+        store.prepare(pictures, SMALL, tmp_path / "faces")

@@ -16,6 +16,7 @@ from clip import PEOPLE, face_pictures
 from nearest_view import train_on_cut_outs
 from PIL import Image
 
+import tiny
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data.folders import from_folder
 from facenet2expnet.errors import UserError
@@ -354,3 +355,10 @@ def test_a_face_below_the_smallest_probability_is_uncertain(saved: Path) -> None
     assert unsure.table()["probability"].item() == best
     with pytest.raises(UserError, match=r"min_probability is 1\.5, expected 0 to 1"):
         recognizer.predict(picture, min_probability=1.5)
+
+
+def test_a_model_with_weights_that_are_no_numbers_is_named() -> None:
+    model = tiny.sure_model()
+    model.module.get_submodule("net.head.scores").bias.data[0] = float("nan")
+    with pytest.raises(UserError, match="the model's probabilities are no finite numbers: its weights are damaged"):
+        Recognizer(model, "cpu").predict([np.zeros((40, 40, 3), np.uint8)], faces="whole-image")

@@ -28,7 +28,7 @@ from facenet2expnet.data.table import (
     tidy_columns,
 )
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import atomic_path, read_json, write_json
+from facenet2expnet.files import atomic_path, read_json, well_formed, write_json
 from facenet2expnet.labels import in_canonical_order, tidy
 
 if TYPE_CHECKING:
@@ -228,6 +228,7 @@ def read_manifest(
     metadata = read_json(beside) if beside.is_file() else {}
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:  # a file of something else
         metadata = {}
+    _check_metadata(metadata, beside)
     table, lines = read_table(path, spelling=not metadata)
     if not len(table):
         raise UserError(f"{path} has no rows; expected one line per picture below the header")
@@ -238,13 +239,15 @@ def read_manifest(
         notes += more
         if merge and classes is None:
             allowed = tuple(name for name in allowed if name in set(table["label"]))
+    with well_formed(beside, f"delete it to read {path.name} as a table of your own"):
+        contract = CropContract.from_dict(metadata["contract"]) if metadata.get("contract") else None
     own_name = path.stem if path.stem != "manifest" else path.resolve().parent.name or path.stem
     manifest = Manifest(
         table,
         path.parent / metadata.get("root", ""),
         allowed,
         name=metadata.get("name", own_name),
-        contract=CropContract.from_dict(metadata["contract"]) if metadata.get("contract") else None,
+        contract=contract,
         notes=tuple(notes),
         place=lambda row: f"{path.name} line {lines[row]}",
     )
@@ -255,6 +258,16 @@ def read_manifest(
             + (f" (root in {beside.name})" if metadata else "")
         )
     return manifest
+
+
+def _check_metadata(metadata: Mapping[str, Any], path: Path) -> None:
+    """Raise a UserError if a manifest's JSON file holds values of other kinds than `Manifest.save` writes."""
+    kinds: dict[str, Any] = {"classes": list, "notes": list, "root": str, "name": str, "contract": dict | None}
+    wrong = [name for name, kind in kinds.items() if name in metadata and not isinstance(metadata[name], kind)]
+    texts = {name: metadata.get(name, ()) for name in ("classes", "notes") if name not in wrong}
+    wrong += [name for name, values in texts.items() if not all(isinstance(value, str) for value in values)]
+    if wrong or "\0" in metadata.get("root", ""):
+        raise UserError(f"{path} is damaged: {', '.join(wrong) or 'root'} is of another kind; save the manifest again")
 
 
 def as_data(data: Any) -> Path | Manifest:

@@ -49,6 +49,9 @@ FORMATS = (
 )  # fmt: skip
 """Pillow's formats of pictures. The others hold no photographs (icons, fonts, weather), or run other programs (EPS)."""
 
+STRIP_ROWS = 256
+"""Rows of a picture that are converted together."""
+
 FRAME_S = 0.1
 """Duration of a frame of an animated picture that names none, as browsers have it."""
 
@@ -151,9 +154,12 @@ def _decode(
             image.load()
             if deep_colour and np.asarray(image)[..., :3].max() <= 1:  # Pillow keeps the upper 8 bits of colours only
                 image = _lower_bits(file, image)
-            return to_rgb(image), reduced
-    except (UserError, MemoryError):
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would double the memory
+            return _to_rgb(image), reduced
+    except UserError:
         raise
+    except MemoryError as error:
+        raise UserError(f"does not fit in the memory that is free; {SMALLER}") from error
     except UnidentifiedImageError as error:
         raise UserError(f"is not a picture that can be read ({endings_text()})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
@@ -286,15 +292,17 @@ def eight_bit(values: np.ndarray) -> np.ndarray:
     largest value. A floating-point picture without a value above 1 counts as 0..1. NaN and negative values are black,
     infinite ones white.
     """
-    numbers = values.astype(np.float64)
-    finite = numbers[np.isfinite(numbers)]
-    highest = finite.max(initial=0.0)
+    strips = [slice(row, row + STRIP_ROWS) for row in range(0, len(values), STRIP_ROWS)]
+    highest = max((values[rows][np.isfinite(values[rows])].max(initial=0) for rows in strips), default=0)
     if np.issubdtype(values.dtype, np.floating) and highest <= 1:
         white = 1.0
     else:
-        white = next((limit for limit in (255.0, 65535.0) if highest <= limit), highest)
-    numbers = np.nan_to_num(numbers, nan=0.0, posinf=white, neginf=0.0)
-    return np.clip(np.rint(numbers / white * 255), 0, 255).astype(np.uint8)
+        white = next((limit for limit in (255.0, 65535.0) if highest <= limit), float(highest))
+    found = np.empty(values.shape, np.uint8)
+    for rows in strips:
+        numbers = np.nan_to_num(values[rows].astype(np.float64), nan=0.0, posinf=white, neginf=0.0)
+        found[rows] = np.clip(np.rint(numbers / white * 255), 0, 255)
+    return found
 
 
 def _has_deep_colour(image: Image.Image) -> bool:
@@ -332,11 +340,21 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Convert any Pillow mode to (H, W, 3) uint8."""
+    """Convert any Pillow mode to (H, W, 3) uint8, in strips so that memory holds the picture and the result alone."""
     if image.mode[0] in "IF":
         return np.repeat(eight_bit(np.asarray(image))[:, :, None], 3, axis=2)
+    width, height = image.size
+    found = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, STRIP_ROWS):
+        strip = image.crop((0, top, width, min(top + STRIP_ROWS, height)))
+        found[top : top + STRIP_ROWS] = np.asarray(_on_grey(strip))
+    return found
+
+
+def _on_grey(image: Image.Image) -> Image.Image:
+    """Convert a picture to RGB, with a grey background where it is transparent."""
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         image = Image.alpha_composite(background, image)
-    return np.asarray(image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from facenet2expnet.data.manifest import Manifest, natural_key
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import read_json, write_json
+from facenet2expnet.files import read_json, well_formed, write_json
 
 FORMAT = "facenet2expnet-split-1"
 PROTOCOLS = ("official", "fold", "split", "subject-groups", "leave-one-subject-out", "stratified")
@@ -266,16 +266,17 @@ def read_splits(path: Path, manifest: Manifest) -> list[Split]:
         raise UserError(f"{path} is not a split file (expected format {FORMAT} and folds)")
     images = pd.Index(manifest.table["image"])
     splits = []
-    for entry in content["folds"]:
-        entry = {"validation": entry.get("valid", [])} | entry  # the part's name in files of earlier versions
-        parts = {part: images.get_indexer(entry.get(part, [])) for part in PARTS}
-        unknown = [entry[part][row] for part, rows in parts.items() for row in np.flatnonzero(rows < 0)]
-        if unknown:
-            raise UserError(
-                f"{path} split {entry.get('name')}: {len(unknown)} pictures are not in manifest '{manifest.name}', "
-                f"the first is '{unknown[0]}'; the file was made for '{content.get('manifest')}'"
-            )
-        splits.append(Split(str(entry.get("name")), **parts))
+    with well_formed(path, "write it again with fn2en data split"):
+        for entry in content["folds"]:
+            entry = {"validation": entry.get("valid", [])} | entry  # the part's name in files of earlier versions
+            parts = {part: images.get_indexer(entry.get(part, [])) for part in PARTS}
+            unknown = [entry[part][row] for part, rows in parts.items() for row in np.flatnonzero(rows < 0)]
+            if unknown:
+                raise UserError(
+                    f"{path} split {entry.get('name')}: {len(unknown)} pictures are not in manifest '{manifest.name}', "
+                    f"the first is '{unknown[0]}'; the file was made for '{content.get('manifest')}'"
+                )
+            splits.append(Split(str(entry.get("name")), **parts))
     check(manifest, splits)
     return splits
 

@@ -159,8 +159,15 @@ def skip_finished(job: Job) -> bool:
 
 def collect(jobs: Sequence[Job]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the predictions and the history of finished jobs, one table each."""
-    tables = [pd.read_parquet(job.folder / "predictions.parquet") for job in jobs]
-    histories = [pd.read_csv(job.folder / "history.csv", dtype={"fold": str}) for job in jobs]
+    tables, histories = [], []
+    for job in jobs:
+        try:
+            tables.append(pd.read_parquet(job.folder / "predictions.parquet"))
+            histories.append(pd.read_csv(job.folder / "history.csv", dtype={"fold": str}))
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            advice = f"delete {job.folder} and add --resume to do this job again"
+            raise UserError(f"{job.folder}: its results can't be read ({reason}); {advice}") from error
     filled = [table for table in tables if len(table)]
     predictions = pd.concat(filled, ignore_index=True) if filled else tables[0]
     return predictions, pd.concat(histories, ignore_index=True)

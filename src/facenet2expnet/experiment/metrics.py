@@ -14,6 +14,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from facenet2expnet.data.manifest import natural_key
+from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.significance import Floats, Ints, compare_all, subjects
 
 Bools = npt.NDArray[np.bool_]
@@ -201,7 +202,7 @@ def summarise(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, An
     for column in ("truth", "predicted"):
         unknown = set(rows[column].astype(str)) - set(classes)
         if unknown:
-            raise ValueError(f"predictions: {column} '{min(unknown)}' is not one of the classes {', '.join(classes)}")
+            raise UserError(f"predictions: {column} '{min(unknown)}' is not one of the classes {', '.join(classes)}")
     methods = rows.groupby("method", sort=False)
     summary = {
         "classes": list(classes),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from facenet2expnet import claims
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import read_json
+from facenet2expnet.files import read_json, well_formed
 
 PLAN = "jobs.json"
 """The jobs of the last call, in a folder of results."""
@@ -51,17 +51,18 @@ def read_status(folder: Path) -> list[JobStatus]:
         raise UserError(f"{folder}: holds no {PLAN}; give the folder of a run or an ablation that has begun")
     owners = {claim.name: claim for claim in claims.living(folder / claims.FOLDER)}
     found = []
-    for planned in read_json(folder / PLAN):
-        place, own = folder / planned["folder"], owners.get(planned["chain"])
-        job = {"title": planned["title"], "folder": place}
-        failed = next((place / name for name in (FAILED, STOPPED) if (place / name).is_file()), None)
-        if (place / RESULT).is_file():
-            found.append(JobStatus(**job, state="done"))
-        elif failed:
-            found.append(JobStatus(**job, state="failed", reason=failed.read_text(encoding="utf-8")))
-        elif own:  # the jobs of a chain are done one after the other
-            found.append(JobStatus(**job, state="running", where=own.owner, since=own.since))
-            del owners[planned["chain"]]
-        else:
-            found.append(JobStatus(**job, state="waiting"))
+    with well_formed(folder / PLAN, "it is written again when the run goes on, with --resume"):
+        for planned in read_json(folder / PLAN):
+            place, own = folder / planned["folder"], owners.get(planned["chain"])
+            job = {"title": planned["title"], "folder": place}
+            failed = next((place / name for name in (FAILED, STOPPED) if (place / name).is_file()), None)
+            if (place / RESULT).is_file():
+                found.append(JobStatus(**job, state="done"))
+            elif failed:
+                found.append(JobStatus(**job, state="failed", reason=failed.read_text(encoding="utf-8")))
+            elif own:  # the jobs of a chain are done one after the other
+                found.append(JobStatus(**job, state="running", where=own.owner, since=own.since))
+                del owners[planned["chain"]]
+            else:
+                found.append(JobStatus(**job, state="waiting"))
     return found

@@ -25,7 +25,7 @@ from facenet2expnet.data.pictures import Skipped, write_contact_sheet, write_ski
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.prepare import CENTRED, NO_FACE, Progress, check_any, crop_files
-from facenet2expnet.files import folder_lock, read_json, write_atomic, write_json
+from facenet2expnet.files import folder_lock, read_json, well_formed, write_atomic, write_json
 
 FORMAT = 1
 SHARD_ROWS = 128
@@ -79,16 +79,17 @@ class FaceStore:
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / PIXELS} can't be read: {error}; {again}") from None
         manifest = read_manifest(folder / MANIFEST, need_pictures=False)
-        kept, found = card["kept"], (len(pixels), len(manifest))
-        if found != (kept, kept):
-            raise UserError(f"{folder}: expected {kept} crops and manifest rows, got {found}; {again}")
-        start = 0
-        for rows, sha256 in card["shards"] if verify else ():
-            stop = start + rows
-            if hashlib.sha256(pixels[start:stop]).hexdigest() != sha256:
-                raise UserError(f"{folder / PIXELS}: wrong checksum of crops {start} to {stop - 1}; {again}")
-            start = stop
-        skipped, without_face = (list(starmap(Skipped, card[key])) for key in ("skipped", "without_face"))
+        with well_formed(folder / CARD, again):
+            kept, found = card["kept"], (len(pixels), len(manifest))
+            if found != (kept, kept):
+                raise UserError(f"{folder}: expected {kept} crops and manifest rows, got {found}; {again}")
+            start = 0
+            for rows, sha256 in card["shards"] if verify else ():
+                stop = start + rows
+                if hashlib.sha256(pixels[start:stop]).hexdigest() != sha256:
+                    raise UserError(f"{folder / PIXELS}: wrong checksum of crops {start} to {stop - 1}; {again}")
+                start = stop
+            skipped, without_face = (list(starmap(Skipped, card[key])) for key in ("skipped", "without_face"))
         return cls(folder, pixels, manifest, skipped, without_face)
 
     def __len__(self) -> int:
@@ -143,7 +144,8 @@ def prepare(
                 "to continue"
             ) from error
     store = FaceStore.open(folder)
-    _check_same_job(job, read_json(folder / CARD)["job"], folder)
+    with well_formed(folder / CARD, f"delete {folder} and prepare the faces again"):
+        _check_same_job(job, read_json(folder / CARD)["job"], folder)
     return store
 
 
@@ -159,10 +161,13 @@ def _write_crops(
     # The finished shards of a killed preparation of the same job; the journal then has only whole lines again.
     text = (folder / JOURNAL).read_bytes() if (folder / JOURNAL).is_file() else b""
     text = text[: text.rfind(b"\n") + 1] or json.dumps(job).encode() + b"\n"
-    made, *shards = map(json.loads, text.splitlines())
-    _check_same_job(job, made, folder)
+    with well_formed(folder / JOURNAL, f"delete {folder} and prepare the faces again"):
+        made, *shards = map(json.loads, text.splitlines())
+        _check_same_job(job, made, folder)
+        done, kept_before = (sum(map(int, column)) for column in zip((0, 0), *map(_sizes, shards), strict=True))
+        if done > total or kept_before > done:
+            raise ValueError(f"it has {done} pictures, and the manifest {total}")
     write_atomic(folder / JOURNAL, text)
-    done = sum(len(shard["reasons"]) for shard in shards)
     needed, free = (total - done) * side**2 * 3, shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
@@ -175,7 +180,7 @@ def _write_crops(
     results = crop_files(manifest.paths[done:], contract, centre_crop=centre_crop, workers=workers)
     with closing(results), (folder / PIXELS).open("r+b") as file, (folder / JOURNAL).open("ab") as journal:
         _write_header(file, total, side)
-        file.seek(sum(shard["kept"] for shard in shards) * side**2 * 3, os.SEEK_CUR)
+        file.seek(kept_before * side**2 * 3, os.SEEK_CUR)
         file.truncate()
         while done < total:
             digest, reasons, kept = hashlib.sha256(), [], 0
@@ -196,6 +201,14 @@ def _write_crops(
         _write_header(file, sum(shard["kept"] for shard in shards), side)
         _sync(file)
     return shards
+
+
+def _sizes(shard: dict[str, Any]) -> tuple[int, int]:
+    """The numbers of pictures and of crops of a line of the journal."""
+    reasons, kept, sha256 = shard["reasons"], shard["kept"], shard["sha256"]
+    if {str} != {type(value) for value in (*reasons, sha256)} or kept != sum(r in ("", CENTRED) for r in reasons):
+        raise ValueError(f"a line with {kept!r} crops of {len(reasons)} pictures")
+    return len(reasons), kept
 
 
 def _finish(folder: Path, job: dict[str, Any], manifest: Manifest, shards: list[dict[str, Any]]) -> None:

@@ -57,7 +57,7 @@ def fetch(reference: str) -> Path:
 def split_reference(reference: str) -> tuple[str, str | None]:
     """Return owner/name and the revision, if there is one, of hf:owner/name@revision."""
     matched = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", reference)
-    if not matched:
+    if not matched or ".." in reference:  # a revision becomes part of a path in the cache
         raise UserError(f"'{reference}': expected hf:owner/name or hf:owner/name@revision")
     return matched[1], matched[2]
 

@@ -296,6 +296,8 @@ class Recognizer:
         side = self.contract.stored_px
         pixels = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
         probabilities = self.probabilities(pixels)
+        if not np.isfinite(probabilities).all():
+            raise UserError("the model's probabilities are no finite numbers: its weights are damaged; get it again")
         first = 0
         for seen in batch:
             own = probabilities[first : first + len(seen.crops)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ def read_into(name: str, path: Path, folder: Path, **options: Any) -> Manifest:
     Existing files of the same content are kept, so that an interrupted call can be repeated.
 
     Raises:
-        UserError: As `read`, or if a picture can't be written.
+        UserError: As `read`, or if a picture can't be written or its name leads out of the folder.
     """
     source, path, folder = get(name), Path(path), Path(folder)
     manifest = source.read(path, **options)
@@ -123,6 +124,10 @@ def read_into(name: str, path: Path, folder: Path, **options: Any) -> Manifest:
     if packed is None:
         return manifest
     missing = set(manifest.table["image"])
+    if outside := sorted(image for image in missing if os.path.isabs(image) or ".." in Path(image).parts):
+        raise UserError(
+            f"{path}: its picture '{outside[0]}' would be written outside of {folder}; do not trust this file"
+        )
     for image, content in packed:
         if image in missing:
             target = folder / image
