@@ -112,11 +112,11 @@ class TestLayouts:
              r"folders of expressions, anger, fear, are inside fold_1, fold_2.*move them up, as .*/anger, or give a CSV"),
             (["S001/anger/1.png", "S001/fear/2.png", "S002/Happy/x/2.png"], r"anger, fear, Happy, are inside S001, S002"),
             (["a/b/anger/1.png", "a/b/fear/2.png"], r"anger, fear, are inside a, .*give .*a.b, if all are there"),
-            (["train/S1/anger/1.png", "train/S1/fear/2.png", "test/S2/anger/3.png"], r"train: .* inside S1, .*train/anger"),
+            (["train/S1/anger/1.png", "train/S1/fear/2.png", "test/S2/anger/3.png"], r"train: .*inside S1,.*train/anger"),
             (["train/images/anger/1.png", "train/images/fear/2.png", "test/anger/3.png", "test/fear/4.png"],
              r"train: the folders of expressions, anger, fear, are inside images.*move them up, as train/anger"),
             (["train_val/1.png", "other/2.png"], r"train_val names the parts train and valid; rename the folder"),
-            (["train angry/1.png", "train sad/2.png"], r"both mean the part train; join them, rename them if they are cl"),
+            (["train angry/1.png", "train sad/2.png"], r"both mean the part train; join.* if they are classes"),
             (["train/anger/1.png", "train/fear/2.png", "test/images/3.png"], r"test has images.*a folder too many"),
         ],
     )  # fmt: skip
