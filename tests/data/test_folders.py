@@ -112,7 +112,7 @@ class TestLayouts:
              r"of expressions, anger, fear, are inside fold_1, fold_2.*move them up, as .*/anger, or give a CSV"),
             (["S1/anger/1.png", "S1/fear/2.png", "S2/Happy/x/2.png"], r"anger, fear, Happy, are inside S1, S2"),
             (["a/b/anger/1.png", "a/b/fear/2.png"], r"anger, fear, are inside a, .*give .*a.b, if all are there"),
-            (["train/S1/anger/1.png", "train/S1/fear/2.png", "test/S2/fear/3.png"], r"train: .*in S1,.*train/anger"),
+            (["train/S1/anger/1.png", "train/S1/fear/2.png", "test/S2/fear/3.png"], r"train: .*inside S1,.*as train"),
             (["train/images/anger/1.png", "train/images/fear/2.png", "test/anger/3.png", "test/fear/4.png"],
              r"train: the folders of expressions, anger, fear, are inside images.*move them up, as train/anger"),
             (["train_val/1.png", "other/2.png"], r"train_val names the parts train and valid; rename the folder"),
