@@ -128,7 +128,7 @@ class TestTable:
             ("image_path,Emotion,Usage,subject_id,k-fold", "image,label,split,subject,fold"),
             ("pth,label,train only,person,Fold_1", "image,label,train_only,subject,fold_1"),
             ("\u200bimage,label\u200b,SPLIT ,Sequence ID,P_other", "image,label,split,sequence,p_other"),
-            ("image,path,label,emotion,split", "image,path,label,emotion,split"),  # our own names go first
+            ("image,path,label,emotion,fold_1", "image,path,label,emotion,fold_1"),  # our own names go first
             ("image,label,set,user,x", "image,label,split,subject,x"),  # its values are parts of a set
         ],
     )

@@ -152,7 +152,11 @@ def _name_split(table: pd.DataFrame, name: str, header: list[str], renamed: list
         if len(values) > 1 and all(split_name(value) in SPLITS for value in values):
             found += [number] if len(set(map(split_name, values))) > 1 else []
         key = re.sub(r"[\W_]", "", header[number].casefold())
-        if _PART.fullmatch(key.removeprefix("is")) and values and {value.casefold() for value in values} <= YES_OR_NO:
+        if (
+            _PART.fullmatch(key.removeprefix("is"))
+            and len(values) > 1
+            and {value.casefold() for value in values} <= YES_OR_NO
+        ):
             raise UserError(
                 f"{name} has a column '{header[number]}' with {' and '.join(sorted(values))}; expected a column split "
                 f"with {', '.join(SPLITS)}: add it, or remove '{header[number]}'"

@@ -119,8 +119,8 @@ def choose_part(
     if part == "auto" and fitting and counts["test"] and not counts["valid"]:
         if counts["test"] == len(labelled):
             raise UserError(
-                f"{manifest.name} has test pictures only, {len(labelled)} with a label, and what is fitted on them can't"
-                " be tested on them; give other pictures, or choose the part test"
+                f"{manifest.name} has test pictures only, {len(labelled)} with a label, and what is fitted on them "
+                "can't be tested on them; give other pictures, or choose the part test"
             )
         note = f"All pictures but the {counts['test']} of the part test were taken. --part takes another part, or all."
         return labelled[(column != "test").to_numpy()], "all without test", [note]

@@ -640,7 +640,14 @@ class TestFer2013:
         manifest = sources.read_into("fer2013", tmp_path, tmp_path / "out")
         assert sorted(manifest.table["label"]) == ["anger", "happiness"]
         assert set(manifest.table["split"]) == {"train", "test"}
+        joined = "Pictures were read from folders, in which PublicTest and PrivateTest are one part."
+        assert joined in noted(manifest)
         assert "can't be joined with FER+" in message_of("fer2013", tmp_path, labels="ferplus")
+        touch(tmp_path / "validation/happy/3.jpg", tmp_path / "test/happy/film.mp4")
+        notes = noted(sources.read("fer2013", tmp_path))
+        assert "Pictures were read from folders." in notes
+        assert "The part valid has classes that the training part does not have: happy." in notes
+        assert "Passed over: 1 file (.mp4 1)." in notes
 
     def test_majority_and_shares_by_hand(self) -> None:
         votes = np.zeros((6, 10), np.int64)

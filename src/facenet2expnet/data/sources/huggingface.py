@@ -96,8 +96,9 @@ def _rows(file: Path, prefix: str) -> pd.DataFrame:
             table, count = opened.read(simple).to_pandas(), opened.metadata.num_rows
     except (OSError, pa.ArrowException) as fault:
         raise UserError(f"{file} can't be read as Parquet: {fault}; is the download complete?") from fault
+    header = list(map(str, table.columns))
     table = tidy_columns(table, str(file))
-    label = next((old for old, new in zip(simple, table.columns, strict=True) if new == "label"), "")
+    label = next((old for old, new in zip(header, table.columns, strict=True) if new == "label"), "")
     table = table.drop(columns="image", errors="ignore")
     table.insert(0, "image", [f"{prefix}{row:07d}.png" for row in range(count)])
     check_columns(table, str(file))

@@ -39,10 +39,10 @@ def read(path: Path, faces: str = "aligned") -> Manifest:
     table, _ = layout.matching(path, PATTERN)
     unknown = list[str]()
     if len(table):
-        labels = table["label"].map(lambda name: CODES.get(name, canonical(name)))
-        left = Counter(table["label"][labels.isna()])
+        known = table["label"].map(lambda name: CODES.get(name, canonical(name)))
+        left = Counter[str](table["label"][known.isna()])
         unknown = [f"{name} {count}" for name, count in sorted(left.items())]
-        table = table.assign(label=labels).dropna(subset="label")
+        table = table.assign(label=known).dropna(subset="label")
     if not len(table):
         expected = f"EmoLabel/{LABELS[0]} and Image/aligned"
         raise layout.wrong_root(path, "RAF-DB", expected, ("EmoLabel", "Image", *FACES))
