@@ -80,6 +80,8 @@ def test_a_folder_of_photographs(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert table["note"].fillna("").tolist()[1] == "no face found"
     assert table["width"].round(-1).tolist()[0] == 90
     assert pd.read_csv("t.skipped.csv")["image"].tolist() == ["trip/3.png"]
+    assert fn2en("predict", "run", "astronaut.png", "--out", "t.csv", "--quiet", monkeypatch=monkeypatch) == 0
+    assert not Path("t.skipped.csv").exists()  # of the first call
     assert sorted(path.name for path in Path("drawn").iterdir()) == ["1.jpg", "2.png", "astronaut.png"]
     printed = capsys.readouterr().out
     assert "3 pictures, 2 faces" in printed

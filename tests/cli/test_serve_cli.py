@@ -79,7 +79,7 @@ def test_the_options_reach_the_service(model: str, started: list[Any]) -> None:
         "--cors-origin",
         "https://example.org",
     )
-    invoke(model, "--port", "0", "--proxy", "127.0.0.1", *words, FN2EN_TOKEN="sesame")
+    invoke(model, "--port", "0", "--proxy", "127.0.0.1", *words, FN2EN_TOKEN="sesame\n")
     ((app, _, config),) = started
     assert config.proxy_headers
     assert config.forwarded_allow_ips == "127.0.0.1"
@@ -90,6 +90,15 @@ def test_the_options_reach_the_service(model: str, started: list[Any]) -> None:
         assert answer.headers["access-control-allow-origin"] == "https://example.org"
         limits = answer.json()["limits"]
         assert (limits["pictures"], limits["rate"], limits["megapixels"]) == (2, 0, 1.5)
+
+
+def test_names_of_the_host_can_be_given(model: str, started: list[Any]) -> None:
+    invoke(model, "--port", "0", "--proxy", "127.0.0.1", "--hostname", "faces.example.org", "--hostname", "faces")
+    ((app, _, _),) = started
+    with TestClient(app) as client:
+        for name in ("faces.example.org", "faces", "localhost"):
+            assert client.get("/healthz", headers={"Host": name}).status_code == 200
+        assert client.get("/healthz", headers={"Host": "other.example"}).status_code == 400
 
 
 def test_whoever_serves_others_without_a_token_is_warned(model: str, started: list[Any]) -> None:

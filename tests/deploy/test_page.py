@@ -263,6 +263,18 @@ def test_the_page_asks_for_a_token_and_says_when_it_is_wrong(browser: Any, recog
         assert finish(page) == "Done: 5 faces in 1 picture."
 
 
+def test_escape_in_the_dialog_of_the_token_ends_with_an_error(browser: Any, recognizer: Recognizer) -> None:
+    with live(serve.create_app(recognizer, token="sesame")) as service, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(service.url)
+        page.get_by_label("This service wants a token.").wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_role("alert").locator("p").wait_for()
+        expected = "This service wants a token; load the page again to give it."
+        assert page.get_by_role("alert").inner_text() == expected
+        assert page.locator("dialog").count() == 0
+
+
 def test_a_service_that_is_gone_is_said(browser: Any, recognizer: Recognizer) -> None:
     with browser.new_context() as context:
         page = context.new_page()

@@ -146,8 +146,8 @@ def _terms(card: dict[str, Any], licence: str) -> str:
     net = card.get("recipe", {}).get("face_net", {}).get("name", "its face net")
     named = f"The weights are under {licence}" if hub_licence(licence) else f"Licence of the weights: {licence}"
     named = "No licence was named for these weights" if licence == "other" else named
+    data = card.get("trained_on", {}).get("manifest", "unknown")
     return (
         f"{named.removesuffix('.')}. The code of facenet2expnet is under Apache-2.0. The weights have learned from "
-        f"pictures ({card.get('trained_on', {}).get('manifest', 'unknown')}) and from a face net ({net}), and the terms of both "
-        "may bind you."
+        f"pictures ({data}) and from a face net ({net}), and the terms of both may bind you."
     )

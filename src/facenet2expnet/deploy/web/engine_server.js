@@ -76,13 +76,14 @@ function askToken(wasWrong) {
   const dialog = document.createElement("dialog");
   dialog.innerHTML = `<form method="dialog"><label>${wasWrong ? "That token is not the right one." : ""}
     This service wants a token.<input type="password" required autocomplete="off"></label>
-    <button>Continue</button></form>`;
+    <button value="given">Continue</button></form>`;
   document.body.append(dialog);
   dialog.showModal();
-  return new Promise((done) => {
+  return new Promise((done, fail) => {
     dialog.addEventListener("close", () => {
       dialog.remove();
-      done(dialog.querySelector("input").value);
+      if (dialog.returnValue === "given") done(dialog.querySelector("input").value.trim());
+      else fail(new Error("This service wants a token; load the page again to give it.")); // closed by Escape
     });
   });
 }
