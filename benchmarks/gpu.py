@@ -394,7 +394,7 @@ def make_models(setup: Setup, clock: Clock) -> None:
         f"precision={setup.recipe.precision}",
         *setup.given.settings,
     ]
-    settings = [*own, *(setting for setting in models[next(iter(models))])]
+    settings = [*own, *models[next(iter(models))]]  # the first model is the base recipe: its own settings win
     try:
         make.train(manifest, run, models, settings=settings, device=setup.given.device, progress=clock.check)
     finally:
