@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +366,7 @@ def test_others_are_looked_at_now_and_then_and_named_once(
     recipe = tiny.tiny_recipe("scratch.epochs=40")
     compare(faces, recipe=recipe, out=out, folds=2, methods=["scratch"], join=True, jobs=2, **CPU)
     assert len(looks) >= 3
-    assert sum(later - earlier < 0.45 for earlier, later in zip(looks, looks[1:], strict=False)) <= 2  # jobs that ended
+    assert sum(later - earlier < 0.45 for earlier, later in pairwise(looks)) <= 2  # jobs that ended
     log = next(out.glob("log-*.txt")).read_text()
     assert log.count("waiting for jobs of other processes: fold-1/scratch") == 1
 
