@@ -394,7 +394,7 @@ def make_models(setup: Setup, clock: Clock) -> None:
         f"precision={setup.recipe.precision}",
         *setup.given.settings,
     ]
-    settings = [*own, *(setting for setting in models[next(iter(models))])]
+    settings = [*own, *models[next(iter(models))]]  # put after its own by make.train: repeated last, those stand
     try:
         make.train(manifest, run, models, settings=settings, device=setup.given.device, progress=clock.check)
     finally:

@@ -99,8 +99,10 @@ def main() -> None:
                 target=measure, args=(Path(folder, "faces"), given.side, Path(folder, "run"), result)
             )
             process.start()
+            process.join()  # a row is small enough to wait in the queue
+            if process.exitcode:
+                raise SystemExit(f"the process for {count:,} ended with exit code {process.exitcode}")
             rows.append(result.get())
-            process.join()
     print("| pictures | faces on disk, MB | memory at the start, MB | at most, MB | seconds |")
     print("|---:|---:|---:|---:|---:|")
     for row in rows:

@@ -77,8 +77,10 @@ def main() -> None:
             places = (given.model, Path(folder, "pictures"), Path(folder, "scores"))
             process = spawn.Process(target=measure, args=(*places, result))
             process.start()
+            process.join()  # a row is small enough to wait in the queue
+            if process.exitcode:
+                raise SystemExit(f"the process for {count:,} ended with exit code {process.exitcode}")
             rows.append(result.get())
-            process.join()
     print("| pictures | seconds | pictures/s | memory at the start, MB | at most, MB |")
     print("|---:|---:|---:|---:|---:|")
     for row in rows:

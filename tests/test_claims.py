@@ -117,7 +117,7 @@ def test_a_dead_process_of_this_machine_loses_its_claim_at_once(
 def test_a_process_of_another_container_is_not_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Claims(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(claims, "_namespace", lambda: "pid:[1]")
+        patched.setattr(claims, "namespace", lambda: "pid:[1]")
         patched.setattr(os, "getpid", lambda: 99_999_999)  # no process here
         assert other.take("job")
     assert not Claims(tmp_path).take("job")

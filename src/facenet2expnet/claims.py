@@ -64,8 +64,8 @@ class Claim:
         """Whether its process may still be at work."""
         if self.age_s > expires_s:
             return False
-        here = (self.host, self.namespace) == (socket.gethostname(), _namespace())
-        return not here or _runs(self.pid)
+        here = (self.host, self.namespace) == (socket.gethostname(), namespace())
+        return not here or runs(self.pid)
 
 
 class Claims:
@@ -153,7 +153,7 @@ class Claims:
                     path.unlink(missing_ok=True)
 
     def holds(self, name: str) -> bool:
-        """Whether a claim is still this process's, by its files: one that slept for long may have lost it to another."""
+        """Whether a claim is still this process's, by its files: one that slept may have lost it to another."""
         with self._lock:
             return name in self._held and self._touch(name)
 
@@ -200,7 +200,7 @@ def folder_time(folder: Path) -> float:
 def _create(path: Path) -> bool:
     """Create a claim file; False if it is there already."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    value = {"host": socket.gethostname(), "pid": os.getpid(), "namespace": _namespace(), "since": since}
+    value = {"host": socket.gethostname(), "pid": os.getpid(), "namespace": namespace(), "since": since}
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     temporary.write_text(json.dumps(value), encoding="utf-8")
     try:
@@ -246,7 +246,7 @@ def _path(folder: Path, name: str, number: int) -> Path:
     return folder / f"{quote(name, safe='')}.{number}.json"
 
 
-def _namespace() -> str:
+def namespace() -> str:
     """The process namespace: in containers of one host name, equal pids are different processes."""
     try:
         return os.readlink("/proc/self/ns/pid")
@@ -254,7 +254,7 @@ def _namespace() -> str:
         return ""
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Whether a process of this machine runs; where that can't be asked harmlessly, yes."""
     if os.name != "posix":
         return True

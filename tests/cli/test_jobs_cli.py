@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, TextColumn
@@ -17,7 +16,7 @@ from test_cli import fn2en
 
 import facenet2expnet
 import tiny
-from facenet2expnet import claims
+from facenet2expnet import claims, device
 from facenet2expnet.claims import Claims
 from facenet2expnet.cli import console
 from facenet2expnet.cli import run as commands
@@ -32,7 +31,11 @@ def planned(folder: Path) -> list[Path]:
     """Write the plan of four jobs in a run folder; their folders."""
     names = ("fold-1/scratch", "fold-1/fine-tune", "fold-1/fn2en", "fold-2/scratch")
     chains = ("fold-1/scratch", "fold-1/fine-tune", "fold-1/fine-tune", "fold-2/scratch")
-    plan = [{"title": n, "folder": n, "chain": c} for n, c in zip(names, chains, strict=True)]
+    needs = ("", "", "fold-1/fine-tune", "")
+    plan = [
+        {"title": f"{n} [red]", "folder": n, "chain": c, "needs": face_net}
+        for n, c, face_net in zip(names, chains, needs, strict=True)
+    ]
     write_json(folder / "jobs.json", plan)
     for name in names:
         (folder / name).mkdir(parents=True)
@@ -52,8 +55,16 @@ def test_status_shows_every_state(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "4 jobs: 1 done, 1 running, 1 waiting, 1 failed"
     assert any("fold-1/fine-tune" in line and "running" in line and "process " in line for line in lines)
-    assert any("fold-2/scratch" in line and "its process died (SIGKILL)" in line for line in lines)
+    assert any("fold-2/scratch [red]" in line and "its process died (SIGKILL)" in line for line in lines)
     assert not any("fn2en" in line for line in lines)
+    (jobs[0] / "result.json").unlink()
+    (jobs[0] / "left-out.txt").write_text("others were stopped")
+    (jobs[1] / "failed.txt").write_text("its [disk] is\x1b full")
+    assert fn2en("status", tmp_path / "run", monkeypatch=monkeypatch) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "4 jobs: 0 done, 0 running, 0 waiting, 3 failed, 1 left out"
+    assert any("fold-1/fn2en" in line and "its face net failed" in line for line in lines)
+    assert any("its [disk] is\ufffd full" in line for line in lines)
     assert fn2en("status", tmp_path, monkeypatch=monkeypatch) == 2
     assert "holds no jobs.json" in capsys.readouterr().err
 
@@ -81,7 +92,7 @@ def test_options_reach_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_quickstart_takes_the_cores_that_there_are(
     cores: int, folds: int, threads: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    monkeypatch.setattr(device, "cores", lambda: cores)
     assert commands._share_cores(folds, "cpu", threads) == expected
 
 

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import spawned
+import torch
 
 import tiny
 from facenet2expnet import claims
@@ -137,7 +139,7 @@ def test_a_job_that_raises_does_not_stop_the_others(
             compare(faces, **arguments)
     for reason in ("ZeroDivisionError: a fault of ours", "No space left on device", "its face net failed"):
         assert reason in str(failed.value)
-    wrong = {"scratch 1": "failed", "fine-tune 2": "failed", "fn2en 2": "waiting"}
+    wrong = {"scratch 1": "failed", "fine-tune 2": "failed", "fn2en 2": "failed"}
     assert states(tmp_path / "run") == everything("done") | wrong
     assert "spawned.py" in (tmp_path / "run" / "log.txt").read_text()  # the traceback
     same_numbers(run, compare(faces, **(arguments | {"jobs": 1}), resume=True))
@@ -149,12 +151,18 @@ def test_one_by_one_goes_on_after_a_failure_too(faces: Path, tmp_path: Path, mon
     def fail(job: Job, *given: Any) -> None:
         if (job.method, job.split.name) == ("fine-tune", "fold-1"):
             raise UserError("its disk is full")
+        if (job.method, job.split.name) == ("scratch", "fold-2"):
+            raise ZeroDivisionError("a fault of ours")
         run_job(job, *given)
 
     monkeypatch.setattr(execute, "run_job", fail)
-    with pytest.raises(UserError, match=r"2 of 6 jobs failed: fine-tune, fold fold-1.*its disk is full"):
+    with pytest.raises(UserError, match=r"3 of 6 jobs failed: fine-tune, fold fold-1.*its disk is full.*ZeroDivis"):
         compare(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "run", folds=2, **CPU)
-    assert states(tmp_path / "run") == everything("done") | {"fine-tune 1": "failed", "fn2en 1": "waiting"}
+    wrong = {"fine-tune 1": "failed", "fn2en 1": "failed", "scratch 2": "failed"}
+    assert states(tmp_path / "run") == everything("done") | wrong
+    reasons = {job.reason for job in read_status(tmp_path / "run")}
+    assert reasons == {"", "its disk is full", "its face net failed", "ZeroDivisionError: a fault of ours"}
+    assert "in fail\n    raise ZeroDivisionError" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_a_face_store_is_mapped_as_it_is_and_other_pixels_through_a_file(
@@ -265,6 +273,105 @@ def test_a_failure_on_another_machine_ends_the_waiting(
     thread.join()
 
 
+def test_who_lost_its_claim_writes_no_failure_and_waits(
+    run: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, run_job, seen = tmp_path / "run", execute.run_job, list[str]()
+
+    def lose(job: Job, *given: Any) -> None:
+        if job.title.startswith("fine-tune, fold fold-1") and not seen:
+            claim = out / claims.FOLDER / "fold-1%2Ffine-tune.1.json"
+            claim.rename(claim.with_name("fold-1%2Ffine-tune.2.json"))  # as after a take-over
+            os.utime(claim.with_name("fold-1%2Ffine-tune.2.json"), (0, 0))  # and the other one died
+            seen.append(job.title)
+            raise UserError("the other one deleted its files")
+        assert not (job.folder / "failed.txt").exists()
+        run_job(job, *given)
+
+    monkeypatch.setattr(execute, "run_job", lose)
+    compare(faces, recipe=tiny.tiny_recipe(), out=out, folds=2, join=True, **CPU)
+    assert seen
+    same_numbers(run, out)
+
+
+def test_a_late_machine_keeps_the_time_of_the_end_and_the_caller_its_threads(
+    run: Path, faces: Path, tmp_path: Path
+) -> None:
+    arguments = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "run", "folds": 2, "methods": ["scratch"]}
+    before = torch.get_num_threads()
+    compare(faces, **arguments, device="cpu", threads=before + 1)
+    assert torch.get_num_threads() == before
+    record = tmp_path / "run" / "run.json"
+    value = json.loads(record.read_text()) | {"finished": "2026-01-01T00:00:00+00:00"}
+    record.write_text(json.dumps(value))
+    compare(faces, **arguments, **CPU, join=True)
+    late = json.loads(record.read_text())
+    assert (late["finished"], late["threads"]) == (value["finished"], before + 1)
+
+
+def test_another_ablation_can_not_join(faces: Path, tmp_path: Path) -> None:
+    common = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "out", "folds": 2, "first_folds": 1, **CPU}
+    common["methods"] = ["scratch"]
+    ablate(faces, ["scratch.lr=0.002"], **common)
+    ablate(faces, ["scratch.lr=0.002"], **common, join=True)
+    for change, message in (
+        ({"changes": ["scratch.lr=0.003"]}, "other axes"),
+        ({"changes": ["scratch.lr=0.002"], "seeds": [1]}, "other seeds"),
+        ({"changes": ["scratch.lr=0.002"], "settings": ["scratch.epochs=3"]}, "another recipe: scratch.epochs=2"),
+    ):
+        with pytest.raises(UserError, match=f"was started with {message}"):
+            ablate(faces, **(common | change), join=True)
+
+
+def test_views_that_a_killed_process_left_are_deleted(faces: Path, tmp_path: Path) -> None:
+    common = {"recipe": tiny.tiny_recipe(), "out": tmp_path / "out", "folds": 2, "first_folds": 1, **CPU}
+    ablate(faces, ["stage2.lr=0.002"], **common)
+    chain = json.loads((tmp_path / "out" / "jobs.json").read_text())[0]["chain"]
+    views = execute.views_folder(tmp_path / "out", chain)
+    views.mkdir()
+    ablate(faces, ["stage2.lr=0.002"], **common, resume=True)
+    assert not views.exists()
+
+
+def test_pixels_that_a_killed_process_left_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute.tempfile, "tempdir", str(tmp_path))
+    with execute._SharedPixels(lambda recipe: None) as living:  # type: ignore[arg-type, return-value]
+        dead = living.folder.with_name(living.folder.name.replace(f"-{os.getpid()}-", "-99999999-"))
+        dead.mkdir()
+        with execute._SharedPixels(lambda recipe: None):  # type: ignore[arg-type, return-value]
+            assert not dead.exists()
+            assert living.folder.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_others_are_looked_at_now_and_then_and_named_once(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each epoch reports progress; idle processes don't ask the file server then."""
+    out = tmp_path / "run"
+    far, looks, take = Claims(out / claims.FOLDER), list[float](), execute._Queue.take
+    monkeypatch.setattr(execute, "POLL_S", 0.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "gethostname", lambda: "far")
+        assert far.take("fold-1/scratch")
+
+    def counted(self: Any) -> Any:
+        found = take(self)
+        if found is None:
+            looks.append(time.monotonic())
+        if len(looks) == 3:
+            far.release("fold-1/scratch")
+        return found
+
+    monkeypatch.setattr(execute._Queue, "take", counted)
+    recipe = tiny.tiny_recipe("scratch.epochs=40")
+    compare(faces, recipe=recipe, out=out, folds=2, methods=["scratch"], join=True, jobs=2, **CPU)
+    assert len(looks) >= 3
+    assert sum(later - earlier < 0.45 for earlier, later in pairwise(looks)) <= 2  # jobs that ended
+    log = next(out.glob("log-*.txt")).read_text()
+    assert log.count("waiting for jobs of other processes: fold-1/scratch") == 1
+
+
 def test_another_recipe_can_not_join(run: Path, faces: Path) -> None:
     with pytest.raises(UserError, match="was started with another recipe"):
         compare(faces, recipe=tiny.tiny_recipe("scratch.lr=0.5"), out=run, folds=2, join=True, **CPU)
@@ -302,7 +409,7 @@ def test_numbers_that_contradict_each_other_are_refused(change: dict[str, Any], 
 
 
 def test_threads_are_shared_out_unless_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute.torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(execute, "cores", lambda: 8)
     assert Parallel().threads(None) is None
     assert Parallel(jobs=3).threads(None) == 2
     assert Parallel(jobs=16).threads(None) == 1

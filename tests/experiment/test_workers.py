@@ -127,18 +127,34 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     wait_for(lambda: gone(int((tmp_path / "pid").read_text())), 30)
 
 
+def test_a_later_process_that_can_not_start_loses_its_task_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Workers(1, obey, threads=1) as workers:
+        assert run(workers, [Order("work", tmp_path / "first")]) == {"first": Outcome()}
+        for worker in workers._workers.values():
+            worker.process.kill()
+            worker.process.join()
+        monkeypatch.setattr(module, "START", Broken(module.START))
+        assert run(workers, [Order("work", tmp_path / "next")])["next"].error == "its process died (exit code 7)"
+        monkeypatch.undo()
+        monkeypatch.setattr(module, "START", multiprocessing.get_context("forkserver"))
+        assert run(workers, [Order("work", tmp_path / "last")]) == {"last": Outcome()}
+
+
+class Broken:
+    """A context whose processes end before they are ready, as those of a script without a guard do."""
+
+    Pipe = staticmethod(multiprocessing.Pipe)
+
+    def __init__(self, context: Any) -> None:
+        self.context = context
+
+    def Process(self, **given: Any) -> Any:
+        return self.context.Process(target=os._exit, args=(7,), daemon=True)
+
+
 def test_processes_that_can_not_start_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = module.START
-
-    class Broken:
-        """A context whose processes end before they are ready, as those of a script without a guard do."""
-
-        Pipe = staticmethod(multiprocessing.Pipe)
-
-        @staticmethod
-        def Process(**given: Any) -> Any:
-            return context.Process(target=os._exit, args=(7,), daemon=True)
-
-    monkeypatch.setattr(module, "START", Broken)
+    monkeypatch.setattr(module, "START", Broken(module.START))
     with Workers(1, obey, threads=1) as workers, pytest.raises(UserError, match=r"could not start .*7.*__main__"):
         run(workers, [Order("work", tmp_path / "never")])

@@ -93,7 +93,10 @@ def quickstart(
     device: Device = "auto",
     threads: Threads = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Trainings side by side. By default one a core and fold.")
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, help="Trainings side by side. By default one per core, at most one per fold."
+        ),
     ] = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -295,24 +298,27 @@ def pretrain(
 def status(
     run: Annotated[Path, typer.Argument(help="The folder of a run or an ablation, finished or not.")],
 ) -> None:
-    """Show which jobs of a run are done, running (where, since when), waiting, or failed.
+    """Show which jobs of a run are done, running (where, since when), waiting, failed or left out, and why.
 
     Example: fn2en status runs/mine
     """
     from collections import Counter
 
     from rich.table import Table
+    from rich.text import Text
 
     from facenet2expnet.cli import console
     from facenet2expnet.experiment.status import STATES, read_status
+    from facenet2expnet.predict.sources import readable
 
     jobs = read_status(run)
     counts = Counter(job.state for job in jobs)
-    print(f"{len(jobs)} jobs: " + ", ".join(f"{counts[state]} {state}" for state in STATES))
+    print(f"{len(jobs)} jobs: " + ", ".join(f"{counts[s]} {s}" for s in STATES if counts[s] or s != "left out"))
     table = Table("job", "state", "where", "since (UTC)", "reason")
     for job in jobs:
-        if job.state in ("running", "failed"):
-            table.add_row(job.title, job.state, job.where, job.since, job.reason)
+        if job.state not in ("done", "waiting"):
+            values = (job.title, job.state, job.where, job.since, job.reason)
+            table.add_row(*(Text(readable(value)) for value in values))  # no markup: [red] is a name like others
     if table.row_count:
         console.out.print(table)
 
@@ -377,15 +383,12 @@ def _print_comparison(run: Path) -> None:
 
 def _share_cores(folds: int, device: str, threads: int | None) -> tuple[int, int | None]:
     """Return how many jobs run side by side by default, and the threads of each, which do not depend on --jobs."""
-    import torch
-
-    from facenet2expnet.device import choose_device
+    from facenet2expnet.device import choose_device, cores
 
     if choose_device(device).type != "cpu":
         return 1, threads
-    cores = torch.get_num_threads()
-    jobs = max(1, min(cores // (threads or 1), folds))
-    return jobs, threads or cores // jobs
+    jobs = max(1, min(cores() // (threads or 1), folds))
+    return jobs, threads or cores() // jobs
 
 
 def _names(listed: str | None) -> list[str]:

@@ -27,7 +27,7 @@ from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, neede
 from facenet2expnet.experiment.metrics import scores_of_method
 from facenet2expnet.experiment.significance import compare_paired
 from facenet2expnet.experiment.speed import measure
-from facenet2expnet.experiment.status import STOPPED
+from facenet2expnet.experiment.status import STOPPED, read_note
 from facenet2expnet.experiment.variants import Variant, expand_doubling, training_key, vary
 from facenet2expnet.files import atomic_path
 from facenet2expnet.predict.model_folder import load_model
@@ -36,6 +36,9 @@ from facenet2expnet.training import stages
 
 FORMAT = "facenet2expnet-ablation-2"
 RECORD = "ablation.json"
+
+SAME = ("recipe", "axes", "methods", "seeds", "hashes")
+"""What processes that join must have in common, beside the identity."""
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +69,11 @@ class Row:
 
     def stopped(self) -> str:
         """Why one of its trainings, or of their face nets, was stopped; empty if none was."""
-        paths = [job.folder / STOPPED for job in self.needed]
-        return next((path.read_text(encoding="utf-8") for path in paths if path.is_file()), "")
+        notes = (read_note(job.folder / STOPPED) for job in self.needed)
+        return next((note.text for note in notes if note), "")
 
 
+@run.threads_restored()
 def ablate(
     data: str | Path | Manifest,
     changes: Sequence[str],
@@ -142,7 +146,7 @@ def ablate(
         raise UserError(f"{out}: was started with other pictures or weights of these names; choose another --out")
     about["hashes"] = before | hashes
     del about["manifest"]["pixels"]  # differs from crop to crop
-    with run.run_folder(out / RECORD, earlier, about, started, join=join) as (update, claims):
+    with run.run_folder(out / RECORD, earlier, about, started, join=join, same=SAME) as (update, claims):
         run.write_inputs(out, inputs, base)
         for variant in variants[1:]:
             own, of_base = ([training_key(m, r) for m in methods] for r in (variant.recipe, base))

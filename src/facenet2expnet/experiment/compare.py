@@ -37,6 +37,7 @@ FORMAT = "facenet2expnet-run-2"
 log = logging.getLogger(__name__)
 
 
+@run.threads_restored()
 def compare(
     data: str | Path | Manifest | pd.DataFrame,
     *,
@@ -103,6 +104,7 @@ def compare(
     return out
 
 
+@run.threads_restored()
 def train(
     data: str | Path | Manifest | pd.DataFrame,
     *,

@@ -8,8 +8,11 @@ with, however many jobs run beside it, so that its numbers stay the same.
 from __future__ import annotations
 
 import contextlib
+import glob
 import logging
+import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,12 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from facenet2expnet.claims import Claims, folder_time
+from facenet2expnet.claims import Claims, folder_time, namespace, runs
 from facenet2expnet.data.dataset import Dataset
-from facenet2expnet.device import choose_device
+from facenet2expnet.device import choose_device, cores
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.experiment.job import Job, Progress, run_job, skip_finished
-from facenet2expnet.experiment.status import FAILED, PLAN, RESULT, STOPPED
+from facenet2expnet.experiment.status import FACE_NET_FAILED, FAILED, LEFT_OUT, PLAN, RESULT, STOPPED, read_note
 from facenet2expnet.experiment.workers import Outcome, Workers, sigterm_interrupts
 from facenet2expnet.files import write_atomic, write_json
 from facenet2expnet.recipe import Recipe
@@ -76,7 +79,7 @@ class Parallel:
     def threads(self, asked: int | None) -> int | None:
         """Return the CPU threads of a job: those asked for, or an equal share; None for PyTorch's own choice."""
         if asked is None and self.processes > 1:
-            return max(1, torch.get_num_threads() // self.processes)
+            return max(1, cores() // self.processes)
         return asked
 
     def device(self, name: str) -> torch.device:
@@ -153,9 +156,14 @@ def run_jobs(planned: Sequence[tuple[Job, Recipe]], execution: Execution) -> Non
     """
     chains = make_chains(planned, execution.folder)
     listed = [
-        {"title": job.title, "folder": job.folder.relative_to(execution.folder).as_posix(), "chain": chain.name}
+        {
+            "title": job.title,
+            "folder": job.folder.relative_to(execution.folder).as_posix(),
+            "chain": chain.name,
+            "needs": chain.name if _needs_face_net(job, recipe) else "",
+        }
         for chain in chains
-        for job, _ in chain.jobs
+        for job, recipe in chain.jobs
     ]
     write_json(execution.folder / PLAN, listed)
     queue = _Queue(chains, execution)
@@ -199,14 +207,19 @@ class _Queue:
     def __init__(self, chains: Sequence[Chain], execution: Execution) -> None:
         self.execution = execution
         self.waiting = list(chains)
-        self.current: dict[Job, Chain] = {}
+        self.current: dict[Job, tuple[Chain, Recipe]] = {}
         self.failed: dict[Job, str] = {}
         self.started = folder_time(execution.folder)
+        self._told = False
 
     @property
     def left(self) -> int:
         """The number of jobs that have not ended."""
-        return len(self.current) + sum(len(chain.jobs) for chain in [*self.waiting, *self.current.values()])
+        return (
+            len(self.current)
+            + sum(len(chain.jobs) for chain in self.waiting)
+            + sum(len(chain.jobs) for chain, _ in self.current.values())
+        )
 
     def take(self) -> tuple[Job, Recipe] | None:
         """Claim the first chain that is free and return its first job; None if there is none now."""
@@ -217,11 +230,20 @@ class _Queue:
                 self.waiting.remove(chain)
                 if (found := self._next(chain)) is not None:
                     return found
+        if self.waiting and not self._told:
+            more = f" and {len(self.waiting) - LISTED} more" if len(self.waiting) > LISTED else ""
+            names = ", ".join(chain.name for chain in self.waiting[:LISTED])
+            log.info("waiting for jobs of other processes: %s%s", names, more)
+            self._told = True
         return None
 
     def next_after(self, job: Job, outcome: Outcome) -> tuple[Job, Recipe] | None:
         """Note how a job ended; return the next one of its chain, if there is one."""
-        chain, execution = self.current.pop(job), self.execution
+        (chain, recipe), execution = self.current.pop(job), self.execution
+        if not execution.claims.holds(chain.name):  # another process took it over: how it ends there counts
+            chain.jobs.insert(0, (job, recipe))
+            self.waiting.append(chain)
+            return None
         if outcome.stopped and execution.on_stop:
             write_atomic(job.folder / STOPPED, outcome.error.encode())
             log.warning("%s", outcome.error)
@@ -233,7 +255,7 @@ class _Queue:
                 write_atomic(job.folder / FAILED, outcome.error.encode())
             useless = [one for one in chain.jobs if job.method == "fine-tune" and _needs_face_net(*one)]
             chain.jobs = [one for one in chain.jobs if one not in useless]
-            self.failed |= {one: f"its face net failed ({job.title})" for one, _ in useless}
+            self.failed |= {one: f"{FACE_NET_FAILED} ({job.title})" for one, _ in useless}
         if execution.on_end:
             with contextlib.suppress(UserError):
                 execution.on_end()
@@ -241,39 +263,46 @@ class _Queue:
 
     def _next(self, chain: Chain) -> tuple[Job, Recipe] | None:
         """Return the next job of a claimed chain; without one the claim is given back."""
-        execution = self.execution
-        if not execution.claims.holds(chain.name):
-            self.waiting.append(chain)  # another process took it over: wait for that one
-            return None
         while chain.jobs:
             job, recipe = chain.jobs.pop(0)
             if not skip_finished(job) and self._wanted(job):
-                (job.folder / FAILED).unlink(missing_ok=True)
-                self.current[job] = chain
+                for name in (FAILED, LEFT_OUT):
+                    (job.folder / name).unlink(missing_ok=True)
+                self.current[job] = chain, recipe
                 return job, recipe
-        shutil.rmtree(views_folder(execution.folder, chain.name), ignore_errors=True)
-        execution.claims.release(chain.name)
+        self._delete_views(chain)
+        self.execution.claims.release(chain.name)
         return None
+
+    def _delete_views(self, chain: Chain) -> None:
+        shutil.rmtree(views_folder(self.execution.folder, chain.name), ignore_errors=True)
 
     def _wanted(self, job: Job) -> bool:
         if self.execution.on_stop and (job.folder / STOPPED).is_file():
             self.execution.on_stop(job)  # it was stopped before, or on another machine
-        return self.execution.wanted is None or self.execution.wanted(job)
+        if self.execution.wanted is None or self.execution.wanted(job):
+            return True
+        if not any((job.folder / name).is_file() for name in (LEFT_OUT, STOPPED)):
+            with contextlib.suppress(UserError):
+                write_atomic(job.folder / LEFT_OUT, b"others that its row needs were stopped")
+        return False
 
     def _is_ended(self, chain: Chain) -> bool:
         """Whether another process has done all jobs of a chain since this one began, or failed to."""
         failed: dict[Job, str] = {}
         left = [one for one in chain.jobs if not (one[0].folder / RESULT).is_file() and self._wanted(one[0])]
         for job, recipe in left:
-            path = job.folder / FAILED
-            if path.is_file() and path.stat().st_mtime > self.started:
-                failed[job] = path.read_text(encoding="utf-8")
+            note = read_note(job.folder / FAILED)
+            if note and note.time > self.started:
+                failed[job] = note.text
             elif _needs_face_net(job, recipe) and any(one.folder == job.teacher_folder for one in failed):
-                failed[job] = "its face net failed"
+                failed[job] = FACE_NET_FAILED
             else:
                 return False
         for job, _ in chain.jobs:
             skip_finished(job)
+        if not left:  # a process may have been killed between its last result and this
+            self._delete_views(chain)
         self.failed |= failed
         return True
 
@@ -297,6 +326,9 @@ def _one_by_one(queue: _Queue, execution: Execution) -> None:
                 run_job(job, dataset, recipe, execution.device, metadata, execution.progress)
             except UserError as error:
                 outcome = Outcome(str(error), isinstance(error, StageStopped))
+            except Exception as error:
+                log.debug("%s", job.title, exc_info=error)  # a fault of ours: log.txt shows where
+                outcome = Outcome(f"{type(error).__name__}: {error}")
             found = queue.next_after(job, outcome)
 
 
@@ -310,8 +342,13 @@ def _side_by_side(queue: _Queue, execution: Execution) -> None:
         Workers(parallel.processes, do_task, threads=torch.get_num_threads(), devices=devices) as workers,
     ):
         ready: list[tuple[Job, Recipe]] = []
+        next_look = 0.0  # at what others have done; progress comes far more often
         while True:
-            while workers.idle and (found := ready.pop(0) if ready else queue.take()) is not None:
+            while workers.idle and (ready or time.monotonic() >= next_look):
+                found = ready.pop(0) if ready else queue.take()
+                if found is None:
+                    next_look = time.monotonic() + POLL_S
+                    break
                 job, recipe = found
                 dataset, pixels = shared.get(recipe)
                 device, metadata = execution.device.type, execution.metadata(recipe)
@@ -320,9 +357,11 @@ def _side_by_side(queue: _Queue, execution: Execution) -> None:
                 if not queue.waiting:
                     return
                 time.sleep(POLL_S)
+                next_look = 0.0
                 continue
             others = workers.idle and bool(queue.waiting)
             for task, outcome in workers.ended(progress, POLL_S if others else None):
+                next_look = 0.0
                 if (found := queue.next_after(task.job, outcome)) is not None:
                     ready.append(found)
                 if progress:
@@ -348,7 +387,12 @@ class _SharedPixels:
         self.last: tuple[Dataset, Path] | None = None
 
     def __enter__(self) -> _SharedPixels:
-        self.folder = Path(tempfile.mkdtemp(prefix="fn2en-"))
+        here = f"fn2en-{socket.gethostname()}-{namespace()}".translate({ord(c): None for c in ":[]/"})
+        for left in Path(tempfile.gettempdir()).glob(f"{glob.escape(here)}-*"):  # of processes that were killed
+            pid = left.name.removeprefix(f"{here}-").partition("-")[0]
+            if pid.isdecimal() and not runs(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{here}-{os.getpid()}-"))
         return self
 
     def __exit__(self, *given: object) -> None:

@@ -19,7 +19,7 @@ from facenet2expnet.data.table import read_csv, tidy_columns
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.job import Progress
-from facenet2expnet.experiment.run import Inputs, begin, describe, load_pictures, now, run_folder
+from facenet2expnet.experiment.run import Inputs, begin, describe, load_pictures, now, run_folder, threads_restored
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
@@ -37,6 +37,7 @@ HELD_OUT, MOST_HELD_OUT = 0.05, 2000
 log = logging.getLogger(__name__)
 
 
+@threads_restored()
 def pretrain(
     data: str | Path | Manifest | pd.DataFrame,
     *,

@@ -158,6 +158,16 @@ def with_framing(dataset: Dataset) -> Dataset:
     return replace(dataset, contract=replace(dataset.contract, framing=framing))
 
 
+@contextlib.contextmanager
+def threads_restored() -> Iterator[None]:
+    """Give this process back the CPU threads that it had, after a run that set its own."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def begin(
     record: Path,
     what: str,
@@ -188,17 +198,21 @@ def begin(
     if not seeds or len(set(seeds)) < len(seeds):
         raise UserError(f"seeds: got {list(seeds)}, expected one or more different numbers")
     folder, earlier = record.parent, None
-    leftovers = (LOCK, f".{record.stem}.", claims.FOLDER)  # of a run that was killed while it wrote its first file
     if record.is_file():
         if not resume and not join:
             raise UserError(f"{folder}: holds {what} already; add --resume to continue it, or choose another --out")
         earlier = _read_record(record, what)
         threads = earlier["threads"]
-    elif folder.exists() and (not folder.is_dir() or any(not p.name.startswith(leftovers) for p in folder.iterdir())):
+    elif folder.exists() and not (folder.is_dir() and all(_is_leftover(path, record) for path in folder.iterdir())):
         raise UserError(f"{folder}: exists and is not empty; choose another --out")
     if threads:
         torch.set_num_threads(threads)
     return earlier
+
+
+def _is_leftover(path: Path, record: Path) -> bool:
+    """Whether a file is of a run that was killed while it wrote its first file."""
+    return path.name in (LOCK, claims.FOLDER) or path.name.startswith(f".{record.stem}.")
 
 
 def _read_record(record: Path, what: str) -> dict[str, Any]:
@@ -210,7 +224,13 @@ def _read_record(record: Path, what: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def run_folder(
-    record: Path, earlier: Mapping[str, Any] | None, about: dict[str, Any], started: float, *, join: bool = False
+    record: Path,
+    earlier: Mapping[str, Any] | None,
+    about: dict[str, Any],
+    started: float,
+    *,
+    join: bool = False,
+    same: Sequence[str] = (),
 ) -> Iterator[tuple[Callable[..., None], Claims]]:
     """Work in a folder of results, alone or together with others; all log messages go to its log.txt too.
 
@@ -221,6 +241,7 @@ def run_folder(
         started: when it began, on the monotonic clock.
         join: let other processes with the same identity work in the folder, each on its own jobs. The threads of a job
             are those of the process that began it. The log is log-HOST-PID.txt.
+        same: names in the record whose values must be equal too for processes that join.
     Returns:
         A function that writes the record again, with the seconds so far and the values that it is given; and the
         claims of this process.
@@ -230,6 +251,8 @@ def run_folder(
     folder, earlier_seconds = record.parent, about["seconds"] or 0.0
 
     def update(**more: Any) -> None:
+        if join:  # another process may have finished since
+            more = {"finished": read_json(record)["finished"]} | more
         write_json(record, about | {"seconds": earlier_seconds + time.monotonic() - started} | more)
 
     busy = "another process works here; wait for it, stop it, or choose another --out"
@@ -237,10 +260,13 @@ def run_folder(
         if join:
             own = stack.enter_context(Claims(folder / claims.FOLDER))
             own.wait(BEGINNING)
-            if earlier is None and record.is_file():
+            if record.is_file():
                 earlier = _read_record(record, "a run")
-                about |= {key: earlier[key] for key in ("command", "created", "threads")}
+                about |= {key: earlier.get(key) for key in ("command", "created", "threads", "finished")}
                 torch.set_num_threads(about["threads"])
+                theirs, ours = ({name: one.get(name) for name in same} for one in (earlier, _as_json(about)))
+                if theirs != ours:
+                    raise UserError(_refusal(folder, theirs, ours))
             with folder_lock(folder, busy, needed=False):
                 _begin_work(record, earlier, about)
             own.release(BEGINNING)
@@ -266,11 +292,17 @@ def run_folder(
 def _begin_work(record: Path, earlier: Mapping[str, Any] | None, about: Mapping[str, Any]) -> None:
     """Write the record, if the folder was begun with the same inputs or is new."""
     if earlier and earlier["identity"] != about["identity"]:
-        raise UserError(
-            f"{record.parent}: was started with {_difference(earlier['identity'], about['identity'])}; use the "
-            "original settings, or choose another --out"
-        )
+        raise UserError(_refusal(record.parent, earlier["identity"], about["identity"]))
     write_json(record, about)
+
+
+def _refusal(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    return f"{folder}: was started with {_difference(before, now)}; use the original settings, or choose another --out"
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value as it is after writing and reading: tuples become lists."""
+    return json.loads(json.dumps(value))
 
 
 def _refuse_others(folder: Path) -> None:
@@ -376,7 +408,7 @@ def describe(
         "copies": len(inputs.copies),
         "checks": inputs.checks,
         "seconds": earlier.get("seconds"),
-        "identity": json.loads(json.dumps(identity)),
+        "identity": _as_json(identity),
     }
 
 

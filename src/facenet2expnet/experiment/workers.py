@@ -44,7 +44,6 @@ class _Worker:
     process: Any
     connection: Connection
     task: Any = None
-    ready: bool = False
 
 
 class Workers:
@@ -68,6 +67,7 @@ class Workers:
         self.work, self.threads = work, threads
         self.devices = [devices[number % len(devices)] for number in range(count)]
         self._workers: dict[int, _Worker] = {}
+        self._began = False
 
     def __enter__(self) -> Workers:
         return self
@@ -111,7 +111,7 @@ class Workers:
         """Wait until something happens; yield the tasks that ended.
 
         Raises:
-            UserError: If a process can't start.
+            UserError: If a process can't start, and none could before.
         """
         busy = [worker for worker in self._workers.values() if worker.task is not None]
         handles = {worker.connection: worker for worker in busy} | {worker.process.sentinel: worker for worker in busy}
@@ -138,7 +138,7 @@ class Workers:
                 if kind == "ended":
                     return Outcome(*value)
                 if kind == "ready":
-                    worker.ready = True
+                    self._began = True
                 elif kind == "log":
                     logging.getLogger(value[0].name).handle(value[0])
                 elif report:
@@ -155,7 +155,7 @@ class Workers:
         worker.connection.close()
         del self._workers[worker.number]
         code = worker.process.exitcode
-        if not worker.ready:
+        if not self._began:
             raise UserError(
                 f"a process for jobs could not start (exit code {code}); if this is your own script, call it below "
                 "if __name__ == '__main__':, or take jobs=1"
