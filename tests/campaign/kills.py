@@ -84,10 +84,12 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places)), "OMP_NUM_THREADS": "1"}
 
 
-def start(arguments: Sequence[object], out: Path, folder: Path, **changes: str) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own; its errors go to `out`.err."""
+def start(
+    arguments: Sequence[object], out: Path, folder: Path, told: Path | None = None, **changes: str
+) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own; its errors go to `told`, by default `out`.err."""
     words = [str(word).replace("{out}", str(out)) for word in arguments]
-    with Path(f"{out}.err").open("w") as errors:
+    with (told or Path(f"{out}.err")).open("w") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", "facenet2expnet.cli.main", *words], env=environment(folder) | changes,
             stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True, text=True,
