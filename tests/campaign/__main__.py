@@ -18,7 +18,7 @@ def run(parts: list[str], trials: int, killed: int, seed: int, folder: Path, fir
     found, numbers = [], range(first, first + trials)
     for part in parts:
         if part == "pictures":
-            found.append(run_trials(part, pictures.make, numbers, seed, folder / part))
+            found.append(run_trials(part, pictures.make, numbers, seed, folder / part, Limits(pictures.SECONDS)))
         elif part == "files":
             found.append(run_trials(part, files.make, numbers, seed, folder / part, Limits(seconds=10)))
         elif part == "threads":
