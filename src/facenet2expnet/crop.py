@@ -145,7 +145,7 @@ class CropContract:
             return cls._from_dict(values)
         except UserError:
             raise
-        except (AttributeError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
             raise UserError(f"crop contract: a value is of another kind than expected: {error}") from error
 
     @classmethod

@@ -7,10 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from campaign import files, kills, pictures
+from campaign import disk, files, kills, pictures, threads
 from campaign.trials import Limits, Outcomes, run_trials
 
-PARTS = ("pictures", "files", "kills")
+PARTS = ("pictures", "files", "kills", "disk", "threads")
 
 
 def run(parts: list[str], trials: int, killed: int, seed: int, folder: Path, first: int = 0) -> list[Outcomes]:
@@ -18,9 +18,14 @@ def run(parts: list[str], trials: int, killed: int, seed: int, folder: Path, fir
     found, numbers = [], range(first, first + trials)
     for part in parts:
         if part == "pictures":
-            found.append(run_trials(part, pictures.make, numbers, seed, folder / part))
+            found.append(run_trials(part, pictures.make, numbers, seed, folder / part, Limits(pictures.SECONDS)))
         elif part == "files":
             found.append(run_trials(part, files.make, numbers, seed, folder / part, Limits(seconds=10)))
+        elif part == "threads":
+            found.append(threads.run_threads(trials))
+        elif part == "disk":
+            (folder / part).mkdir(parents=True)
+            found.append(disk.run_disk(folder / part))
         else:
             (folder / part).mkdir(parents=True)
             found.append(kills.run_kills(killed, seed, folder / part))

@@ -51,7 +51,7 @@ def commands(folder: Path) -> list[Command]:
     many = tiny.write_faces(folder / "many", each=200)
     recipes.save(tiny.tiny_recipe(), folder / "tiny.toml")
     save_model(tiny.sure_model(), folder / "model")
-    contract = ("--stored-px", 40, "--workers", 1)
+    contract = ("--size", 40)
     common = ("--recipe", folder / "tiny.toml", "--device", "cpu", "--threads", 1, "--quiet", "--out", "{out}")
     tables = ("metrics.json", "predictions.parquet", "**/model.safetensors")
     busy = "another process"
@@ -84,10 +84,12 @@ def environment(folder: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places)), "OMP_NUM_THREADS": "1"}
 
 
-def start(arguments: Sequence[object], out: Path, folder: Path, **changes: str) -> subprocess.Popen[str]:
-    """Start a command in a process group of its own; its errors go to `out`.err."""
+def start(
+    arguments: Sequence[object], out: Path, folder: Path, told: Path | None = None, **changes: str
+) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own; its errors go to `told`, by default `out`.err."""
     words = [str(word).replace("{out}", str(out)) for word in arguments]
-    with Path(f"{out}.err").open("w") as errors:
+    with (told or Path(f"{out}.err")).open("w") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", "facenet2expnet.cli.main", *words], env=environment(folder) | changes,
             stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True, text=True,
@@ -150,6 +152,9 @@ def _wait_for_files(process: subprocess.Popen[str], out: Path) -> float:
 
 def _second(command: Command, out: Path, folder: Path, process: subprocess.Popen[str], outcomes: Outcomes) -> None:
     """Start the command beside itself, while the first one is stopped: it must be refused."""
+    signs = ("jobs.json", "unfinished.jsonl", "claims/shard-*")  # of a command that holds its lock
+    while process.poll() is None and not any(any(out.glob(sign)) for sign in signs):
+        time.sleep(0.01)
     if not command.together or process.poll() is not None:
         return
     os.killpg(process.pid, signal.SIGSTOP)

@@ -39,6 +39,9 @@ FORMATS = {
 BOMB_PX = 9_000
 """Side of the bombs: one that may just be read."""
 
+SECONDS = 6.0
+"""Of the processor for a picture, which is read three times: to look at it, to prepare it and to predict it."""
+
 BOMB_EVERY, TEXT_BOMB_EVERY = 97, 101
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from campaign import files, mutations, pictures
+from campaign import files, mutations, pictures, threads
 from campaign.trials import REFUSED, RESULT, Attempt, judge
 from facenet2expnet.data.pictures import MAX_PIXELS, read_reduced
 from facenet2expnet.errors import UserError
@@ -69,3 +69,7 @@ def test_a_file_that_lies_about_its_size_is_refused_at_once(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"is too large|is damaged"):
         read_reduced(tmp_path / "a.png")
     assert MAX_PIXELS < 10**8
+
+
+def test_eight_threads_give_the_numbers_of_one() -> None:
+    assert dict(threads.run_threads(48).counts) == {"as expected": 48}

@@ -22,7 +22,7 @@ import numpy as np
 
 from facenet2expnet.errors import UserError
 
-HANGS_S = 90.0
+HANGS_S = 600.0
 """A trial that takes longer on the clock is killed; its limit is on the processor's time, as other work may go on."""
 
 RESULT, REFUSED = "a result", "refused with a reason"
@@ -43,6 +43,7 @@ class Outcomes:
     part: str
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     longest_s: float = 0.0
     most_memory: int = 0
 
@@ -54,8 +55,11 @@ class Outcomes:
     def lines(self) -> list[str]:
         """The outcomes as text."""
         shown = ", ".join(f"{name}: {count:,}" for name, count in sorted(self.counts.items()))
-        most = f"longest {self.longest_s:.2f} s, most memory {self.most_memory / 1e6:.0f} MB"
-        return [f"{self.part}: {self.total:,} trials ({shown}); {most}; faults: {len(self.faults)}", *self.faults]
+        most = (
+            [f"longest {self.longest_s:.2f} s, most memory {self.most_memory / 1e6:.0f} MB"] if self.longest_s else []
+        )
+        parts = [f"{self.part}: {self.total:,} trials ({shown})", *most, *self.notes, f"faults: {len(self.faults)}"]
+        return ["; ".join(parts), *self.faults]
 
 
 Attempt = Callable[[int, np.random.Generator, Path], str]

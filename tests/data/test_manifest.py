@@ -21,6 +21,7 @@ from facenet2expnet.data.manifest import (
     with_train_only,
 )
 from facenet2expnet.data.splits import choose
+from facenet2expnet.data.table import as_text
 from facenet2expnet.errors import UserError
 
 
@@ -438,3 +439,7 @@ def test_metadata_of_another_kind_are_refused(tmp_path: Path, change: dict[str, 
     (tmp_path / "m.json").write_text(json.dumps(metadata | change))
     with pytest.raises(UserError, match=rf"m\.json is damaged: {next(iter(change))} is of another kind"):
         read_manifest(tmp_path / "m.csv", need_pictures=False)
+
+
+def test_an_infinite_number_in_a_table_is_text() -> None:
+    assert list(as_text(pd.Series([3.0, np.inf, np.nan, 2.5]))) == ["3", "inf", "", "2.5"]

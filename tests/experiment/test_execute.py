@@ -431,8 +431,8 @@ def test_a_plan_of_another_form_is_named(tmp_path: Path, plan: object) -> None:
 
 @pytest.mark.parametrize("name", ["predictions.parquet", "history.csv"])
 def test_damaged_results_of_a_job_are_named(run: Path, tmp_path: Path, name: str) -> None:
-    splits = [Split(f"fold-{n}", *[np.zeros(1, np.int64)] * 3) for n in (1,)]
-    jobs = plan_jobs(splits, ["scratch"], [0], tiny.tiny_recipe(), tmp_path)
+    split = Split("fold-1", np.array([0]), np.array([1]))
+    jobs = plan_jobs([split], ["scratch"], [0], tiny.tiny_recipe(), tmp_path)
     shutil.copytree(run / "fold-1" / "scratch", jobs[0].folder)
     assert len(collect(jobs)[0]) > 0
     (jobs[0].folder / name).write_bytes(b"\xff\xfe")

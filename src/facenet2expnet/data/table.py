@@ -258,7 +258,7 @@ def as_text(column: pd.Series) -> pd.Series:
     import pandas as pd
 
     if pd.api.types.is_float_dtype(column):
-        texts = ["" if pd.isna(v) else str(int(v)) if v == int(v) else str(v) for v in column]
+        texts = ["" if pd.isna(v) else f"{v:.0f}" if v.is_integer() else str(v) for v in map(float, column)]
     else:
         texts = [v.strip() if isinstance(v, str) else "" if pd.isna(v) else str(v) for v in column]
     return pd.Series(texts, dtype=object)

@@ -76,7 +76,7 @@ class FaceStore:
             raise UserError(f"{folder / CARD}: expected a face store of format {FORMAT}; {again}")
         try:
             pixels = np.load(folder / PIXELS, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # NumPy reads the header as Python, and raises nearly anything
             raise UserError(f"{folder / PIXELS} can't be read: {error}; {again}") from None
         manifest = read_manifest(folder / MANIFEST, need_pictures=False)
         with well_formed(folder / CARD, again):

@@ -104,6 +104,8 @@ def load_model(folder: Path) -> Model:
     try:
         architecture, classes = card.pop("architecture"), tuple(card.pop("classes"))
         contract = CropContract.from_dict(card.pop("contract"))
+        if not classes or not all(isinstance(name, str) for name in classes):
+            raise ValueError("classes are no names")
         kind, count = architecture.pop("kind"), len(classes)
         if kind == "expression-net":
             architecture["bridge_chw"] = tuple(architecture["bridge_chw"])
@@ -116,7 +118,7 @@ def load_model(folder: Path) -> Model:
             raise ValueError(f"its architecture is '{kind}'")
     except UserError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{folder / CARD}: {reason}; expected a file that save_model wrote") from error
     weights, _ = read_tensors(folder / WEIGHTS)

@@ -18,7 +18,7 @@ from PIL import Image
 from facenet2expnet.data.pictures import read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import published
-from facenet2expnet.files import write_atomic
+from facenet2expnet.files import well_formed, write_atomic
 from facenet2expnet.report import figures, tables
 from facenet2expnet.report.run_folder import RunFolder, read_run
 from facenet2expnet.report.tables import display_name, number, percent, readable
@@ -35,7 +35,9 @@ def write_report(run: Path) -> Path:
     """
     folder = read_run(run)
     out = folder.path / "report.html"
-    write_atomic(out, render("report.html.j2", _context(folder)))
+    with well_formed(folder.path, "one of its files was changed; go on with --resume, or remove that file"):
+        content = render("report.html.j2", _context(folder))
+    write_atomic(out, content)
     return out
 
 
