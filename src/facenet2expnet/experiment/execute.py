@@ -130,7 +130,7 @@ class Execution:
         parallel: how many jobs run side by side.
         wanted: whether a job is still needed; None if all are.
         on_stop: called with a job whose training can't go on, if that is a result of the run; None makes it a failure.
-        on_end: called after each job; a UserError of it is no matter.
+        on_end: called after each job; its UserErrors are ignored.
         progress: called with what is being done, how much of it is done, and how much there is.
     """
 
@@ -206,7 +206,8 @@ class _Queue:
 
     def __init__(self, chains: Sequence[Chain], execution: Execution) -> None:
         self.execution = execution
-        self.waiting = list(chains)
+        side_by_side = execution.parallel.processes > 1
+        self.waiting = sorted(chains, key=lambda chain: -len(chain.jobs) * side_by_side)  # no long one at the end
         self.current: dict[Job, tuple[Chain, Recipe]] = {}
         self.failed: dict[Job, str] = {}
         self.started = folder_time(execution.folder)
