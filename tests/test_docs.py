@@ -39,9 +39,14 @@ PROGRAM = re.compile(r"\s*(?:\$ )?(?:\S+=\S+ )*(?:\S*/)?(fn2en .+|python (?:benc
 SHELL_ENDS = {"|", ">", ">>", "2>", "&&", "||", ";", "&"}
 NOT_RUN = ("git clone ", "cd ", "pip install ", "source .venv/bin/activate ")
 """Beginnings of the README's shell lines that a test can't run; `make` targets are looked up."""
-NOT_RUN_IN_TEXT = ("fn2en ablate faces/ --learning-curve", "fn2en serve", "fn2en push runs/mine owner/name")
+NOT_RUN_IN_TEXT = (
+    "fn2en ablate faces/ --learning-curve",
+    "fn2en serve",
+    "fn2en push runs/mine owner/name",
+    "fn2en export small --web page/",
+)
 """Commands in the README's text that are only parsed: a learning curve begins with 250 pictures, a service does not
-end, and a push goes to the hub; these have tests of their own."""
+end, a push goes to the hub, and the page needs npm; these have tests of their own."""
 SHELL = ("shell", "sh", "bash", "console")
 NOT_PROGRAMS = ("text",)
 """Languages of blocks that are shown only; in docs/results.md also commands of an earlier commit."""
