@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from facenet2expnet.experiment import run
 from facenet2expnet.experiment.ablation import ablate
 from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.run import load_pictures
+from facenet2expnet.experiment.status import read_status
 from facenet2expnet.experiment.variants import expand_doubling, training_key, vary
 from facenet2expnet.files import folder_lock
 from facenet2expnet.predict.model_folder import load_model
@@ -326,6 +328,8 @@ def test_a_stopped_training_leaves_out_the_other_folds_and_seeds_of_its_row(
     assert stopped == {(1, "scratch"), (2, "fn2en")}  # FN2EN without its face net has no result either
     assert len(list(out.rglob("stopped.txt"))) == 2
     assert len(list(out.rglob("result.json"))) == 4 * 3  # scratch, fine-tune and fn2en of the base recipe
+    states = Counter(job.state for job in read_status(out))
+    assert states == {"done": 12, "failed": 2, "left out": 10}
 
 
 def test_a_stopped_baseline_does_not_stop_fn2en_with_the_pretrained_face_net(

@@ -191,7 +191,7 @@ def _list(sources: Sequence[str], folder: Path, about: dict[str, Any]) -> tuple[
                 f"{folder}: was begun with other {', '.join(other)}{f' ({values})' if values else ''}; all shards need "
                 "the same command, or choose another --out"
             )
-        return int(card["files"]), card["others"]
+        return int(card["files"]), card.get("others", {})
     if any(path.name not in (claims.FOLDER, LIST) and not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder}: exists and is not empty; choose another --out")
     count, others = 0, Counter[str]()
