@@ -19,6 +19,7 @@ import http.client
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -114,19 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
 @contextlib.contextmanager
 def fn2en(model: Path) -> Iterator[str]:
     """Start the service on a free port; its address."""
-    words = [
-        sys.executable,
-        "-m",
-        "facenet2expnet.cli.main",
-        "serve",
-        str(model),
-        "--port",
-        "0",
-        "--max-rate",
-        "0",
-        "--max-queue",
-        "256",
-    ]  # all clients have one address, which may hold a quarter
+    command = f"serve {shlex.quote(str(model))} --port 0 --max-rate 0 --max-queue 256"  # a quarter is for one address
+    words = [sys.executable, "-m", "facenet2expnet.cli.main", *shlex.split(command)]
     with started(words) as line:
         yield line.split()[2].rstrip(";")
 

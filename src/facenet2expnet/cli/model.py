@@ -40,7 +40,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[MODEL] SOURCE...",
-            help=f"MODEL: {MODELS}, the default standard. "
+            help=f"MODEL: {MODELS}; by default standard. "
             "SOURCE: pictures, folders, patterns, lists (.txt), videos, webcam or camera:1.",
         ),
     ],

@@ -82,7 +82,7 @@ class ModelAnswer(Answer):
 
     classes: list[str]
     contract: dict[str, Any] = Field(description="How a picture becomes the network's input.")
-    details: dict[str, Any] = Field(description="What its training saved: method, licence, metrics, date.")
+    details: dict[str, Any] = Field(description="What was saved with it: method, licence, use, results, metrics, date.")
     version: str = Field(description="Of facenet2expnet.")
     limits: dict[str, float]
 

@@ -20,6 +20,8 @@ from facenet2expnet.data.bundled import read_sample, sample_folder
 from facenet2expnet.deploy.hub import COMPARED_EVERY, push, pushed_files
 from facenet2expnet.deploy.onnx import with_metadata
 from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.calibration import calibrate
+from facenet2expnet.predict import model_folder
 from facenet2expnet.predict.fetch import fetch
 from facenet2expnet.predict.model_folder import WEIGHTS, Model, load_model, save_model
 from hub_server import TOKEN, HubServer
@@ -67,6 +69,18 @@ def test_a_second_push_replaces_the_model(hub: HubServer, saved: Path, model: Mo
     assert b"My own card." in files["README.md"]
     assert "model.onnx" not in files
     load_model(fetch("hf:me/faces"))
+
+
+def test_a_model_of_the_package_is_pushed_by_its_name_and_not_calibrated_in_place(
+    hub: HubServer, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_folder, "SHIPPED", saved.parent)
+    saved.rename(saved.parent / "small")
+    monkeypatch.chdir(saved.parent.parent)
+    push("small", "me/faces")
+    assert held(hub)[WEIGHTS] == (saved.parent / "small" / WEIGHTS).read_bytes()
+    with pytest.raises(UserError, match="small: a model of the hub or the package can't be changed in place"):
+        calibrate("small", "faces")
 
 
 def test_a_licence_beside_an_own_card_is_refused(hub: HubServer, saved: Path) -> None:
