@@ -259,6 +259,7 @@ def test_the_page_asks_for_a_token_and_says_when_it_is_wrong(browser: Any, recog
         page.keyboard.press("Enter")
         page.get_by_label("That token is not the right one.").fill("sesame")
         page.keyboard.press("Enter")
+        page.locator("#state", has_text="Ready").wait_for()
         page.set_input_files("#files", PARTY)
         assert finish(page) == "Done: 5 faces in 1 picture."
 
