@@ -18,6 +18,7 @@ from facenet2expnet.cli.main import make_app
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.calibration import calibrate
 from facenet2expnet.predict import fetch as module
+from facenet2expnet.predict import model_folder
 from facenet2expnet.predict.fetch import fetch
 from facenet2expnet.predict.model_folder import Model, load_model, locate_model
 from facenet2expnet.predict.recognizer import Recognizer
@@ -213,6 +214,8 @@ def test_locate_model(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "fetch", lambda reference: Path("fetched") / reference)
     assert locate_model("hf:me/faces@v1") == Path("fetched/hf:me/faces@v1")
     assert locate_model(saved) == locate_model(str(saved)) == saved
+    assert locate_model("small") == model_folder.SHIPPED / "small"
+    monkeypatch.setattr(model_folder, "SHIPPED", saved)
     with pytest.raises(UserError, match="comes without the model 'small'"):
         locate_model("small")
 

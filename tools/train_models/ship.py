@@ -115,7 +115,7 @@ def results(rows: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
 def card(name: str, metadata: dict[str, Any], classes: tuple[str, ...]) -> str:
     """Return the model's card as Markdown."""
     lines = [
-        f"# {name}", "", f"An expression net of {metadata['parameters']:,} weights: {', '.join(classes)}.", "",
+        "---", "license: other", "tags: [facial-expression-recognition]", "---", "", f"# {name}", "", f"An expression net of {metadata['parameters']:,} weights: {', '.join(classes)}.", "",
         f"**Data.** {metadata['trained_on']['words']}", "", f"**Licence.** {metadata['licence']}", "",
         f"**Use.** {metadata['use']}", "",
         "| test | pictures | accuracy, % | macro recall, % | calibration error, % |", "|---|---:|---:|---:|---:|",

@@ -116,8 +116,8 @@ def load_model(folder: Path) -> Model:
             module = FaceClassifier(face_net, count, head_norm=architecture["head_norm"], head_dropout=0.0)
         else:
             raise ValueError(f"its architecture is '{kind}'")
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{folder / CARD}: {error}; expected a file that save_model wrote") from error
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{folder / CARD}: {reason}; expected a file that save_model wrote") from error
