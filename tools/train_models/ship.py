@@ -114,12 +114,12 @@ def results(rows: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, Any]:
 
 def card(name: str, metadata: dict[str, Any], classes: tuple[str, ...]) -> str:
     """Return the model's card as Markdown."""
-    lines = [
-        "---", "license: other", "tags: [facial-expression-recognition]", "---", "", f"# {name}", "", f"An expression net of {metadata['parameters']:,} weights: {', '.join(classes)}.", "",
-        f"**Data.** {metadata['trained_on']['words']}", "", f"**Licence.** {metadata['licence']}", "",
-        f"**Use.** {metadata['use']}", "",
-        "| test | pictures | accuracy, % | macro recall, % | calibration error, % |", "|---|---:|---:|---:|---:|",
-    ]  # fmt: skip
+    classes_text = ", ".join(classes)
+    lines = ["---", "license: other", "tags: [facial-expression-recognition]", "---", "", f"# {name}", ""]
+    lines += [f"An expression net of {metadata['parameters']:,} weights: {classes_text}.", ""]
+    lines += [f"**Data.** {metadata['trained_on']['words']}", "", f"**Licence.** {metadata['licence']}", ""]
+    lines += [f"**Use.** {metadata['use']}", ""]
+    lines += ["| test | pictures | accuracy, % | macro recall, % | calibration error, % |", "|---|---:|---:|---:|---:|"]
     for test, found in metadata["results"].items():
         numbers = [found[key] for key in ("accuracy", "balanced_accuracy", "expected_calibration_error")]
         lines.append(f"| {test} | {found['pictures']:,} | {' | '.join(f'{100 * number:.1f}' for number in numbers)} |")
