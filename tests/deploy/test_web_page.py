@@ -291,6 +291,7 @@ def test_refusals_of_the_service_are_shown(browser: Any, recognizer: Recognizer)
     with live(serve.create_app(recognizer, Limits(megapixels=0.1))) as service, browser.new_context() as context:
         page = context.new_page()
         page.goto(service.url)
+        page.locator("#state", has_text="Ready").wait_for()
         page.set_input_files("#files", PARTY)
         page.get_by_role("alert").locator("p").wait_for()
         assert "is too large: 1000 x 420 pixels, the limit is 100,000 pixels" in page.get_by_role("alert").inner_text()
