@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import shutil
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -235,8 +236,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: No
     """A folder with the files that the README's examples name; every preset trains in a second.
 
     `faces/`, `others/` and `new-faces/` are folders of class folders, `faces.csv` is a manifest with subjects;
-    `me.jpg`, `you.jpg`, `holiday/` and `album/` are pictures without labels, `party.jpg` shows five faces, and
-    `clip.mp4` is a video of them. All show rendered faces, but for `astronaut.jpg`.
+    `me.jpg`, `you.jpg`, `holiday/` and `album/` are pictures without labels, `clip.mp4` is a video, and
+    `docs/images/` is that of the repository.
     """
     monkeypatch.chdir(tmp_path)
     sample, table = bundled.sample_folder(), bundled.read_sample()
@@ -253,9 +254,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: No
     pictures = ["me.jpg", "you.jpg", "holiday/beach.jpg", *(f"album/{number}.jpg" for number in range(12))]
     for picture, image in zip(pictures, table["image"], strict=False):
         Image.open(sample / image).convert("RGB").save(tmp_path / picture)
-    Image.open(ROOT / "docs" / "images" / "astronaut.jpg").save(tmp_path / "astronaut.jpg", quality=95)
+    shutil.copytree(ROOT / "docs" / "images", tmp_path / "docs" / "images")
     party = np.asarray(Image.open(ROOT / "docs" / "images" / "party.jpg"))
-    Image.fromarray(party).save(tmp_path / "party.jpg")
     clip = VideoWriter(tmp_path / "clip.mp4")
     for number in range(3):
         clip.write(party, number / 5)
