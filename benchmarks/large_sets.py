@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import multiprocessing
-import re
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+import memory
 from facenet2expnet import recipes
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data.manifest import Manifest
@@ -55,32 +52,15 @@ def write_store(folder: Path, count: int, side: int) -> None:
     write_json(folder / store.CARD, card)
 
 
-def anonymous_mb() -> float:
-    """The anonymous memory of this process, in 10^6 bytes."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024 / 1e6  # type: ignore[index]
-
-
-def measure(faces: Path, side: int, out: Path, result: Any, settings: tuple[str, ...] = ()) -> None:
-    """Train on a store and put pictures, memory at the start and at most, and seconds."""
+def measure(faces: Path, side: int, out: Path, settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Train on a store; return pictures, memory at the start and at most, and seconds."""
     import facenet2expnet
 
     crop = (f"crop.stored_px={side}", f"crop.crop_px={side - side // 9}")
     recipe = recipes.override(recipes.preset("quick"), [*SETTINGS, *crop, *settings])
-    seen, ended = [anonymous_mb()], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.02):
-            seen.append(anonymous_mb())
-
-    thread, started = threading.Thread(target=watch, daemon=True), time.monotonic()
-    thread.start()
-    run = facenet2expnet.train(faces, recipe=recipe, out=out, method="scratch", device="cpu", threads=1)
-    ended.set()
-    thread.join()
-    pictures = len(pd.read_csv(run / "manifest.csv", usecols=["image"]))
-    seconds = time.monotonic() - started
-    result.put({"pictures": pictures, "start_mb": seen[0], "most_mb": max(seen), "seconds": seconds})
+    with memory.watched() as row:
+        run = facenet2expnet.train(faces, recipe=recipe, out=out, method="scratch", device="cpu", threads=1)
+    return row | {"pictures": len(pd.read_csv(run / "manifest.csv", usecols=["image"]))}
 
 
 def main() -> None:
@@ -90,19 +70,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=36)
     parser.add_argument("--out", type=Path, help="JSON file of the rows")
     given = parser.parse_args()
-    spawn, rows = multiprocessing.get_context("spawn"), []
+    rows = []
     for count in given.faces or [10_000, 100_000]:
         with tempfile.TemporaryDirectory() as folder:
             write_store(Path(folder, "faces"), count, given.side)
-            result = spawn.Queue()
-            process = spawn.Process(
-                target=measure, args=(Path(folder, "faces"), given.side, Path(folder, "run"), result)
-            )
-            process.start()
-            process.join()  # a row is small enough to wait in the queue
-            if process.exitcode:
-                raise SystemExit(f"the process for {count:,} ended with exit code {process.exitcode}")
-            rows.append(result.get())
+            rows.append(memory.in_process(measure, Path(folder, "faces"), given.side, Path(folder, "run")))
     print("| pictures | faces on disk, MB | memory at the start, MB | at most, MB | seconds |")
     print("|---:|---:|---:|---:|---:|")
     for row in rows:

@@ -11,19 +11,16 @@ links). Each number of pictures is predicted in a process of its own, shard 1/1.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+import memory
 from facenet2expnet.data.bundled import read_sample, sample_folder
 from facenet2expnet.files import write_json
-from large_sets import anonymous_mb
 
 IN_A_FOLDER = 1000
 
@@ -41,25 +38,15 @@ def write_pictures(folder: Path, count: int, different: int = 200) -> None:
             os.link(folder / "0000" / f"{number % len(images):07}.jpg", path)
 
 
-def measure(model: Path, pictures: Path, out: Path, result: Any) -> None:
-    """Predict all pictures, and put their number, seconds, and memory at the start and at most."""
+def measure(model: Path, pictures: Path, out: Path) -> dict[str, Any]:
+    """Predict all pictures; return their number, seconds, and memory at the start and at most."""
     from facenet2expnet.predict.recognizer import Options, Recognizer
     from facenet2expnet.predict.shards import Shard, predict_shard
 
     recognizer = Recognizer.load(model, "cpu")
-    seen, ended = [anonymous_mb()], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.05):
-            seen.append(anonymous_mb())
-
-    thread, started = threading.Thread(target=watch, daemon=True), time.monotonic()
-    thread.start()
-    done = predict_shard(recognizer, [str(pictures)], out, Shard(1, 1), Options(faces="whole-image"))
-    seconds = time.monotonic() - started
-    ended.set()
-    thread.join()
-    result.put({"pictures": done.files, "seconds": seconds, "start_mb": seen[0], "most_mb": max(seen)})
+    with memory.watched() as row:
+        done = predict_shard(recognizer, [str(pictures)], out, Shard(1, 1), Options(faces="whole-image"))
+    return row | {"pictures": done.files}
 
 
 def main() -> None:
@@ -69,18 +56,12 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, action="append")
     parser.add_argument("--out", type=Path, help="JSON file of the rows")
     given = parser.parse_args()
-    spawn, rows = multiprocessing.get_context("spawn"), []
+    rows = []
     for count in given.pictures or [1000, 10_000, 100_000]:
         with tempfile.TemporaryDirectory() as folder:
             write_pictures(Path(folder, "pictures"), count)
-            result = spawn.Queue()
             places = (given.model, Path(folder, "pictures"), Path(folder, "scores"))
-            process = spawn.Process(target=measure, args=(*places, result))
-            process.start()
-            process.join()  # a row is small enough to wait in the queue
-            if process.exitcode:
-                raise SystemExit(f"the process for {count:,} ended with exit code {process.exitcode}")
-            rows.append(result.get())
+            rows.append(memory.in_process(measure, *places))
     print("| pictures | seconds | pictures/s | memory at the start, MB | at most, MB |")
     print("|---:|---:|---:|---:|---:|")
     for row in rows:

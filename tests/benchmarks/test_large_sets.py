@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,10 +20,8 @@ pytestmark = [
 def test_a_row_says_how_much_memory_a_training_took(tmp_path: Path) -> None:
     script.write_store(tmp_path / "faces", 40, 36)
     assert len(FaceStore.open(tmp_path / "faces")) == 40
-    result: queue.Queue[dict[str, Any]] = queue.Queue()
     settings = ("face_net.name=tiny", "face_net.tap=late", "expnet.blocks=plain", "expnet.pool_to_tap=false")
-    script.measure(tmp_path / "faces", 36, tmp_path / "run", result, settings)
-    row = result.get_nowait()
+    row = script.measure(tmp_path / "faces", 36, tmp_path / "run", settings)
     assert row["pictures"] == 40
     assert 20 < row["start_mb"] <= row["most_mb"]
     assert tiny.CLASSES == script.CLASSES

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -27,9 +25,7 @@ def test_all_pictures_are_predicted_and_measured(tmp_path: Path) -> None:
     module = ExpressionClassifier(net, contract.mean, contract.scale).eval()
     save_model(Model(module, tiny.CLASSES, contract, {}), tmp_path / "model")
     script.write_pictures(tmp_path / "pictures", 7, different=3)
-    result: queue.Queue[dict[str, Any]] = queue.Queue()
-    script.measure(tmp_path / "model", tmp_path / "pictures", tmp_path / "scores", result)
-    row = result.get_nowait()
+    row = script.measure(tmp_path / "model", tmp_path / "pictures", tmp_path / "scores")
     assert row["pictures"] == 7
     assert 20 < row["start_mb"] <= row["most_mb"]
     table = pd.read_parquet(tmp_path / "scores" / "parts")
