@@ -394,9 +394,8 @@ def make_models(setup: Setup, clock: Clock) -> None:
         f"precision={setup.recipe.precision}",
         *setup.given.settings,
     ]
-    settings = [*own, *models[next(iter(models))]]  # put after its own by make.train: repeated last, those stand
     try:
-        make.train(manifest, run, models, settings=settings, device=setup.given.device, progress=clock.check)
+        make.train(manifest, run, models, settings=own, device=setup.given.device, progress=clock.check)
     finally:
         kept = []
         for model in sorted(run.glob("trainings/*/*/*/*/model/model.json")):

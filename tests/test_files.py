@@ -97,3 +97,13 @@ def test_a_file_of_another_form_is_named(tmp_path: Path) -> None:
             well_formed(tmp_path / "a.json", "make it again"),
         ):
             int(value["rows"])  # type: ignore[index]
+
+
+def test_an_error_of_ours_names_the_file_too_and_once(tmp_path: Path) -> None:
+    for message, expected in (
+        ("unknown key extra", f"{tmp_path / 'a.json'}: unknown key extra; make it again"),
+        (f"{tmp_path / 'a.json'} has no rows", f"{tmp_path / 'a.json'} has no rows"),
+    ):
+        with pytest.raises(UserError) as raised, well_formed(tmp_path / "a.json", "make it again"):
+            raise UserError(message)
+        assert str(raised.value) == expected

@@ -136,7 +136,7 @@ class Claims:
             for old in others:
                 _path(self.folder, name, old.number).unlink(missing_ok=True)
             if newest is not None:
-                log.warning("%s: taken over from %s, which gives no sign of life.", name, newest.owner)
+                log.warning("%s: taken over from %s, which stopped updating its claim.", name, newest.owner)
             return True
 
     def wait(self, name: str, poll_s: float = 1.0) -> None:
@@ -174,7 +174,7 @@ class Claims:
         except OSError:  # of a file server that is away for a moment
             return True
         if newer:
-            log.warning("%s: another process took this over, as this one gave no sign of life.", name)
+            log.warning("%s: another process took this over, as this process did not update its claim in time.", name)
             del self._held[name]
         return not newer
 

@@ -92,11 +92,13 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def well_formed(path: Path, advice: str) -> Iterator[None]:
-    """Turn what a file of another form makes the code that uses it raise into a UserError with `advice`."""
+    """Turn what a file of another form makes its reader raise into a UserError with the file's name and `advice`."""
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}; {advice}") from error
     except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{path} is damaged: {reason}; {advice}") from error

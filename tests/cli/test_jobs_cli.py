@@ -16,7 +16,7 @@ from test_cli import fn2en
 
 import facenet2expnet
 import tiny
-from facenet2expnet import claims, device
+from facenet2expnet import claims, processor
 from facenet2expnet.claims import Claims
 from facenet2expnet.cli import console
 from facenet2expnet.cli import run as commands
@@ -92,7 +92,7 @@ def test_options_reach_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_quickstart_takes_the_cores_that_there_are(
     cores: int, folds: int, threads: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "cores", lambda: cores)
+    monkeypatch.setattr(processor, "cores", lambda: cores)
     assert commands._share_cores(folds, "cpu", threads) == expected
 
 

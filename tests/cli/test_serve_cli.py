@@ -59,7 +59,7 @@ def test_by_default_only_this_machine_is_served(model: str, started: list[Any]) 
     result = invoke(model, "--port", "0")
     assert result.exit_code == 0
     assert re.fullmatch(r"serving at http://127\.0\.0\.1:\d+; Ctrl-C stops\n", result.stdout)
-    assert "whoever reaches" not in result.stderr
+    assert "anyone who can reach" not in result.stderr
     ((app, _, config),) = started
     assert not config.proxy_headers
     assert not config.access_log
@@ -103,8 +103,8 @@ def test_names_of_the_host_can_be_given(model: str, started: list[Any]) -> None:
 
 def test_whoever_serves_others_without_a_token_is_warned(model: str, started: list[Any]) -> None:
     result = invoke(model, "--host", "0.0.0.0", "--port", "0")
-    assert "fn2en: whoever reaches this machine can use the service; --token keeps it for some" in result.stderr
-    assert "whoever" not in invoke(model, "--host", "0.0.0.0", "--port", "0", "--token", "sesame").stderr
+    assert "fn2en: anyone who can reach this machine can use the service; restrict it with --token" in result.stderr
+    assert "anyone" not in invoke(model, "--host", "0.0.0.0", "--port", "0", "--token", "sesame").stderr
 
 
 def test_what_can_be_mended_is_said(model: str, started: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_what_can_be_mended_is_said(model: str, started: list[Any], monkeypatch:
         invoke(model, "--port", str(taken.getsockname()[1]))
     with pytest.raises(UserError, match="the token is empty"):
         invoke(model, "--token", " ")
-    with pytest.raises(UserError, match="pictures is 0, expected 1 or more"):
+    with pytest.raises(UserError, match="--max-pictures is 0, expected 1 or more"):
         invoke(model, "--max-pictures", "0")
     with pytest.raises(UserError, match="no such model"):
         invoke("nothing/here")

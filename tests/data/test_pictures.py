@@ -266,7 +266,7 @@ def test_a_large_picture_gives_our_message_only(tmp_path: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code, tmp_path / "large.png"], capture_output=True, text=True)
     expected = (
-        f"is too large: 10000 x 10000 pixels, the limit is {pictures.MAX_PIXELS} pixels for PNG; save it smaller, "
+        f"is too large: 10000 x 10000 pixels, the limit is {pictures.MAX_PIXELS:,} pixels for PNG; save it smaller, "
     )
     assert ran.stdout.startswith(expected)
     assert ran.stderr == ""

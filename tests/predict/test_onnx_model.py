@@ -64,7 +64,7 @@ def test_files_that_are_not_ours_are_named(tiny_onnx: Path, tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"cut\.onnx: not a whole ONNX file"):
         Recognizer.load(tmp_path / "cut.onnx")
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"format": None}, f"expected an ONNX file of fn2en export, format {FORMAT}, but it says no format"),
+        ({"format": None}, f"expected an ONNX file of fn2en export, format {FORMAT}, but it states no format"),
         ({"format": "another-2"}, "but its format is 'another-2'"),
         ({"classes": None}, "its metadata can't be read: 'classes' is missing"),
         ({"card": "{"}, "its metadata can't be read"),

@@ -360,5 +360,5 @@ def test_a_face_below_the_smallest_probability_is_uncertain(saved: Path) -> None
 def test_a_model_with_weights_that_are_no_numbers_is_named() -> None:
     model = tiny.sure_model()
     model.module.get_submodule("net.head.scores").bias.data[0] = float("nan")
-    with pytest.raises(UserError, match="the model's probabilities are no finite numbers: its weights are damaged"):
+    with pytest.raises(UserError, match="the model's probabilities are not finite: its weights are damaged"):
         Recognizer(model, "cpu").predict([np.zeros((40, 40, 3), np.uint8)], faces="whole-image")

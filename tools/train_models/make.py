@@ -93,11 +93,11 @@ def train(
         manifest: the CSV of `pictures`.
         out: the run folder; one that is there is gone on with.
         models: model -> its settings; the first is the base of the ablation.
-        settings: for all of them.
+        settings: for all of them, before their own.
         how: device, threads and progress; see `ablate`.
     """
     first, *others = models.values()
-    recipe = recipes.override(recipes.load("quick"), [*TEACHER, *STUDENT, *first, *settings])
+    recipe = recipes.override(recipes.load("quick"), [*TEACHER, *STUDENT, *settings, *first])
     ablation.ablate(
         manifest, [" & ".join(own) for own in others], recipe=replace(recipe, name="shipped"), out=out,
         methods=("fine-tune", "fn2en"), protocol="split", resume=(out / ablation.RECORD).is_file(), **how,

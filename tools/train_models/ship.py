@@ -10,7 +10,6 @@ benchmarks/shipped.py, which says more of the finished models.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import replace
 from hashlib import sha256
@@ -29,7 +28,7 @@ from facenet2expnet.experiment.metrics import scores_of_method
 from facenet2expnet.experiment.run import now
 from facenet2expnet.faces.framing import estimate_framing
 from facenet2expnet.faces.prepare import whole_picture
-from facenet2expnet.files import atomic_path, read_json, write_atomic
+from facenet2expnet.files import atomic_path, write_atomic
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.storage import as_int8, from_int8
@@ -181,7 +180,7 @@ def main() -> None:
         }  # fmt: skip
         save_model(replace(model, metadata=metadata), given.out / name, int8=True)
         print(*write_onnx(given.out / name, crops, "FER2013 PublicTest").lines(), sep="\n")
-        text = re.sub(r"\n{3,}", "\n\n", card(name, read_json(given.out / name / "model.json"), model.classes))
+        text = card(name, metadata, model.classes)
         write_atomic(given.out / name / "README.md", text.encode())
         print(text)
 

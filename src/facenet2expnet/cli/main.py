@@ -19,8 +19,8 @@ DISK = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
 FLAGS = {
     name: f"--{name.removesuffix('_px').removesuffix('_s').replace('_', '-')}"
     for name in (
-        "faces", "detector", "min_face_px", "min_score", "every", "detect_every", "smooth_s", "max_megapixels", "part",
-        "first_folds", "folds", "protocol",
+        "faces", "detector", "min_face_px", "min_probability", "every", "detect_every", "smooth_s", "max_megapixels",
+        "part", "first_folds",
     )
 }  # fmt: skip
 """Argument of the library -> option of the command line."""

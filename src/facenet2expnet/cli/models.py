@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Time = Annotated[bool, typer.Option("--time/--no-time", help="Measure the milliseconds a face on this machine.")]
 
@@ -42,13 +45,12 @@ def models(time: Time = True) -> None:
         console.out.print(grid)
 
 
-def _milliseconds(module: object, crop_px: int) -> float:
+def _milliseconds(module: nn.Module, crop_px: int) -> float:
     """Return the time of one face at a time, on one thread of the processor."""
     import torch
 
     from facenet2expnet.experiment.speed import measure
 
-    assert isinstance(module, torch.nn.Module)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -383,7 +383,8 @@ def _print_comparison(run: Path) -> None:
 
 def _share_cores(folds: int, device: str, threads: int | None) -> tuple[int, int | None]:
     """Return how many jobs run side by side by default, and the threads of each, which do not depend on --jobs."""
-    from facenet2expnet.device import choose_device, cores
+    from facenet2expnet.device import choose_device
+    from facenet2expnet.processor import cores
 
     if choose_device(device).type != "cpu":
         return 1, threads

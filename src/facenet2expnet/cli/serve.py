@@ -46,7 +46,8 @@ def serve(
     max_faces: Annotated[int, Option("--max-faces", help="In a picture; and cut-out faces in a request.")] = 128,
     max_rate: Annotated[float, Option("--max-rate", help="Requests a second of one client; 0 for no limit.")] = 50.0,
     max_queue: Annotated[
-        int, Option("--max-queue", help="Requests in work or waiting; others get 503. A quarter is for one client.")
+        int,
+        Option("--max-queue", help="Requests being processed or waiting; more get 503. One client may hold a quarter."),
     ] = 64,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -65,7 +66,13 @@ def serve(
     from facenet2expnet.deploy.uploads import Limits
     from facenet2expnet.predict.recognizer import Recognizer
 
-    limits = Limits(max_megabytes, max_megapixels, max_pictures, max_faces, max_rate, max_queue)
+    try:
+        limits = Limits(
+            megabytes=max_megabytes, megapixels=max_megapixels, pictures=max_pictures, faces=max_faces,
+            rate=max_rate, queue=max_queue,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(f"--max-{error}") from None
     token = None if token is None else token.strip()  # a file often ends in a line break
     if token == "":
         raise UserError("the token is empty, expected some letters; leave it out to let in anyone")
@@ -79,7 +86,10 @@ def serve(
         where = f"[{host}]" if ":" in host else host
         print(f"serving at http://{where}:{listening.getsockname()[1]}; Ctrl-C stops", flush=True)
         if not local and not token:
-            print("fn2en: whoever reaches this machine can use the service; --token keeps it for some", file=sys.stderr)
+            print(
+                "fn2en: anyone who can reach this machine can use the service; restrict it with --token",
+                file=sys.stderr,
+            )
         service.run(service.make_server(app, proxy=proxy), listening)
 
 

@@ -133,9 +133,15 @@ def from_folder(
     if tables:
         notes.append(f"The labels are the folders' names; to use those of {tables[0]}, give {folder / tables[0]}.")
     notes += [sentence] if (sentence := passed_over(others)) else []
-    shown = [os.fsencode(picture).decode("utf-8", "backslashreplace") for picture in pictures]
     name = folder.resolve().name or "data"
-    return Manifest(table, folder, tuple(classes or ()), name, notes=tuple(notes), place=lambda row: shown[row])
+    return Manifest(
+        table,
+        folder,
+        tuple(classes or ()),
+        name,
+        notes=tuple(notes),
+        place=lambda row: os.fsencode(pictures[row]).decode("utf-8", "backslashreplace"),
+    )
 
 
 def _read_ck_names(pictures: Sequence[Path], table: pd.DataFrame) -> list[str]:

@@ -176,7 +176,7 @@ def _opened(file: BinaryIO, head: bytes, formats: tuple[str, ...] | None) -> Ima
             return JpegImagePlugin.JpegImageFile(file)
         if head[4:8] == b"jP  " or head.startswith(b"\xff\x4f\xff\x51"):
             return Jpeg2KImagePlugin.Jpeg2KImageFile(file)
-        raise UserError(f"is too large: {error}; {SMALLER}") from error
+        raise UserError(f"is too large: the limit is {MAX_PIXELS:,} pixels; {SMALLER}") from error
 
 
 def _reduce(image: Image.Image, max_megapixels: float | None) -> int:
@@ -237,7 +237,7 @@ def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UserError(
-            f"is too large: {width} x {height} pixels, the limit is {MAX_PIXELS} pixels for {image.format}; "
+            f"is too large: {width} x {height} pixels, the limit is {MAX_PIXELS:,} pixels for {image.format}; "
             f"{SMALLER}, or as plain JPEG, of which larger ones are read reduced"
         )
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from facenet2expnet.nets.storage import LARGEST
+from facenet2expnet.nets.storage import SCALE, as_int8
 
 
 def compact(graph: bytes) -> bytes:
@@ -31,14 +32,11 @@ def compact(graph: bytes) -> bytes:
     before = []
     for weights, axis in list(_weights(made.graph)):
         values = numpy_helper.to_array(weights)
-        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-        largest = np.abs(rows).max(1)
-        first = rows[np.arange(len(rows)), (np.abs(rows) >= largest[:, None] * LARGEST).argmax(1)]
-        scales = np.where(largest == 0, np.float32(1), np.where(first < 0, -largest, largest)) / np.float32(127)
-        scales = scales.reshape([-1 if number == axis else 1 for number in range(values.ndim)])
-        rounded, name = np.round(values / scales).astype(np.int8), weights.name
+        found = as_int8({"weight": torch.from_numpy(np.moveaxis(values, axis, 0).copy())})
+        rounded, name = np.ascontiguousarray(np.moveaxis(found["weight"].numpy(), 0, axis)), weights.name
+        scales = found[f"weight{SCALE}"].numpy().reshape([-1 if n == axis else 1 for n in range(values.ndim)])
         made.graph.initializer.remove(weights)
-        kept: dict[str, np.ndarray] = {f"{name}.int8": rounded, f"{name}.scale": scales.astype(np.float32)}
+        kept: dict[str, np.ndarray] = {f"{name}.int8": rounded, f"{name}.scale": scales}
         made.graph.initializer.extend(numpy_helper.from_array(array, own) for own, array in kept.items())
         before.append(onnx.helper.make_node("Cast", [f"{name}.int8"], [f"{name}.float"], to=onnx.TensorProto.FLOAT))
         before.append(onnx.helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name]))

@@ -58,18 +58,12 @@ def to_int8(graph: bytes, crops: np.ndarray) -> bytes:
 def to_float16(graph: bytes) -> bytes:
     """Store and compute a graph in float16; pixels come as uint8 and probabilities leave as float32."""
     import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     model = onnx.load_from_string(graph)
-    kept = [*_default_blocked(), *FLOAT32_OPERATORS]
+    kept = [*DEFAULT_OP_BLOCK_LIST, *FLOAT32_OPERATORS]
     made = convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
     return bytes(made.SerializeToString())
-
-
-def _default_blocked() -> list[str]:
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST
-
-    return list(DEFAULT_OP_BLOCK_LIST)
 
 
 @contextmanager

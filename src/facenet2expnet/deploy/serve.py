@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +33,8 @@ from facenet2expnet.deploy.gate import Gate, Metrics, Outermost
 from facenet2expnet.deploy.uploads import FORMATS, Limits, Refused, Upload, read_body, read_uploads
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict.recognizer import Options, Recognizer
+from facenet2expnet.predict.results import FrameResult
+from facenet2expnet.processor import cores
 
 ENGINE = "engine.js"
 """What the page imports to analyse a picture; here it asks the service, in `engine_server.js`."""
@@ -101,7 +102,7 @@ class Worker:
 
     def __init__(self, recognizer: Recognizer, limits: Limits, metrics: Metrics) -> None:
         self.recognizer, self.limits, self.metrics = recognizer, limits, metrics
-        self.decoders = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+        self.decoders = ThreadPoolExecutor(cores(), "decode")
         self.batcher: Batcher[Upload, PictureAnswer] = Batcher(
             self._run, most_items=BATCH_PICTURES, most_cost=limits.pixels, on_batch=metrics.batches.observe
         )
@@ -123,7 +124,7 @@ class Worker:
         if isinstance(result, PictureAnswer | Refused):
             return result
         log.error("A picture failed: %s", type(result).__name__, exc_info=result)
-        return Refused(500, "failed", "could not be classified: an error of the service, which its log names")
+        return Refused(500, "failed", "could not be classified: internal error; see the service's log")
 
     def _run(self, options: Options, uploads: list[Upload]) -> list[PictureAnswer | Exception]:
         """Decode and classify pictures; runs in the batcher's thread."""
@@ -132,12 +133,11 @@ class Worker:
         found: list[PictureAnswer | Exception] = []
         if pictures:
             with contextlib.closing(self.recognizer.stream(pictures, options)) as results:
-                for result in results:
-                    found.append(self._answer(result))
+                found = [self._answer(result) for result in results]
         answered = iter(found)
         return [next(answered) if isinstance(pixels, np.ndarray) else pixels for pixels in decoded]
 
-    def _answer(self, result: Any) -> PictureAnswer | Exception:
+    def _answer(self, result: FrameResult) -> PictureAnswer | Exception:
         if result.unread:
             return Refused(422, "unreadable_picture", result.note)
         if len(result.faces) > self.limits.faces:
@@ -286,7 +286,7 @@ def _add_error_answers(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
-        return answer(Refused(500, "failed", "an error of the service, which its log names"))
+        return answer(Refused(500, "failed", "internal error; see the service's log"))
 
 
 def _add_page(app: FastAPI) -> None:

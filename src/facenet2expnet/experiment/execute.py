@@ -25,12 +25,13 @@ import torch
 
 from facenet2expnet.claims import Claims, folder_time, namespace, runs
 from facenet2expnet.data.dataset import Dataset
-from facenet2expnet.device import choose_device, cores
+from facenet2expnet.device import choose_device
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.experiment.job import Job, Progress, run_job, skip_finished
 from facenet2expnet.experiment.status import FACE_NET_FAILED, FAILED, LEFT_OUT, PLAN, RESULT, STOPPED, read_note
 from facenet2expnet.experiment.workers import Outcome, Workers, sigterm_interrupts
 from facenet2expnet.files import write_atomic, write_json
+from facenet2expnet.processor import cores
 from facenet2expnet.recipe import Recipe
 
 POLL_S = 5.0
@@ -285,7 +286,7 @@ class _Queue:
             return True
         if not any((job.folder / name).is_file() for name in (LEFT_OUT, STOPPED)):
             with contextlib.suppress(UserError):
-                write_atomic(job.folder / LEFT_OUT, b"others that its row needs were stopped")
+                write_atomic(job.folder / LEFT_OUT, b"other trainings of its table row were stopped")
         return False
 
     def _is_ended(self, chain: Chain) -> bool:
@@ -432,6 +433,6 @@ def _failures(failed: dict[Job, str], total: int) -> str:
         return lines[0]
     more = f"; and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
     return (
-        f"{len(lines)} of {total} jobs failed: {'; '.join(lines[:LISTED])}{more}. The others are kept; mend the "
-        "reason and go on with --resume"
+        f"{len(lines)} of {total} jobs failed: {'; '.join(lines[:LISTED])}{more}. The others are kept; fix the "
+        "cause and continue with --resume"
     )

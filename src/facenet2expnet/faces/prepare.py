@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.align import crop_matrix, warp
 from facenet2expnet.faces.detect import Face
+from facenet2expnet.processor import reading_threads
 
 NO_FACE = "no face found"
 CENTRED = f"{NO_FACE}, centre-cropped"
@@ -84,26 +84,18 @@ def crop_files(
 ) -> Generator[CropResult, None, None]:
     """Crop the faces of many files or pictures, in their order, with `workers` threads (None: one per core).
 
-    Only a few pictures per thread are in memory at a time. Pillow, OpenCV and dlib release the interpreter's
-    lock, so the threads use all cores; OpenCV starts no threads of its own meanwhile. Raises UserError if a package
-    that the contract needs is not installed.
+    Only a few pictures per thread are in memory at a time. Raises UserError if a package that the contract needs is not
+    installed.
     """
     detect.check_installed(contract)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count, opencv_threads = workers or cores, cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    pool = ThreadPoolExecutor(count)
     waiting: deque[Future[CropResult]] = deque()
-    try:
+    with reading_threads(workers) as (pool, count):
         for path in paths:
             waiting.append(pool.submit(crop_file, path, contract, centre_crop=centre_crop))
             if len(waiting) > 4 * count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        cv2.setNumThreads(opencv_threads)
 
 
 def check_any(kept: int, skipped: Sequence[Skipped]) -> None:

@@ -63,18 +63,17 @@ def is_onnx(path: str | Path) -> bool:
     return Path(path).suffix.lower() == ENDING
 
 
-def load_onnx(source: Path | bytes, device: str = "auto", *, name: str = "") -> OnnxModel:
+def load_onnx(source: Path | bytes, device: str = "auto") -> OnnxModel:
     """Load a model that `fn2en export` wrote.
 
     Args:
         source: the file, or its content.
         device: "cpu", "cuda", or "auto" for a GPU that ONNX Runtime can use, otherwise the CPU.
-        name: what error messages call it; by default its path.
     Raises:
         UserError: If ONNX Runtime is not installed, there is no such file or device, or the file is damaged or was not
             made by `fn2en export`.
     """
-    name = name or (str(source) if isinstance(source, Path) else "the ONNX file")
+    name = str(source) if isinstance(source, Path) else "the ONNX file"
     if isinstance(source, Path) and not source.is_file():
         raise UserError(f"{name}: there is no such ONNX file")
     try:
@@ -138,7 +137,7 @@ def _described(session: onnxruntime.InferenceSession, name: str, device: str) ->
     """Read classes, contract and model card from the file's metadata, and check that the graph fits them."""
     kept = session.get_modelmeta().custom_metadata_map
     if kept.get("format") != FORMAT:
-        found = f"its format is '{kept['format']}'" if "format" in kept else "it says no format"
+        found = f"its format is '{kept['format']}'" if "format" in kept else "it states no format"
         raise UserError(f"{name}: expected an ONNX file of fn2en export, format {FORMAT}, but {found}; {REMEDY}")
     try:
         classes = tuple(json.loads(kept["classes"]))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,7 @@ from facenet2expnet.predict.results import (
 from facenet2expnet.predict.scores import Classifier, torch_classifier
 from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, passed_over_in, printable
 from facenet2expnet.predict.tracking import Describer, Smoother, Tracker, load_describer
+from facenet2expnet.processor import reading_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -297,7 +297,7 @@ class Recognizer:
         pixels = np.stack(crops) if crops else np.zeros((0, side, side, 3), np.uint8)
         probabilities = self.probabilities(pixels)
         if not np.isfinite(probabilities).all():
-            raise UserError("the model's probabilities are no finite numbers: its weights are damaged; get it again")
+            raise UserError("the model's probabilities are not finite: its weights are damaged; get it again")
         first = 0
         for seen in batch:
             own = probabilities[first : first + len(seen.crops)]
@@ -414,7 +414,7 @@ def _look_at(
     frames: Generator[Frame, None, None], options: Options, contract: CropContract, as_trained: bool
 ) -> Generator[list[_Seen], None, None]:
     """Look for faces in several threads; yield the frames in their order, a few together, those of a camera alone."""
-    with _threads(options.workers) as (pool, count), contextlib.closing(frames):
+    with reading_threads(options.workers) as (pool, count), contextlib.closing(frames):
         waiting: deque[Future[_Seen]] = deque()
         batch: list[_Seen] = []
         source: Source | None = None
@@ -488,17 +488,3 @@ def _count(sources: Iterator[Source], every: video.Every) -> int:
 
 def _full(batch: Sequence[_Seen]) -> bool:
     return len(batch) >= BATCH_FRAMES or sum(len(seen.crops) for seen in batch) >= BATCH_FACES
-
-
-@contextlib.contextmanager
-def _threads(workers: int | None) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Threads for reading and looking, one per core by default; OpenCV starts no threads of its own meanwhile."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count, before = workers or cores, cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield pool, count
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        cv2.setNumThreads(before)

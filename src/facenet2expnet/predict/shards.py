@@ -132,8 +132,8 @@ def predict_shard(
         def check() -> None:
             if not own.holds(f"shard-{shard.number}"):
                 raise UserError(
-                    f"{folder}: another process took over shard {shard}, as this one gave no sign of life; nothing is "
-                    "lost: let that one go on"
+                    f"{folder}: another process took over shard {shard}, as this one did not update its claim in time; "
+                    "nothing is lost: let that one go on"
                 )
 
         for first in (first for first in firsts if first not in there):

@@ -336,7 +336,7 @@ class Smoother:
 
     def __init__(self, time_constant_s: float) -> None:
         if not time_constant_s > 0:
-            raise UserError(f"the time constant of the smoothing is {time_constant_s} s, expected more than 0")
+            raise UserError(f"smooth_s is {time_constant_s}, expected more than 0")
         self.time_constant_s = time_constant_s
         self._states: dict[int, tuple[float, np.ndarray]] = {}
 
