@@ -167,7 +167,7 @@ class Claims:
         """Touch a held claim; one that another process took over is no longer held, which is False."""
         path = self._held[name]
         try:
-            newer = any(_path(self.folder, name, c.number) != path for c in _read_claims(self.folder, name))
+            newer = any(match[0] != path.name for match in _matches(self.folder, name))
             os.utime(path)
         except FileNotFoundError:
             newer = True
@@ -223,9 +223,7 @@ def _create(path: Path) -> bool:
 
 def _read_claims(folder: Path, name: str | None = None) -> list[Claim]:
     """Read all claims of a folder, or those of one name."""
-    wanted = None if name is None else quote(name, safe="")
-    names = [match for path in folder.glob("*.json") if (match := re.fullmatch(r"(.+)\.(\d+)\.json", path.name))]
-    names = [match for match in names if wanted in (None, match[1])]
+    names = _matches(folder, name)
     now = folder_time(folder) if names else 0.0
     found = []
     for match in names:
@@ -240,6 +238,13 @@ def _read_claims(folder: Path, name: str | None = None) -> list[Claim]:
         known |= {key: value[key] for key in known if key in value}
         found.append(Claim(unquote(match[1]), int(match[2]), age_s=age, **known))
     return found
+
+
+def _matches(folder: Path, name: str | None) -> list[re.Match[str]]:
+    """The names of the claim files in a folder, with name and number as groups; all, or those of one name."""
+    wanted = None if name is None else quote(name, safe="")
+    names = [match for path in folder.glob("*.json") if (match := re.fullmatch(r"(.+)\.(\d+)\.json", path.name))]
+    return [match for match in names if wanted in (None, match[1])]
 
 
 def _path(folder: Path, name: str, number: int) -> Path:

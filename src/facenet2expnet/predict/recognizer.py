@@ -282,7 +282,7 @@ class Recognizer:
 
     def _compare_store(self, given: str | Path) -> None:
         """Log a warning for a face store whose faces were cut out otherwise than those of the training."""
-        stored = FaceStore.open(given, verify=False).manifest.contract
+        stored = FaceStore.open(given).manifest.contract
         if stored is None:
             return
         pairs = {name: (getattr(stored, name), getattr(self.contract, name)) for name in CUT_BY}

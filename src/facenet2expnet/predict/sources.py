@@ -217,7 +217,7 @@ def _of_one(given: str | Path, inside: Path | None, allow_urls: bool) -> Iterato
         return
     path = (inside / given) if inside else Path(given)
     if path.is_dir() and is_store(path):
-        store = FaceStore.open(path)
+        store = FaceStore.open(path, verify=inside is not None)  # those that are named are verified once, before
         images = store.manifest.table["image"]
         yield from (Source(str(i), "face", face) for i, face in zip(images, store.pixels, strict=True))
     elif path.is_dir():

@@ -13,6 +13,8 @@ const VIDEO_SHARE = 32; // the smallest face of a video is this part of the long
 const CAMERA_SHARE = 12;
 
 const $ = (id) => document.getElementById(id);
+const MOST_LIVE = 3000;
+
 let engine;
 let table;
 let frames = []; // {source, number, time, faces, note, file | video}
@@ -167,6 +169,7 @@ async function analyse(drawable, hint) {
 function add(frame, drawable) {
   frame.note = frame.faces.length ? "" : "no face found";
   frames.push(frame);
+  if (!frame.file && !frame.video && frames.length > MOST_LIVE) frames.shift(); // of a webcam that runs for hours
   table.add(frame);
   shown = frames.length - 1;
   $("results").hidden = false;
