@@ -36,13 +36,13 @@ from PIL import Image
 
 import comparison
 import press
-from facenet2expnet.data import sources
+import shipped
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.metrics import scores_of
 from facenet2expnet.files import read_json, write_atomic, write_json
 from facenet2expnet.predict.model_folder import ONNX, find_model
 
-CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+CLASSES = shipped.SEVEN
 RUNNERS = Path(__file__).parent / "peers"
 TIMED_FACES, ROUNDS = 200, 3
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
@@ -174,7 +174,7 @@ def load_pictures(name: str, data: Path | None, work: Path) -> Pictures:
     if not kept.is_file():
         if data is None:
             raise UserError(f"{kept} is not there yet; give --{name} FOLDER once")
-        pictures = read_fer2013(data) if name == "fer2013" else read_press(data, work)
+        pictures = read(name, data, work)
         content = io.BytesIO()
         np.savez(content, faces=pictures.faces, truth=pictures.truth)
         write_atomic(kept, content.getvalue())
@@ -183,30 +183,13 @@ def load_pictures(name: str, data: Path | None, work: Path) -> Pictures:
         return Pictures(arrays["faces"], arrays["truth"])
 
 
-def read_fer2013(data: Path) -> Pictures:
-    """PublicTest by FER+'s majority, the seven classes."""
-    rows = sources.read("fer2013", data, labels="ferplus").table
-    rows = rows[(rows["split"] == "valid") & rows["label"].isin(CLASSES)]
-    packed = sources.get("fer2013").pictures
-    assert packed is not None
-    wanted, found = set(rows["image"]), {}
-    for image, content in packed(data) or ():
-        if image in wanted:
-            found[image] = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
-    return _pictures([found[image] for image in rows["image"]], rows["label"])
-
-
-def read_press(data: Path, work: Path) -> Pictures:
-    """The labelled press photographs of the seven classes; they have five."""
-    manifest = press.read_press(data, work / "press-pictures")
+def read(name: str, data: Path, work: Path) -> Pictures:
+    """PublicTest by FER+'s majority, or the labelled press photographs; those of the seven classes."""
+    of_set = shipped.public_test if name == "fer2013" else press.read_press
+    manifest = of_set(data, work / f"{name}-pictures")
     rows = manifest.table[manifest.table["label"].isin(CLASSES)]
-    return _pictures(
-        [np.asarray(Image.open(manifest.root / image).convert("L")) for image in rows["image"]], rows["label"]
-    )
-
-
-def _pictures(faces: list[np.ndarray], labels: pd.Series) -> Pictures:
-    return Pictures(np.stack(faces), np.array([CLASSES.index(label) for label in labels]))
+    faces = [np.asarray(Image.open(manifest.root / image).convert("L")) for image in rows["image"]]
+    return Pictures(np.stack(faces), np.array([CLASSES.index(label) for label in rows["label"]]))
 
 
 def ask_all(peers: Sequence[Peer], sets: dict[str, Pictures], work: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+import comparison
 from facenet2expnet import Recognizer
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data import sources
@@ -30,9 +31,10 @@ from facenet2expnet.data.pictures import read_picture
 from facenet2expnet.experiment.metrics import scores_of_method
 from facenet2expnet.faces.detect import Face, find_faces
 from facenet2expnet.faces.prepare import cut_face, whole_picture
+from facenet2expnet.labels import FER2013_CODES
 from press import read_press
 
-SEVEN = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+SEVEN = tuple(FER2013_CODES.values())
 SIZES_PX = (16, 24, 32, 48, 64, 96)
 BLURS = (0.01, 0.02, 0.04, 0.06)
 """Standard deviations of a Gaussian blur, as shares of the face box's longer side."""
@@ -181,10 +183,7 @@ def markdown(rows: Table) -> str:
             return f"{value:.2f}" if name in ("log loss", "--min-probability") else f"{value:.1f}"
         return str(value)
 
-    names = list(rows[0])
-    lines = [" | ".join(names), " | ".join("---" if isinstance(rows[0][name], str) else "---:" for name in names)]
-    lines += [" | ".join(text(name, row[name]) for name in names) for row in rows]
-    return "\n".join(f"| {each} |" for each in lines)
+    return comparison.markdown(pd.DataFrame([{name: text(name, value) for name, value in row.items()} for row in rows]))
 
 
 def main() -> None:
