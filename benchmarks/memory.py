@@ -1,4 +1,4 @@
-"""Memory of a piece of work in a process of its own; large_sets.py and shards.py share it. Linux only."""
+"""Memory of work in a process of its own; shared by large_sets.py, shards.py and predict_memory.py. Linux only."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def watched() -> Iterator[dict[str, Any]]:
         row |= {"start_mb": seen[0], "most_mb": max(seen), "seconds": time.monotonic() - started}
 
 
-def in_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+def in_process(work: Callable[..., Any], *arguments: Any) -> Any:
     """Return what `work` gives in a new process.
 
     Raises:
@@ -50,12 +50,11 @@ def in_process(work: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str
     result = spawn.Queue()
     process = spawn.Process(target=_put, args=(result, work, arguments))
     process.start()
-    process.join()  # a row is small enough to wait in the queue
+    process.join()  # what is returned is small enough to wait in the queue
     if process.exitcode:
         raise SystemExit(f"{work.__name__} ended with exit code {process.exitcode}")
-    found: dict[str, Any] = result.get()
-    return found
+    return result.get()
 
 
-def _put(result: Any, work: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]) -> None:
+def _put(result: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     result.put(work(*arguments))

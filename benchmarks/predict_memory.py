@@ -12,19 +12,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import cv2
-import numpy as np
-from PIL import Image
-
-from facenet2expnet.data import bundled
+import memory
+import start_up
 
 SIDE, RATE = 128, 25
 ALLOWED_MB = 50
@@ -38,12 +31,14 @@ def main() -> int:
     parser.add_argument("--faces", choices=("whole-image", "all"), default="whole-image")
     given = parser.parse_args()
     print("| frames | rows | peak, MB |\n|---:|---:|---:|")
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
         for frames in given.frames:
             table = Path(folder) / "table.csv"
-            options = ["--faces", given.faces, "--out", str(table)]
-            peaks.append(peak_mb(given.model, make_clip(Path(folder) / f"{frames}.mp4", frames), options))
+            clip = memory.in_process(make_clip, Path(folder) / f"{frames}.mp4", frames)
+            options = ["--faces", given.faces, "--out", str(table), "--quiet", "--workers", "1"]
+            peaks.append(start_up.cost([sys.executable, *start_up.COMMAND, str(given.model), str(clip), *options])[1])
             with table.open() as lines:
                 print(f"| {frames:,} | {sum(1 for _ in lines) - 1:,} | {peaks[-1]:.0f} |", flush=True)
     difference = max(peaks) - min(peaks)
@@ -52,7 +47,16 @@ def main() -> int:
 
 
 def make_clip(path: Path, frames: int) -> Path:
-    """Write a video of a rendered face that moves a little."""
+    """Write a video of a rendered face that moves a little; in a process of its own, as it loads large packages."""
+    from fractions import Fraction
+
+    import av
+    import cv2
+    import numpy as np
+    from PIL import Image
+
+    from facenet2expnet.data import bundled
+
     table = bundled.read_sample()
     face = np.asarray(Image.open(bundled.sample_folder() / table["image"].iloc[0]).convert("RGB"))
     face = cv2.resize(face, (SIDE - 20, SIDE - 20), interpolation=cv2.INTER_AREA)
@@ -71,22 +75,6 @@ def make_clip(path: Path, frames: int) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
-
-
-def peak_mb(model: Path, clip: Path, options: Sequence[str]) -> float:
-    """Run `fn2en predict` in a process of its own, and return its largest resident memory in MB.
-
-    Raises:
-        RuntimeError: If it fails.
-    """
-    words = [sys.executable, "-m", "facenet2expnet.cli.main", "predict", str(model), str(clip), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    process = subprocess.Popen([*words, "--quiet", "--workers", "1"], env=environment)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"fn2en predict ended with exit code {process.returncode}")
-    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 if __name__ == "__main__":

@@ -28,6 +28,6 @@ def test_the_most_is_seen_and_not_only_the_end() -> None:
 
 
 def test_a_process_gives_its_row_or_its_failure() -> None:
-    assert memory.in_process(os.path.splitext, "a.txt") == ("a", ".txt")  # type: ignore[arg-type,comparison-overlap]
+    assert memory.in_process(os.path.splitext, "a.txt") == ("a", ".txt")
     with pytest.raises(SystemExit, match="failing ended with exit code 3"):
         memory.in_process(failing)
