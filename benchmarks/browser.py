@@ -14,6 +14,7 @@ import argparse
 import functools
 import shutil
 import threading
+from collections.abc import Mapping
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,44 @@ async (repeats) => {
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves the page, and the picture as /picture."""
+    """Serves the page's folder, and other files under names of their own."""
+
+    def __init__(self, *given: Any, others: Mapping[str, Path], **named: Any) -> None:
+        self.others = others
+        super().__init__(*given, **named)
 
     def translate_path(self, path: str) -> str:
-        return str(PICTURE) if path == "/picture" else super().translate_path(path)
+        return str(self.others.get(path) or super().translate_path(path))
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+def run_script(folder: Path, script: str, argument: Any, chromium: str | None, **others: Path) -> tuple[Any, str]:
+    """Run a script beside the page's modules; return what it returns, and the browser's version.
+
+    Args:
+        folder: that `fn2en export --web` wrote.
+        script: JavaScript, a function of one argument.
+        argument: for it.
+        chromium: path of the browser.
+        others: name -> file that is served as /name.
+    """
+    if not (folder / "recognizer.js").is_file():
+        raise SystemExit(f"{folder}: expected a folder that fn2en export --web wrote")
+    served = {f"/{name}": path for name, path in others.items()}
+    handler = functools.partial(Handler, directory=str(folder), others=served)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        page = browser.new_page()
+        # the page itself would load a model, too
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/LICENSES.txt")
+        found, version = page.evaluate(script, argument), browser.version
+        browser.close()
+    server.shutdown()
+    return found, version
 
 
 def main(words: list[str] | None = None) -> None:
@@ -72,20 +104,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=20, help="timed calls")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser")
     given = parser.parse_args(words)
-    if not (given.page / "recognizer.js").is_file():
-        parser.error(f"{given.page}: expected a folder that fn2en export --web wrote")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(given.page)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=given.chromium, args=list(FLAGS))
-        page = browser.new_page()
-        page.goto(
-            f"http://127.0.0.1:{server.server_address[1]}/LICENSES.txt"
-        )  # the page itself would load a model, too
-        found = page.evaluate(SCRIPT, given.repeats)
-        version = browser.version
-        browser.close()
-    server.shutdown()
+    found, version = run_script(given.page, SCRIPT, given.repeats, given.chromium, picture=PICTURE)
     megabytes = sum(file.stat().st_size for file in given.page.iterdir()) / 1e6
     print(f"Chromium {version}, {found['faces']} faces in {PICTURE.name}\n")
     print(

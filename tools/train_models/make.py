@@ -36,13 +36,13 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 CALIBRATION = 1000
 TEACHER = [
-    "face_net.teachers=1", "fine_tune.epochs=7", "fine_tune.batch_size=64", "fine_tune.lr_factor_pretrained=0.1",
+    "face_net.teachers=3", "fine_tune.epochs=7", "fine_tune.batch_size=64", "fine_tune.lr_factor_pretrained=0.1",
     "fine_tune.votes=true",
 ]  # fmt: skip
 STUDENT = ["stage2.votes=true", "stage1.cached_views=8", "stage1.mixed_views=0.5", "calibrate=true"]
 MODELS = {
     "small": ["expnet.width=0.25", "expnet.start=faces", "stage2.epochs=40"],
-    "standard": ["expnet.width=0.5", "expnet.start=faces", "stage2.epochs=13"],
+    "standard": ["expnet.width=0.5", "expnet.start=faces", "stage2.epochs=16"],
 }
 """Model -> what differs from the recipe `quick` with TEACHER and STUDENT."""
 
@@ -87,7 +87,7 @@ def draw(manifest: Manifest, groups: np.ndarray) -> Manifest:
 def train(
     manifest: Path, out: Path, models: Mapping[str, Sequence[str]] = MODELS, *, settings: Sequence[str] = (), **how: Any
 ) -> None:
-    """Fine-tune one face net, and train every model with it as the teacher.
+    """Fine-tune three face nets, and train every model with their mean as the teacher.
 
     Args:
         manifest: the CSV of `pictures`.
