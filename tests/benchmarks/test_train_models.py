@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import fer2013_small
 import make
@@ -57,6 +59,36 @@ def test_a_class_is_left_out_and_the_others_keep_their_ratios(model: Model) -> N
     before, after = probabilities(model), probabilities(smaller)
     kept = before[:, [0, 2, 3]]
     np.testing.assert_allclose(after, kept / kept.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_as_much_of_the_prior_is_taken_as_costs_no_accuracy() -> None:
+    shares = pd.Series({"neutral": 0.9, "fear": 0.1})  # log 9 = 2.197
+    rows = pd.DataFrame({"truth": ["neutral", "fear", "neutral", "contempt"]})
+    rows["p_neutral"], rows["p_fear"] = (
+        1 / (1 + np.exp([-3.0, -1.0, -1.2, -1.0])),
+        1 / (1 + np.exp([3.0, 1.0, 1.2, 1.0])),
+    )
+    # from 1.0 / 2.197 = 0.46 on the second is right, from 1.2 / 2.197 = 0.55 on the third is wrong: as many as before
+    assert ship.prior_strength(rows, shares) == 1.0
+    rows.loc[1, "truth"] = "neutral"
+    assert ship.prior_strength(rows, shares) == pytest.approx(0.4)
+
+
+def test_the_prior_leaves_the_scores_and_they_are_calibrated_again(model: Model, tmp_path: Path) -> None:
+    model = replace(ship.without_class(model, "contempt"), metadata={"calibration": {"temperature": 2.0}})
+    names, labels = [f"{number}.png" for number in range(12)], ["anger", "fear", "neutral", "contempt"] * 3
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 36, 36, 3), np.uint8)
+    for name, own in zip(names, pixels, strict=True):
+        Image.fromarray(own).save(tmp_path / name)
+    rows = pd.DataFrame({"image": names, "label": labels})
+    shares = pd.Series({"neutral": 0.5, "anger": 0.4, "fear": 0.1})
+    before = probabilities(model)
+    changed = ship.without_prior(model, shares, 0.5, rows, tmp_path)
+    calibration = changed.metadata["calibration"]
+    assert calibration["pictures"] == 9  # the contempt pictures are left out
+    temperature = calibration["temperature"] / 2.0
+    expected = (before / np.sqrt([0.4, 0.1, 0.5])) ** (1 / temperature)
+    np.testing.assert_allclose(probabilities(changed), expected / expected.sum(1, keepdims=True), rtol=1e-4)
 
 
 def test_what_is_tested_is_what_is_shipped(model: Model, tmp_path: Path) -> None:
