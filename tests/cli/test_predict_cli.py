@@ -295,8 +295,8 @@ def test_a_file_that_is_named_as_a_camera_is_no_camera(folder: Path, monkeypatch
     (folder / "camera:1").mkdir()
     Image.fromarray(DATA.astronaut()).save(folder / "camera:1" / "a.png")
     live: list[bool] = []
-    plain = command._live_view
-    monkeypatch.setattr(command, "_live_view", lambda on, summary: live.append(on) or plain(on, summary))
+    plain = command.live_view
+    monkeypatch.setattr(command, "live_view", lambda on, summary: live.append(on) or plain(on, summary))
     assert fn2en("predict", "run", "camera:1", monkeypatch=monkeypatch) == 0
     assert live == [False]
 

@@ -34,7 +34,7 @@ def evaluate(
     """
     import facenet2expnet
     from facenet2expnet.cli import console
-    from facenet2expnet.cli.model import write_table
+    from facenet2expnet.cli.outputs import write_table
     from facenet2expnet.predict.table import check_table_name
     from facenet2expnet.report import tables
 
