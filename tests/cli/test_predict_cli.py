@@ -308,11 +308,11 @@ def test_the_sources_are_not_drawn_over(
     assert fn2en("predict", "run", "trip/1.jpg", "--draw", "trip/1.jpg", monkeypatch=monkeypatch) == 2
     assert "trip/1.jpg is one of the sources, and would be overwritten" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip", "--timeline", "trip/2.png", monkeypatch=monkeypatch) == 2
-    assert "trip/2.png would be among the sources of the next call" in capsys.readouterr().err
+    assert "trip/2.png would become a source of the next call" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip/2.png", "--timeline", "trip/2.png", monkeypatch=monkeypatch) == 2
     assert "trip/2.png is one of the sources, and would be overwritten" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip", "--draw", "trip", monkeypatch=monkeypatch) == 2
-    assert "trip would be among the sources of the next call" in capsys.readouterr().err
+    assert "trip would become a source of the next call" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip/1.jpg", "--draw", "trip", monkeypatch=monkeypatch) == 0
     assert (folder / "trip" / "1.jpg").read_bytes() == before
     assert [path.name for path in Path("trip").glob("*drawn*")] == ["1-drawn.jpg"]

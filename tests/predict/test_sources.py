@@ -172,7 +172,7 @@ def test_nothing_is_downloaded_unless_asked(folder: Path) -> None:
 def test_a_folder_without_rights(folder: Path) -> None:
     (folder / "trip" / "day 2").chmod(0)
     try:
-        with pytest.raises(UserError, match="can't be read: Permission denied; give yourself read permission"):
+        with pytest.raises(UserError, match="can't be read: Permission denied; check its permissions"):
             kinds("trip")
     finally:
         (folder / "trip" / "day 2").chmod(0o700)
@@ -187,7 +187,7 @@ def test_a_folder_that_can_not_be_listed(folder: Path, monkeypatch: pytest.Monke
         return plain(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match="day 2 can't be read: Permission denied; give yourself read permission"):
+    with pytest.raises(UserError, match="day 2 can't be read: Permission denied; check its permissions"):
         kinds("trip")
 
 

@@ -22,7 +22,10 @@ def evaluate(
     data: Data,
     out: TableFile = None,
     part: Annotated[
-        str, typer.Option(help="Of data with parts: train, valid, test or all. auto: test, else valid, else all.")
+        str,
+        typer.Option(
+            help="Part to use, if the data has parts: train, valid, test or all. auto: test, else valid, else all."
+        ),
     ] = "auto",
     merge_labels: MergeLabels = "",
     device: Device = "auto",
@@ -64,7 +67,9 @@ def calibrate(
     ] = None,
     part: Annotated[
         str,
-        typer.Option(help="Of data with parts: train, valid, test or all. auto: valid, else all without test."),
+        typer.Option(
+            help="Part to use, if the data has parts: train, valid, test or all. auto: valid, else all without test."
+        ),
     ] = "auto",
     merge_labels: MergeLabels = "",
     device: Device = "auto",

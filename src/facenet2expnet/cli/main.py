@@ -67,29 +67,27 @@ def run() -> None:
     """Entry point: run a command, print what the user can mend in one line, exit with 2."""
     from facenet2expnet.cli.console import screens
 
-    try:
-        with screens():
-            _run()
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        print(f"fn2en: {error.filename}: {error.strerror}; make room or choose another folder", file=sys.stderr)
-        sys.exit(2)
-
-
-def _run() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
     try:
-        make_app()()
-    except (UserError, OSError) as error:
-        message = str(error)
-        if isinstance(error, OSError):
-            message = f"{error.filename or 'a file'}: {error.strerror}; make room or choose another folder"
-        if debug or (isinstance(error, OSError) and error.errno not in DISK):
+        with screens():
+            _run(debug)
+    except OSError as error:
+        if debug or error.errno not in DISK:
             raise
-        print(f"fn2en: {with_flags(message, sys.argv[1:])}", file=sys.stderr)
+        place = error.filename or "a file"
+        print(f"fn2en: {place}: {error.strerror}; make room or choose another folder", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(debug: bool) -> None:
+    try:
+        make_app()()
+    except UserError as error:
+        if debug:
+            raise
+        print(f"fn2en: {with_flags(str(error), sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:  # in a small installation; see docs/deploy.md
         package = (error.name or "").partition(".")[0]

@@ -50,11 +50,14 @@ def predict(
         float | None, typer.Option("--min-score", help="Leave out faces with a lower detection score; mtcnn: 0.9.")
     ] = None,
     min_probability: Annotated[
-        float, typer.Option("--min-probability", help="Label faces whose best class has less than this uncertain.")
+        float, typer.Option("--min-probability", help="Label a face uncertain if its best class is less probable.")
     ] = 0.0,
-    every: Annotated[str | None, typer.Option(help="Of videos: a frame each 0.2s, or every fifth, 5f.")] = None,
+    every: Annotated[
+        str | None, typer.Option(help="In videos, use a frame every 0.2s, or every fifth frame, 5f.")
+    ] = None,
     detect_every: Annotated[
-        int, typer.Option("--detect-every", min=1, help="Look for faces in every N-th frame; boxes stay in between.")
+        int,
+        typer.Option("--detect-every", min=1, help="Look for faces in every N-th frame only; boxes stay in between."),
     ] = 1,
     track: Annotated[bool, typer.Option("--track/--no-track", help="Number the people of a video.")] = True,
     smooth: Annotated[
@@ -71,17 +74,17 @@ def predict(
     max_megapixels: Annotated[
         float,
         typer.Option(
-            "--max-megapixels", help="Larger pictures are skipped. Above 89, JPEG and JPEG 2000 are read reduced."
+            "--max-megapixels", help="Skip larger pictures. Above 89, JPEG and JPEG 2000 are read at a smaller size."
         ),
     ] = 1000.0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read and look for faces. By default one a core.")
+        int | None, typer.Option(min=1, help="Threads that read and look for faces. By default one per core.")
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(help="Of very many pictures, do one share, as 3/64; --out is a folder for the parts of all."),
+        typer.Option(help="Process one share of very many pictures, such as 3/64; --out is a folder for all shares."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="With --shard: keep the parts that are there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="With --shard: keep finished parts and go on.")] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:

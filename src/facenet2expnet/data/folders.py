@@ -68,7 +68,7 @@ def walk(folder: Path, endings: Sequence[str], others: Counter[str]) -> Iterator
             seen.add((status.st_dev, status.st_ino))
             inside = [entry for entry in os.scandir(str(parent)) if not is_hidden(entry.name)]
         except OSError as fault:
-            raise UserError(f"{parent} can't be read: {fault.strerror}; give yourself read permission") from fault
+            raise UserError(f"{parent} can't be read: {fault.strerror}; check its permissions") from fault
         inside.sort(key=lambda entry: entry.name)
         below = list[Path]()
         for entry in inside:
@@ -197,8 +197,8 @@ def _check_layout(folder: Path, parts: list[tuple[str, ...]], others: Mapping[st
         advice = "put the parts above the classes, as train/anger and test/anger, or give a CSV with image,label,split"
         advice = f"give one of the folders {_first(tops)}" if len(example) > 3 else advice
         raise UserError(
-            f"{folder}: {_first(below)} in {folder / example[0]} name parts of a set, and no class may be called so; "
-            f"expected class folders, or train and test folders that hold class folders: {advice}"
+            f"{folder}: {_first(below)} in {folder / example[0]} name parts of a set, and a class can't have such "
+            f"a name; expected class folders, or train and test folders that hold class folders: {advice}"
         )
     if unclear := [top for top in tops if parts_named(top)]:
         raise UserError(
@@ -273,7 +273,7 @@ def _check_parts(folder: Path, tops: list[str], of_part: list[str], inside: list
     raise_faults(faults)
     if low := next((names for names in inside if split_name(names[1]) in SPLITS), None):
         raise UserError(
-            f"{folder}: {low[0]} holds the part {low[1]}, and no class may be called so; give {folder / low[0]}"
+            f"{folder}: {low[0]} holds the part {low[1]}, and a class can't have such a name; give {folder / low[0]}"
         )
 
 

@@ -281,16 +281,14 @@ class Recognizer:
                     yield result
 
     def _compare_store(self, store: FaceStore) -> None:
-        """Log a warning for a face store whose faces were cut out otherwise than those of the training."""
+        """Log a warning for a face store whose faces were cropped in another way than those of the training."""
         stored = store.manifest.contract
         if stored is None:
             return
         pairs = {name: (getattr(stored, name), getattr(self.contract, name)) for name in CUT_BY}
         differ = [f"{name} {its}, not {own}" for name, (its, own) in pairs.items() if its != own]
         if differ:
-            log.warning(
-                "%s: its faces were cut out otherwise than those of the model: %s.", store.folder, "; ".join(differ)
-            )
+            log.warning("%s: its faces were cropped differently from the model's: %s.", store.folder, "; ".join(differ))
 
     def _classify(self, batch: Sequence[_Seen], people: _People) -> Iterator[FrameResult]:
         """Classify the faces of several frames together, follow the people, and yield the results in order."""

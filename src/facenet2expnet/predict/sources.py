@@ -31,7 +31,7 @@ VIDEO_ENDINGS = (
 ANIMATED_ENDINGS = (".gif", ".webp", ".png", ".apng")
 CAMERA = "camera:"
 URL_SECONDS = 30.0
-_AMONG = "would be among the sources of the next call,"
+_AMONG = "would become a source of the next call: it is"
 _NOT_ALLOWED = "nothing is downloaded unless you ask for it: add --allow-urls"
 
 Given = str | Path | np.ndarray
@@ -202,10 +202,10 @@ def check_output(out: Path, sources: Sources) -> None:
     place, own = out.resolve(), identity(out) if out.is_file() else None
     for folder in (*sources.folders, *(store.folder for store in sources.stores)):
         if place.is_relative_to(folder.resolve()):
-            raise UserError(f"{out} {_AMONG} in the folder {folder}; give a place outside")
+            raise UserError(f"{out} {_AMONG} in the folder {folder}; choose a place outside it")
     for pattern, matches in sources.patterns.items():
         if any(match.is_file() and match.parent.resolve() == place for match in matches):
-            raise UserError(f"{out} {_AMONG} that {pattern} finds; give another folder")
+            raise UserError(f"{out} {_AMONG} the folder of {pattern}; choose another folder")
     if own and any(isinstance(one.value, Path) and identity(one.value) == own for one in sources):
         raise UserError(f"{out} is one of the sources, and would be overwritten; give another name")
 
