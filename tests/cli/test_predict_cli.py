@@ -21,6 +21,7 @@ import tiny
 from facenet2expnet.cli import main
 from facenet2expnet.cli import model as command
 from facenet2expnet.crop import CropContract
+from facenet2expnet.data.pictures import read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
@@ -407,6 +408,18 @@ def test_cut_out_faces_are_told_from_photographs(
         assert (hint in capsys.readouterr().out.splitlines()) == hinted
     assert fn2en("predict", "run", "cut", "--faces", "whole-image", monkeypatch=monkeypatch) == 0
     assert hint not in capsys.readouterr().out
+
+
+def test_pillows_warnings_are_not_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    warned = "Corrupt EXIF data"
+    Image.new("RGB", (40, 40)).save("odd.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0")
+    read_picture(Path("odd.jpg"))
+    assert str(recwarn.pop().message).startswith(warned)
+    arguments = ["predict", "run", "odd.jpg", "--faces", "whole-image"]
+    assert fn2en(*arguments, monkeypatch=monkeypatch) == 0
+    assert not [one for one in recwarn if str(one.message).startswith(warned)]
 
 
 def test_of_many_bad_pictures_the_first_ten_are_printed(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -70,6 +72,8 @@ def run() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    else:
+        _silence_pillow()
     try:
         with screens():
             _run(debug)
@@ -79,6 +83,12 @@ def run() -> None:
         place = error.filename or "a file"
         print(f"fn2en: {place}: {error.strerror}; make room or choose another folder", file=sys.stderr)
         sys.exit(2)
+
+
+def _silence_pillow() -> None:
+    """Keep Pillow's warnings on damaged pictures off the terminal: a picture that can't be read is told by its row."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def _run(debug: bool) -> None:
