@@ -139,11 +139,11 @@ def _stream(recognizer: Recognizer, sources: Sources, options: Options, outputs:
     with console.progress(quiet, bar=not live) as display, contextlib.ExitStack() as stack:
         progress = None if live else display.of("pictures and frames")
         results = stack.enter_context(contextlib.closing(recognizer.stream(sources, options, progress=progress)))
-        sinks = stack.enter_context(outputs.opened(sources, recognizer.classes))
+        sinks = stack.enter_context(outputs.opened(sources, recognizer.classes, summary))
         view = stack.enter_context(live_view(live and not quiet, summary))
         try:
             for result in results:
-                for sink in (*sinks, summary.add):
+                for sink in sinks:
                     sink(result)
                 view()
         except Closed:

@@ -84,8 +84,8 @@ class Outputs:
             )
 
     @contextlib.contextmanager
-    def opened(self, sources: Sources, classes: Sequence[str]) -> Iterator[list[Sink]]:
-        """Open the outputs and give what takes each result."""
+    def opened(self, sources: Sources, classes: Sequence[str], summary: Summary) -> Iterator[list[Sink]]:
+        """Open the outputs and give what takes each result: the table, the summary, and then what may end the work."""
         sinks: list[Sink] = []
         with contextlib.ExitStack() as stack:
             if self.table:
@@ -94,6 +94,7 @@ class Outputs:
                 self._writer = stack.enter_context(TableWriter(self.table, classes, smoothed=self.smoothed))
                 sinks.append(self._writer.write)
                 sinks.append(stack.enter_context(_skipped_list(skipped_path(self.table))))
+            sinks.append(summary.add)
             if self.drawn:
                 from facenet2expnet.predict.draw import DrawingWriter
 
