@@ -143,10 +143,7 @@ def check_sources(sources: Any, *, allow_urls: bool = False) -> Sources:
                     f"{given}: there is no such picture, folder or video; expected a file, a folder, a pattern as "
                     "'holiday/*.jpg', a list as files.txt, webcam, or camera:1"
                 )
-            if _is_list(Path(given)) and not allow_urls:
-                for line in filter(is_url, read_list(Path(given))):
-                    raise UserError(f"{line}: {_NOT_ALLOWED}")
-            _add(given, found, None, allow_urls)
+            _add(given, found, None, allow_urls, named=True)
         elif given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or not given.size:
             raise UserError(f"expected a picture (H, W, 3) uint8 RGB, 0 to 255, got {given.shape} {given.dtype}")
         else:
@@ -230,8 +227,13 @@ def readable(value: object) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def _add(given: str | Path, found: Sources, inside: Path | None, allow_urls: bool) -> None:
-    """Add the pictures, videos and cameras of one source; `inside` is the folder that relative paths start from."""
+def _add(given: str | Path, found: Sources, inside: Path | None, allow_urls: bool, *, named: bool = False) -> None:
+    """Add the pictures, videos and cameras of one source.
+
+    Args:
+        inside: the folder that relative paths start from; None for the working directory.
+        named: whether the user named this source; an address in such a list is refused at once.
+    """
     if is_url(given):
         if not allow_urls:
             raise UserError(f"{given}: {_NOT_ALLOWED}")
@@ -247,7 +249,10 @@ def _add(given: str | Path, found: Sources, inside: Path | None, allow_urls: boo
     elif path.is_dir():
         found.listed.extend(map(_of_file, _files_in(path, found)))
     elif _is_list(path):
-        for line in read_list(path):
+        lines = read_list(path)
+        for line in filter(is_url, lines if named and not allow_urls else ()):
+            raise UserError(f"{line}: {_NOT_ALLOWED}")
+        for line in lines:
             beside = None if is_camera(line) or is_url(line) else path.parent
             _add_or_note(line, found, beside, allow_urls)
     elif path.exists() or not (matches := _matches(path, found)):
