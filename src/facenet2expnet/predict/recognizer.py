@@ -362,7 +362,7 @@ class _People:
                 self.describe, self.asked = load_describer(), True
                 if self.describe is None:
                     log.warning(
-                        "People who leave and return get a new track: the face net that would know them is not "
+                        "People who leave and return get a new track: the face net that recognises them is not "
                         "installed (pip install 'facenet2expnet[facenet]')."
                     )
             self.source, self.tracker = source, Tracker(self.describe, self.detector)

@@ -185,7 +185,7 @@ def expand(sources: Sources) -> Iterator[Source]:
             yield source
             continue
         try:
-            yield from _download(source.name)
+            yield from _download(str(source.value))
         except (UserError, OSError) as error:
             yield Source(source.name, "unread", str(error).removeprefix(f"{source.name}: "))
 
