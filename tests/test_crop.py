@@ -100,5 +100,5 @@ def test_centre_crop(crop_px: int, first: int) -> None:
 
 @pytest.mark.parametrize("values", [{"mean": None}, {"mean": ["a", 1, 2]}, {"stored_px": "x"}, {"scale": []}, "text"])
 def test_values_of_another_kind_are_refused(values: Any) -> None:
-    with pytest.raises(UserError, match="crop contract: a value is of another kind than expected"):
+    with pytest.raises(UserError, match="crop contract: a value has the wrong type"):
         CropContract.from_dict(values)

@@ -146,7 +146,7 @@ class CropContract:
         except UserError:
             raise
         except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
-            raise UserError(f"crop contract: a value is of another kind than expected: {error}") from error
+            raise UserError(f"crop contract: a value has the wrong type: {error}") from error
 
     @classmethod
     def _from_dict(cls, values: dict[str, Any]) -> CropContract:

@@ -103,8 +103,8 @@ def test_weights_and_the_note_on_their_colour_order(nets: Nets, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights", "a.pth"], "--weights a.pth: expected one NAME beside it, got 0"),
-        (["iresnet18", "iresnet50", "--weights", "a.pth"], "expected one NAME beside it, got 2"),
+        (["--weights", "a.pth"], "--weights a.pth: expected one NAME with it, got 0"),
+        (["iresnet18", "iresnet50", "--weights", "a.pth"], "expected one NAME with it, got 2"),
         (["resnet"], "no face net is called 'resnet'; there are dlib-resnet29"),
     ],
 )

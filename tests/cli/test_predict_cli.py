@@ -21,6 +21,7 @@ import tiny
 from facenet2expnet.cli import main
 from facenet2expnet.cli import model as command
 from facenet2expnet.crop import CropContract
+from facenet2expnet.data.pictures import read_picture
 from facenet2expnet.errors import UserError
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
@@ -295,8 +296,8 @@ def test_a_file_that_is_named_as_a_camera_is_no_camera(folder: Path, monkeypatch
     (folder / "camera:1").mkdir()
     Image.fromarray(DATA.astronaut()).save(folder / "camera:1" / "a.png")
     live: list[bool] = []
-    plain = command._live_view
-    monkeypatch.setattr(command, "_live_view", lambda on, summary: live.append(on) or plain(on, summary))
+    plain = command.live_view
+    monkeypatch.setattr(command, "live_view", lambda on, summary: live.append(on) or plain(on, summary))
     assert fn2en("predict", "run", "camera:1", monkeypatch=monkeypatch) == 0
     assert live == [False]
 
@@ -308,11 +309,11 @@ def test_the_sources_are_not_drawn_over(
     assert fn2en("predict", "run", "trip/1.jpg", "--draw", "trip/1.jpg", monkeypatch=monkeypatch) == 2
     assert "trip/1.jpg is one of the sources, and would be overwritten" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip", "--timeline", "trip/2.png", monkeypatch=monkeypatch) == 2
-    assert "trip/2.png would be among the sources of the next call" in capsys.readouterr().err
+    assert "trip/2.png would become a source of the next call" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip/2.png", "--timeline", "trip/2.png", monkeypatch=monkeypatch) == 2
     assert "trip/2.png is one of the sources, and would be overwritten" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip", "--draw", "trip", monkeypatch=monkeypatch) == 2
-    assert "trip would be among the sources of the next call" in capsys.readouterr().err
+    assert "trip would become a source of the next call" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip/1.jpg", "--draw", "trip", monkeypatch=monkeypatch) == 0
     assert (folder / "trip" / "1.jpg").read_bytes() == before
     assert [path.name for path in Path("trip").glob("*drawn*")] == ["1-drawn.jpg"]
@@ -407,6 +408,18 @@ def test_cut_out_faces_are_told_from_photographs(
         assert (hint in capsys.readouterr().out.splitlines()) == hinted
     assert fn2en("predict", "run", "cut", "--faces", "whole-image", monkeypatch=monkeypatch) == 0
     assert hint not in capsys.readouterr().out
+
+
+def test_pillows_warnings_are_not_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    warned = "Corrupt EXIF data"
+    Image.new("RGB", (40, 40)).save("odd.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0")
+    read_picture(Path("odd.jpg"))
+    assert str(recwarn.pop().message).startswith(warned)
+    arguments = ["predict", "run", "odd.jpg", "--faces", "whole-image"]
+    assert fn2en(*arguments, monkeypatch=monkeypatch) == 0
+    assert not [one for one in recwarn if str(one.message).startswith(warned)]
 
 
 def test_of_many_bad_pictures_the_first_ten_are_printed(

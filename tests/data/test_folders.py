@@ -174,7 +174,7 @@ def test_a_folder_without_rights(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.png")
     (tmp_path / "a").chmod(0)
     try:
-        with pytest.raises(UserError, match="a can't be read: Permission denied; give yourself read permission"):
+        with pytest.raises(UserError, match="a can't be read: Permission denied; check its permissions"):
             find_pictures(tmp_path)
     finally:
         (tmp_path / "a").chmod(0o700)

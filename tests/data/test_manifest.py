@@ -437,7 +437,7 @@ def test_metadata_of_another_kind_are_refused(tmp_path: Path, change: dict[str, 
     Manifest(table, tmp_path).save(tmp_path / "m.csv")
     metadata = json.loads((tmp_path / "m.json").read_text())
     (tmp_path / "m.json").write_text(json.dumps(metadata | change))
-    with pytest.raises(UserError, match=rf"m\.json is damaged: {next(iter(change))} is of another kind"):
+    with pytest.raises(UserError, match=rf"m\.json is damaged: {next(iter(change))} has the wrong type"):
         read_manifest(tmp_path / "m.csv", need_pictures=False)
 
 

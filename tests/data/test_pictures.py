@@ -299,5 +299,5 @@ def test_a_picture_that_does_not_fit_in_memory_is_named(tmp_path: Path, monkeypa
 
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     monkeypatch.setattr(pictures, "_to_rgb", no_room)
-    with pytest.raises(UserError, match="does not fit in the memory that is free; save it smaller"):
+    with pytest.raises(UserError, match="does not fit in the free memory; save it smaller"):
         read_picture(tmp_path / "a.png")

@@ -256,7 +256,7 @@ class TestTrainOnly:
         )
         chosen = choose(manifest, folds=4)
         assert chosen.name == "subject-groups"
-        assert chosen.subjects_known
+        assert "subject-independent" in chosen.note
         assert "3 train-only pictures are trained on in every split and never tested." in chosen.note
         for split in chosen.splits:
             split = with_validation(manifest, split, 0.5)
@@ -323,12 +323,11 @@ class TestChoose:
         base["fold"] = ["1", "1", "2", "2"]
         chosen = choose(manifest_of(["x", "y"] * 2, **base), folds=2)
         assert chosen.name == "fold"
-        assert chosen.subjects_known
         assert "subject-independent: none of 2 subjects is in two parts of a fold" in chosen.note
 
     def test_unknown_subjects_are_in_the_note(self) -> None:
         chosen = choose(manifest_of(["x", "y"] * 4), folds=2)
-        assert (chosen.name, chosen.subjects_known) == ("stratified", False)
+        assert chosen.name == "stratified"
         assert "Subjects are unknown" in chosen.note
         partly = choose(manifest_of(["x", "y", "x", "y"], subject=["a", "", "", ""]), folds=2)
         assert partly.name == "stratified"

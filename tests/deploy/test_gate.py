@@ -114,7 +114,7 @@ def test_the_queue_has_room_for_so_many(clock: list[float]) -> None:
 def test_one_client_holds_a_quarter_of_the_queue_at_most() -> None:
     gate = Gate(Limits(queue=8))
     with gate.slot("a"), gate.slot("a"):
-        with pytest.raises(Refused, match="2 requests of yours are being worked on") as caught, gate.slot("a"):
+        with pytest.raises(Refused, match="2 of your requests are being processed") as caught, gate.slot("a"):
             pass
         assert (caught.value.status, caught.value.retry_s) == (503, 1)
         with gate.slot("b"):

@@ -211,7 +211,7 @@ def test_everything_that_is_used_has_a_name(page: Any) -> None:
     page.set_input_files("#files", PARTY)
     finish(page)
     for role, name in (
-        ("button", "Use the webcam"), ("button", "Download as CSV"), ("combobox", "Of a video, look every"),
+        ("button", "Use the webcam"), ("button", "Download as CSV"), ("combobox", "In videos, look every"),
         ("region", "Faces"), ("region", "Table"), ("heading", "Faces and their expressions"), ("status", None),
     ):  # fmt: skip
         assert page.get_by_role(role, name=name, exact=False).count() >= 1, (role, name)
@@ -255,9 +255,9 @@ def test_the_page_asks_for_a_token_and_says_when_it_is_wrong(browser: Any, recog
     with live(app) as service, browser.new_context() as context:
         page = context.new_page()
         page.goto(service.url)
-        page.get_by_label("This service wants a token.").fill("wrong")
+        page.get_by_label("This service needs a token.").fill("wrong")
         page.keyboard.press("Enter")
-        page.get_by_label("That token is not the right one.").fill("sesame")
+        page.get_by_label("That token is wrong.").fill("sesame")
         page.keyboard.press("Enter")
         page.locator("#state", has_text="Ready").wait_for()
         page.set_input_files("#files", PARTY)
@@ -268,10 +268,10 @@ def test_escape_in_the_dialog_of_the_token_ends_with_an_error(browser: Any, reco
     with live(serve.create_app(recognizer, token="sesame")) as service, browser.new_context() as context:
         page = context.new_page()
         page.goto(service.url)
-        page.get_by_label("This service wants a token.").wait_for()
+        page.get_by_label("This service needs a token.").wait_for()
         page.keyboard.press("Escape")
         page.get_by_role("alert").locator("p").wait_for()
-        expected = "This service wants a token; load the page again to give it."
+        expected = "This service needs a token; reload the page to enter it."
         assert page.get_by_role("alert").inner_text() == expected
         assert page.locator("dialog").count() == 0
 

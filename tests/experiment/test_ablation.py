@@ -97,7 +97,7 @@ def test_a_learning_curve_doubles_up_to_the_whole_training_part() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([], "nothing is varied"),
+        ([], "no change was given"),
         (["stage2.lr"], "changes nothing"),
         (["pictures=many"], "expected a number of training pictures"),
         (["breadth=1"], "names no setting of the recipe"),

@@ -185,10 +185,10 @@ def test_calibrate_in_place_twice_changes_nothing_the_second_time(
 @pytest.mark.parametrize(
     ("names", "part", "taken", "said", "pictures"),
     [
-        (("train", "valid", "test"), "auto", "valid", "The part valid was taken, 8 pictures; left out: train 8, te", 8),
-        (("train", "", "test"), "auto", "all without test", "All pictures but the 8 of the part test were taken", 16),
-        (("train", "valid", "test"), "test", "test", "The part test was taken, 8 pictures", 8),
-        (("train", "valid", "test"), "all", "all", "All parts were taken: train 8, valid 8, test 8.", 24),
+        (("train", "valid", "test"), "auto", "valid", "Used the valid part, 8 pictures; left out: train 8, te", 8),
+        (("train", "", "test"), "auto", "all without test", "Used all pictures except the 8 of the test part", 16),
+        (("train", "valid", "test"), "test", "test", "Used the test part, 8 pictures", 8),
+        (("train", "valid", "test"), "all", "all", "Used all parts: train 8, valid 8, test 8.", 24),
     ],
 )  # fmt: skip
 def test_calibrate_leaves_the_test_part_to_evaluate(

@@ -117,12 +117,12 @@ def test_the_test_part_is_taken_and_said(tmp_path: Path) -> None:
     found = facenet2expnet.evaluate(model, tmp_path / "set")
     assert len(found.predictions) == 9
     assert set(found.predictions["image"].str.split("/").str[0]) == {"Test"}
-    taken = "The part test was taken, 9 pictures; left out: train 12, valid 6. --part takes another one, or all."
+    taken = "Used the test part, 9 pictures; left out: train 12, valid 6. Choose other parts with --part."
     assert found.notes[0] == taken
     assert len(facenet2expnet.evaluate(model, tmp_path / "set", part="valid").predictions) == 6
     everything = facenet2expnet.evaluate(model, tmp_path / "set", part="all")
     assert len(everything.predictions) == 27
-    assert everything.notes[0] == "All parts were taken: train 12, valid 6, test 9."
+    assert everything.notes[0] == "Used all parts: train 12, valid 6, test 9."
     with pytest.raises(UserError, match="part is 'tset', expected auto, all, train, valid, test"):
         facenet2expnet.evaluate(model, tmp_path / "set", part="tset")
     with pytest.raises(UserError, match="has no labelled picture of the part test; it has no parts"):

@@ -175,11 +175,15 @@ def test_the_sources_are_never_overwritten(holiday: Path) -> None:
 @pytest.mark.parametrize(
     ("out", "source", "message"),
     [
-        ("hol", "hol", "hol would be among the sources of the next call, in the folder hol; give a place outside"),
-        ("hol/drawn", "hol", "hol/drawn would be among the sources of the next call, in the folder hol"),
-        ("hol/b.png", ".", "hol/b.png would be among the sources of the next call, in the folder ."),
-        ("hol", "hol/*.jpg", "hol would be among the sources of the next call, that hol/*.jpg finds"),
-        ("hol", "all.txt", "hol would be among the sources of the next call, in the folder hol"),
+        (
+            "hol",
+            "hol",
+            "hol would become a source of the next call: it is in the folder hol; choose a place outside it",
+        ),
+        ("hol/drawn", "hol", "hol/drawn would become a source of the next call: it is in the folder hol"),
+        ("hol/b.png", ".", "hol/b.png would become a source of the next call: it is in the folder ."),
+        ("hol", "hol/*.jpg", "hol would become a source of the next call: it is the folder of hol/*.jpg"),
+        ("hol", "all.txt", "hol would become a source of the next call: it is in the folder hol"),
     ],
 )
 def test_drawings_are_no_sources_of_the_next_call(holiday: Path, out: str, source: str, message: str) -> None:

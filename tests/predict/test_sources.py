@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ from facenet2expnet.data import pictures
 from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict import sources as module
+from facenet2expnet.predict.model_folder import Model, save_model
 from facenet2expnet.predict.recognizer import Recognizer
-from facenet2expnet.predict.sources import check_sources, expand, is_camera, passed_over_in
+from facenet2expnet.predict.sources import Sources, check_sources, expand, is_camera
 from local_server import Server
 
 
@@ -40,7 +43,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def kinds(*given: str | Path) -> dict[str, str]:
-    return {source.name: source.kind for source in expand(check_sources(list(given)))}
+    found = check_sources(list(given))
+    return {one.name: f"moving {one.kind}" if one.moving and one.kind == "picture" else one.kind for one in found}
 
 
 def test_a_folder_gives_its_pictures_and_videos_in_natural_order(folder: Path) -> None:
@@ -49,7 +53,7 @@ def test_a_folder_gives_its_pictures_and_videos_in_natural_order(folder: Path) -
         ("trip/10.jpg", "picture"),
         ("trip/clip.MP4", "video"),
         ("trip/day 2/a.png", "picture"),
-        ("trip/moving.gif", "animation"),
+        ("trip/moving.gif", "moving picture"),
         ("trip/phone.HEIC", "picture"),
         ("trip/still.gif", "picture"),
     ]
@@ -77,7 +81,7 @@ def test_an_empty_folder_or_list_is_an_error_before_any_work(folder: Path) -> No
     with pytest.raises(UserError, match="empty: no pictures or videos in this folder"):
         check_sources(["trip/2.jpg", "empty"])
     (folder / "list.txt").write_text("empty\ntrip/2.jpg\ngone.jpg\n")
-    first, *rest = expand(check_sources(["list.txt"]))  # in a list, it does not stop the others
+    first, *rest = check_sources(["list.txt"])  # in a list, it does not stop the others
     assert (first.name, first.kind, first.value) == ("empty", "unread", "no pictures or videos in this folder")
     assert [source.name for source in rest] == ["trip/2.jpg", "gone.jpg"]
 
@@ -85,7 +89,7 @@ def test_an_empty_folder_or_list_is_an_error_before_any_work(folder: Path) -> No
 def test_names_can_always_be_printed(folder: Path) -> None:
     name = os.fsdecode(b"\xff.png")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / name)
-    (source,) = expand([name])
+    (source,) = check_sources([name])
     assert source.name == "\\xff.png"
     assert source.value == Path(name)
 
@@ -125,7 +129,7 @@ def test_a_large_download_keeps_its_reduction_and_large_bytes_are_refused(
     server = Server()
     server.files = {"large.jpg": content.getvalue()}
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    (source,) = expand([f"{server.url}/large.jpg"], allow_urls=True)
+    (source,) = expand(check_sources([f"{server.url}/large.jpg"], allow_urls=True))
     server.shutdown()
     server.server_close()
     assert isinstance(source.value, np.ndarray)
@@ -144,13 +148,21 @@ def test_nothing_is_downloaded_unless_asked(folder: Path) -> None:
     (folder / "web.txt").write_text(f"{url}\n")
     with pytest.raises(UserError, match="nothing is downloaded unless you ask for it"):
         check_sources(["web.txt"])
-    assert [source.kind for source in expand(["web.txt"])] == ["unread"]
+    (folder / "lists.txt").write_text("web.txt\n")
+    (unread,) = expand(check_sources("lists.txt"))
+    assert (unread.name, unread.kind, unread.value) == (
+        url,
+        "unread",
+        "nothing is downloaded unless you ask for it: add --allow-urls",
+    )
+    listed = check_sources([url, "web.txt"], allow_urls=True)
+    assert [source.kind for source in listed] == ["address", "address"]
     assert server.requests == []
-    for source in expand(check_sources([url, "web.txt"], allow_urls=True), allow_urls=True):
+    for source in expand(listed):
         assert (source.name, source.kind) == (url, "picture")
         assert isinstance(source.value, np.ndarray)
         assert source.value.shape == (8, 8, 3)
-    (missing,) = expand([f"{server.url}/none.png"], allow_urls=True)
+    (missing,) = expand(check_sources([f"{server.url}/none.png"], allow_urls=True))
     assert (missing.kind, missing.value) == ("unread", "could not be downloaded: HTTP Error 404: Not Found")
     server.shutdown()
     server.server_close()
@@ -160,7 +172,7 @@ def test_nothing_is_downloaded_unless_asked(folder: Path) -> None:
 def test_a_folder_without_rights(folder: Path) -> None:
     (folder / "trip" / "day 2").chmod(0)
     try:
-        with pytest.raises(UserError, match="can't be read: Permission denied; give yourself read permission"):
+        with pytest.raises(UserError, match="can't be read: Permission denied; check its permissions"):
             kinds("trip")
     finally:
         (folder / "trip" / "day 2").chmod(0o700)
@@ -175,7 +187,7 @@ def test_a_folder_that_can_not_be_listed(folder: Path, monkeypatch: pytest.Monke
         return plain(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match="day 2 can't be read: Permission denied; give yourself read permission"):
+    with pytest.raises(UserError, match="day 2 can't be read: Permission denied; check its permissions"):
         kinds("trip")
 
 
@@ -199,14 +211,16 @@ def test_pictures_of_the_python_api() -> None:
     tensor = torch.from_numpy(pixels)
     given = [pixels, image, buffer.getvalue(), tensor, tensor.permute(2, 0, 1)]
     for one in (*given, given, pixels[None], tensor.permute(2, 0, 1)[None]):
-        found = check_sources(one)
+        found = list(check_sources(one))
         assert len(found) == (5 if one is given else 1)
-        assert all(np.array_equal(array, pixels) for array in found)
-    assert check_sources(image.convert("L"))[0].shape == (6, 4, 3)  # type: ignore[union-attr]
+        assert all(np.array_equal(source.value, pixels) for source in found)  # type: ignore[arg-type]
+    (grey,) = check_sources(image.convert("L"))
+    assert grey.value.shape == (6, 4, 3)  # type: ignore[union-attr]
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(buffer := io.BytesIO(), "PNG", exif=exif)
-    assert check_sources(Image.open(buffer))[0].shape == (4, 6, 3)  # type: ignore[union-attr]
+    (turned,) = check_sources(Image.open(buffer))
+    assert turned.value.shape == (4, 6, 3)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -225,11 +239,70 @@ def test_what_is_no_source_is_named(given: object, said: str) -> None:
 
 
 def test_what_was_passed_over_is_said(folder: Path) -> None:
-    assert passed_over_in("trip") == "Passed over: 1 file (.md 1)."
+    assert check_sources("trip").folders == {Path("trip"): {".md": 1}}
     (folder / "raw").mkdir()
     (folder / "raw" / "a.cr2").write_bytes(b"x")
     with pytest.raises(UserError, match=r"no pictures or videos in this folder; Passed over: 1 file \(\.cr2 1\)$"):
         check_sources(["raw"])
+
+
+class Accesses:
+    """Counts the folders that are listed and the files that are opened below a folder."""
+
+    def __init__(self) -> None:
+        self.below: Path | None = None
+        self.walks, self.opens = Counter[str](), Counter[str]()
+
+    def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.below and event in ("open", "os.scandir", "os.listdir") and isinstance(arguments[0], str | Path):
+            path = Path(arguments[0]).absolute()
+            if path.is_relative_to(self.below):
+                counter = self.opens if event == "open" else self.walks
+                counter[path.relative_to(self.below).as_posix()] += 1
+
+
+@pytest.fixture(scope="module")
+def accesses() -> Accesses:
+    """An audit hook, which stays for the rest of the process; it counts while `below` is set."""
+    found = Accesses()
+    sys.addaudithook(found)
+    return found
+
+
+@pytest.mark.parametrize("given", ["trip", "trip/**/*.*", "list.txt"])
+def test_a_folder_is_walked_once_and_a_picture_is_opened_to_read_it(
+    given: str, folder: Path, model: Model, accesses: Accesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second time only for formats that may be animated, to see whether they are."""
+    from facenet2expnet.cli import main
+
+    for name in ("clip.MP4", "phone.HEIC", "notes.md"):
+        (folder / "trip" / name).unlink()
+    (folder / "list.txt").write_text("trip\n")
+    save_model(model, folder / "model")
+    out = ["--out", "t.csv", "--draw", "drawn", "--timeline", "t.png", "--faces", "whole-image", "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["fn2en", "predict", "model", given, *out])
+    accesses.walks.clear()
+    accesses.opens.clear()
+    accesses.below = folder / "trip"
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    accesses.below = None
+    assert ended.value.code == 0
+    assert accesses.opens == {"2.jpg": 1, "10.jpg": 1, "day 2/a.png": 2, "moving.gif": 2, "still.gif": 2}
+    if given == "trip/**/*.*":
+        assert max(accesses.walks.values()) <= 2  # glob lists a folder once for ** and once for *.*
+    else:
+        assert accesses.walks == {".": 1, "day 2": 1}
+
+
+def test_sources_that_were_listed_are_not_looked_at_again(folder: Path) -> None:
+    listed = check_sources(["trip", "camera:1"])
+    assert isinstance(listed, Sources)
+    for path in (folder / "trip").rglob("*.jpg"):
+        path.unlink()
+    assert check_sources(listed) is listed
+    assert [source.name for source in listed][:2] == ["trip/2.jpg", "trip/10.jpg"]
 
 
 def test_the_ends_of_the_list_are_those_of_the_module() -> None:

@@ -133,7 +133,7 @@ def audit(
     protocol: Annotated[str, typer.Option(help="Splits to check, as for compare; own: of the data's columns.")] = "own",
     folds: Folds = 10,
     merge_labels: MergeLabels = "",
-    same_subject: Annotated[bool, typer.Option(help="Search for one person with two IDs, with the dlib net.")] = True,
+    same_subject: Annotated[bool, typer.Option(help="Look for one person with two IDs, using the dlib net.")] = True,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the findings as CSV.")] = None,
     quiet: Quiet = False,
 ) -> None:

@@ -22,7 +22,10 @@ def evaluate(
     data: Data,
     out: TableFile = None,
     part: Annotated[
-        str, typer.Option(help="Of data with parts: train, valid, test or all. auto: test, else valid, else all.")
+        str,
+        typer.Option(
+            help="Part to use, if the data has parts: train, valid, test or all. auto: test, else valid, else all."
+        ),
     ] = "auto",
     merge_labels: MergeLabels = "",
     device: Device = "auto",
@@ -34,7 +37,7 @@ def evaluate(
     """
     import facenet2expnet
     from facenet2expnet.cli import console
-    from facenet2expnet.cli.model import write_table
+    from facenet2expnet.cli.outputs import write_table
     from facenet2expnet.predict.table import check_table_name
     from facenet2expnet.report import tables
 
@@ -64,7 +67,9 @@ def calibrate(
     ] = None,
     part: Annotated[
         str,
-        typer.Option(help="Of data with parts: train, valid, test or all. auto: valid, else all without test."),
+        typer.Option(
+            help="Part to use, if the data has parts: train, valid, test or all. auto: valid, else all without test."
+        ),
     ] = "auto",
     merge_labels: MergeLabels = "",
     device: Device = "auto",

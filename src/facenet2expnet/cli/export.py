@@ -27,20 +27,21 @@ def export(
         Path | None,
         typer.Option(metavar="FOLDER", help="With --web: an unpacked copy of the npm package onnxruntime-web."),
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Numbers of 8 bits: a quarter of the size, and faster.")] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Numbers of 16 bits: half the size.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit numbers: a quarter of the size, and faster.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="16-bit numbers: half the size.")] = False,
     compact: Annotated[
-        bool, typer.Option("--compact", help="Weights of 8 bits, computed in 32: a quarter of the size, as fast.")
+        bool, typer.Option("--compact", help="8-bit weights, computed in 32 bits: a quarter of the size, as fast.")
     ] = False,
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Faces to compare with PyTorch on, best those of the training: a folder of class folders, a manifest "
-            "or a face store. By default the bundled sample."
+            help="Faces for the comparison with PyTorch, if possible the training's: a folder of class folders, a "
+            "manifest or a face store. By default the bundled sample."
         ),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", min=0, max=100, help="Points of accuracy that files of fewer bits may lose.")
+        float,
+        typer.Option("--max-drop", min=0, max=100, help="Accuracy, in points, that a file with fewer bits may lose."),
     ] = 0.5,
     quiet: Quiet = False,
 ) -> None:

@@ -16,13 +16,15 @@ def push(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model folder or a run on this machine, or standard or small.")
     ],
-    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the hub; made if it is not there.")],
+    repository: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="Repository on the hub; created if it does not exist.")
+    ],
     public: Annotated[bool, typer.Option("--public", help="Make a new repository public. By default private.")] = False,
     licence: Annotated[
         str | None,
-        typer.Option("--licence", help="Of the weights, as the hub names it: apache-2.0, cc-by-nc-4.0, other."),
+        typer.Option("--licence", help="Licence of the weights, as the hub names it: apache-2.0, cc-by-nc-4.0, other."),
     ] = None,
-    message: Annotated[str, typer.Option("--message", "-m", help="Of the commit.")] = "",
+    message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = "",
 ) -> None:
     """Upload a model and its model card to the Hugging Face hub. Log in first: hf auth login.
 

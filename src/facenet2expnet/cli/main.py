@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -67,29 +69,35 @@ def run() -> None:
     """Entry point: run a command, print what the user can mend in one line, exit with 2."""
     from facenet2expnet.cli.console import screens
 
-    try:
-        with screens():
-            _run()
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        print(f"fn2en: {error.filename}: {error.strerror}; make room or choose another folder", file=sys.stderr)
-        sys.exit(2)
-
-
-def _run() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    else:
+        _silence_pillow()
+    try:
+        with screens():
+            _run(debug)
+    except OSError as error:
+        if debug or error.errno not in DISK:
+            raise
+        place = error.filename or "a file"
+        print(f"fn2en: {place}: {error.strerror}; make room or choose another folder", file=sys.stderr)
+        sys.exit(2)
+
+
+def _silence_pillow() -> None:
+    """Keep Pillow's warnings on damaged pictures off the terminal: a picture that can't be read is told by its row."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def _run(debug: bool) -> None:
     try:
         make_app()()
-    except (UserError, OSError) as error:
-        message = str(error)
-        if isinstance(error, OSError):
-            message = f"{error.filename or 'a file'}: {error.strerror}; make room or choose another folder"
-        if debug or (isinstance(error, OSError) and error.errno not in DISK):
+    except UserError as error:
+        if debug:
             raise
-        print(f"fn2en: {with_flags(message, sys.argv[1:])}", file=sys.stderr)
+        print(f"fn2en: {with_flags(str(error), sys.argv[1:])}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:  # in a small installation; see docs/deploy.md
         package = (error.name or "").partition(".")[0]

@@ -13,9 +13,7 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="NAME", help="A face net; also timm:NAME or onnx:PATH.", show_default=False),
 ]
-Weights = Annotated[
-    str, typer.Option(help="Weights of the one NAME: a file, hf:owner/name/file, or https://…#sha256=HEX.")
-]
+Weights = Annotated[str, typer.Option(help="Weights for NAME: a file, hf:owner/name/file, or https://…#sha256=HEX.")]
 
 
 def nets(names: Names = None, weights: Weights = "") -> None:
@@ -27,7 +25,7 @@ def nets(names: Names = None, weights: Weights = "") -> None:
     from facenet2expnet.nets import face
 
     if weights and len(names or ()) != 1:
-        raise UserError(f"--weights {weights}: expected one NAME beside it, got {len(names or ())}")
+        raise UserError(f"--weights {weights}: expected one NAME with it, got {len(names or ())}")
     if names:
         for name in names:
             _print_one(name, *_load(name, weights))

@@ -24,9 +24,9 @@ Out = Annotated[Path | None, typer.Option("--out", "-o", help="The run folder. B
 Protocol = Annotated[
     str, typer.Option(help="auto, subject-groups, leave-one-subject-out, stratified, split, fold, official or a file.")
 ]
-Folds = Annotated[int, typer.Option(min=2, help="Number of folds, where the protocol leaves it open.")]
+Folds = Annotated[int, typer.Option(min=2, help="Number of folds, if the protocol does not fix it.")]
 FirstFolds = Annotated[int | None, typer.Option(min=1, help="Run only the first N folds.")]
-Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0 on.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, counted from 0.")]
 MergeLabels = Annotated[
     str,
     typer.Option(
@@ -52,7 +52,7 @@ Join = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
 Methods = Annotated[
-    list[str] | None, typer.Option("--method", help="Only this: scratch, fine-tune or fn2en. Repeatable.")
+    list[str] | None, typer.Option("--method", help="Run only this method: scratch, fine-tune or fn2en. Repeatable.")
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda or mps.")]
 
@@ -270,7 +270,9 @@ def pretrain(
     recipe: RecipeName = "quick",
     settings: Settings = None,
     out: Out = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the faces; 20 unless the recipe says.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the faces. By default the recipe's, or 20.")
+    ] = None,
     licence: Annotated[str, typer.Option(help="Licence of the pictures; saved with the start.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     device: Device = "auto",

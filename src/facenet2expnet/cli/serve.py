@@ -28,7 +28,7 @@ def serve(
     host: Annotated[str, Option(help="Address to listen at. By default, only this machine reaches it.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen at; 0 for any that is free.")] = 8000,
     token: Annotated[
-        str | None, Option(envvar="FN2EN_TOKEN", help="Requests must carry: Authorization: Bearer TOKEN.")
+        str | None, Option(envvar="FN2EN_TOKEN", help="Requests must send: Authorization: Bearer TOKEN.")
     ] = None,
     cors_origins: Annotated[
         list[str] | None, Option("--cors-origin", help="A web site whose pages may call the service. Repeatable.")
@@ -38,12 +38,12 @@ def serve(
     ] = None,
     hostnames: Annotated[
         list[str] | None,
-        Option("--hostname", help="A name by which the service is called; others are refused. Repeatable."),
+        Option("--hostname", help="A host name of the service; requests to others are refused. Repeatable."),
     ] = None,
-    max_megabytes: Annotated[float, Option("--max-megabytes", help="Of a request.")] = 20.0,
-    max_megapixels: Annotated[float, Option("--max-megapixels", help="Of a picture, at most 89.")] = 40.0,
-    max_pictures: Annotated[int, Option("--max-pictures", help="In a request.")] = 16,
-    max_faces: Annotated[int, Option("--max-faces", help="In a picture; and cut-out faces in a request.")] = 128,
+    max_megabytes: Annotated[float, Option("--max-megabytes", help="Largest request.")] = 20.0,
+    max_megapixels: Annotated[float, Option("--max-megapixels", help="Largest picture, at most 89.")] = 40.0,
+    max_pictures: Annotated[int, Option("--max-pictures", help="Pictures in a request.")] = 16,
+    max_faces: Annotated[int, Option("--max-faces", help="Faces in a picture, or cut-out faces in a request.")] = 128,
     max_rate: Annotated[float, Option("--max-rate", help="Requests a second of one client; 0 for no limit.")] = 50.0,
     max_queue: Annotated[
         int,
@@ -75,7 +75,7 @@ def serve(
         raise UserError(f"--max-{error}") from None
     token = None if token is None else token.strip()  # a file often ends in a line break
     if token == "":
-        raise UserError("the token is empty, expected some letters; leave it out to let in anyone")
+        raise UserError("the token is empty; give one, or leave --token out to let anyone in")
     local = is_loopback(host)
     with console.progress(quiet):
         recognizer = Recognizer.load(model, device)

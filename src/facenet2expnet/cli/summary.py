@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +34,14 @@ class Summary:
     Attributes:
         skipped: the first of what could not be read, and why; `unread` counts all.
         lost: a camera that is not there, or gave no more frames.
+        interrupted: whether Ctrl-C ended the work before its end.
     """
 
     def __init__(self) -> None:
         self.first: list[FrameResult] = []
         self.skipped: list[Skipped] = []
         self.lost: Skipped | None = None
+        self.interrupted = False
         self.read = self.faces = self.rows = self.without = self.moving = self.unread = 0
         self.found = self.filled = self.empty = 0  # pictures with a found face, those that it fills, those without
         self.labels: Counter[str] = Counter()
@@ -134,6 +138,43 @@ class Summary:
         print(", ".join(filter(None, parts)) + (f": {labels}" if labels else ""))
         if self.without:
             print(f"without a face: {self.without} (in the table with a note)")
+
+    def check(self) -> None:
+        """Raise UserError if a camera was lost or nothing could be read."""
+        from facenet2expnet.errors import UserError
+
+        if self.lost:
+            raise UserError(f"{self.lost.image}: {self.lost.reason}")
+        if self.skipped and not self.read:
+            named = counted(self.unread, "source")
+            raise UserError(f"nothing could be read of {named}; the first: {self.skipped[0].reason}")
+        if not self.read:
+            raise UserError("no frames were read")
+
+
+@contextlib.contextmanager
+def live_view(live: bool, summary: Summary) -> Iterator[Callable[[], None]]:
+    """A view of a camera's faces on a terminal; a line now and then elsewhere."""
+    from rich.live import Live
+
+    from facenet2expnet.cli import console
+
+    if not live:
+        yield lambda: None
+    elif console.err.is_terminal:
+        with Live(console=console.err, refresh_per_second=8, get_renderable=summary.live_table):
+            yield lambda: None
+    else:
+        last = time.monotonic()
+
+        def say() -> None:
+            nonlocal last
+            if time.monotonic() - last > 2 and summary.last:
+                last = time.monotonic()
+                found = ", ".join(summary.last.labels) or summary.last.note
+                print(f"{summary.last.time_s:.1f} s, {summary.per_second:.1f} frames/s: {found}", flush=True)
+
+        yield say
 
 
 def counted(number: int, what: str) -> str:

@@ -68,7 +68,7 @@ def walk(folder: Path, endings: Sequence[str], others: Counter[str]) -> Iterator
             seen.add((status.st_dev, status.st_ino))
             inside = [entry for entry in os.scandir(str(parent)) if not is_hidden(entry.name)]
         except OSError as fault:
-            raise UserError(f"{parent} can't be read: {fault.strerror}; give yourself read permission") from fault
+            raise UserError(f"{parent} can't be read: {fault.strerror}; check its permissions") from fault
         inside.sort(key=lambda entry: entry.name)
         below = list[Path]()
         for entry in inside:
@@ -191,14 +191,14 @@ def _check_layout(folder: Path, parts: list[tuple[str, ...]], others: Mapping[st
     second = list(dict.fromkeys(names[1] for names in inside if len(names) > 2))
     below = [name for name in second if split_name(name) in SPLITS]
     if len(tops) == 1 and (below or (len(second) > 1 and not canonical(tops[0]) and any(map(canonical, second)))):
-        raise UserError(f"{folder} holds one folder, {tops[0]}, with {_first(second)} in it; give {folder / tops[0]}")
+        raise UserError(f"{folder} holds one folder, {tops[0]}, with {first_of(second)} in it; give {folder / tops[0]}")
     if below:
         example = next(names for names in inside if len(names) > 2 and names[1] == below[0])
         advice = "put the parts above the classes, as train/anger and test/anger, or give a CSV with image,label,split"
-        advice = f"give one of the folders {_first(tops)}" if len(example) > 3 else advice
+        advice = f"give one of the folders {first_of(tops)}" if len(example) > 3 else advice
         raise UserError(
-            f"{folder}: {_first(below)} in {folder / example[0]} name parts of a set, and no class may be called so; "
-            f"expected class folders, or train and test folders that hold class folders: {advice}"
+            f"{folder}: {first_of(below)} in {folder / example[0]} name parts of a set, and a class can't have such "
+            f"a name; expected class folders, or train and test folders that hold class folders: {advice}"
         )
     if unclear := [top for top in tops if parts_named(top)]:
         raise UserError(
@@ -226,9 +226,9 @@ def _check_depth(folder: Path, below: Sequence[tuple[str, ...]], *, part: bool =
             example = next(names[:level] for names in below if len(names) > level + 1 and names[level] in expressions)
             around = "move" if part or len(tops) > 1 else f"give {folder.joinpath(*example)}, if all are there, or move"
             raise UserError(
-                f"{folder}: the folders of expressions, {_first(expressions)}, are inside {_first(tops)}, where classes"
-                f" are expected; {around} them up, as {folder.name}/{expressions[0]}, or give a CSV with the columns "
-                "image,label and, where they are known, subject, split or fold"
+                f"{folder}: the folders of expressions, {first_of(expressions)}, are inside {first_of(tops)}, where "
+                f"classes are expected; {around} them up, as {folder.name}/{expressions[0]}, or give a CSV with the "
+                "columns image,label and, where they are known, subject, split or fold"
             )
 
 
@@ -250,7 +250,7 @@ def _check_parts(folder: Path, tops: list[str], of_part: list[str], inside: list
     csv = "or give a CSV with the columns image,label,split"
     if others := [top for top in tops if top not in of_part]:
         raise UserError(
-            f"{folder} holds {_first(of_part)}, which name parts of a set, and {_first(others)}, which do not; "
+            f"{folder} holds {first_of(of_part)}, which name parts of a set, and {first_of(others)}, which do not; "
             "expected either class folders, or train, valid and test folders that hold class folders: move the others, "
             + csv
         )
@@ -273,7 +273,7 @@ def _check_parts(folder: Path, tops: list[str], of_part: list[str], inside: list
     raise_faults(faults)
     if low := next((names for names in inside if split_name(names[1]) in SPLITS), None):
         raise UserError(
-            f"{folder}: {low[0]} holds the part {low[1]}, and no class may be called so; give {folder / low[0]}"
+            f"{folder}: {low[0]} holds the part {low[1]}, and a class can't have such a name; give {folder / low[0]}"
         )
 
 
@@ -291,14 +291,14 @@ def _compare_parts(folder: Path, table: pd.DataFrame) -> list[str]:
         own = set(found["train"] or names)
         if own.isdisjoint(names) and len(names) == 1 and not canonical(names[0]):
             raise UserError(
-                f"{folder}: the training part has the classes {_first(sorted(own))}, the part {part} has {names[0]}; "
+                f"{folder}: the training part has the classes {first_of(sorted(own))}, the part {part} has {names[0]}; "
                 "expected the same class folders in both: is there a folder too many in one of them?"
             )
         if more := sorted(set(names) - own):
-            notes.append(f"The part {part} has classes that the training part does not have: {_first(more)}.")
+            notes.append(f"The part {part} has classes that the training part does not have: {first_of(more)}.")
     return notes
 
 
-def _first(names: Sequence[str]) -> str:
+def first_of(names: Sequence[str], most: int = NAMED) -> str:
     """The first names, and how many more there are."""
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -267,7 +267,7 @@ def _check_metadata(metadata: Mapping[str, Any], path: Path) -> None:
     texts = {name: metadata.get(name, ()) for name in ("classes", "notes") if name not in wrong}
     wrong += [name for name, values in texts.items() if not all(isinstance(value, str) for value in values)]
     if wrong or "\0" in metadata.get("root", ""):
-        raise UserError(f"{path} is damaged: {', '.join(wrong) or 'root'} is of another kind; save the manifest again")
+        raise UserError(f"{path} is damaged: {', '.join(wrong) or 'root'} has the wrong type; save the manifest again")
 
 
 def as_data(data: Any) -> Path | Manifest:

@@ -159,7 +159,7 @@ def _decode(
     except UserError:
         raise
     except MemoryError as error:
-        raise UserError(f"does not fit in the memory that is free; {SMALLER}") from error
+        raise UserError(f"does not fit in the free memory; {SMALLER}") from error
     except UnidentifiedImageError as error:
         raise UserError(f"is not a picture that can be read ({endings_text()})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes

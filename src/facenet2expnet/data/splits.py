@@ -57,14 +57,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Protocol:
-    """The splits of a protocol, whether the subject of every picture is known, and sentences for the report.
+    """The splits of a protocol, and sentences for the report.
 
     `unused` is the number of labelled pictures that are in no part of any split.
     """
 
     name: str
     splits: list[Split]
-    subjects_known: bool
     note: str
     unused: int = 0
 
@@ -99,7 +98,7 @@ def choose(manifest: Manifest, protocol: str = "auto", folds: int = 10, seed: in
         check(manifest, splits)
     used = np.concatenate([rows for split in splits for rows in split.parts().values()])
     unused = len(np.setdiff1d(np.flatnonzero(manifest.labels >= 0), used))
-    return Protocol(name, splits, known, " ".join(_notes(manifest, base, name, splits, unused)), unused)
+    return Protocol(name, splits, " ".join(_notes(manifest, base, name, splits, unused)), unused)
 
 
 def official_columns(manifest: Manifest) -> list[str]:

@@ -114,7 +114,7 @@ def tidy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
     meant: dict[str, list[int]] = {}
     for number, key in enumerate(plain):
         own = next((own for own in _SPELLINGS if _is_spelling(key, own)), "")
-        if key in _MAYBE_SPLIT.split() and set(as_text(table.iloc[:, number]).map(split_name)) <= {"", *SPLITS}:
+        if key in _MAYBE_SPLIT.split() and set(map(split_name, _texts(table, number))) <= set(SPLITS):
             own = "split"
         if official := re.fullmatch(r"fold([0-9]+)", key):
             own = f"fold_{official[1]}"
@@ -134,7 +134,8 @@ def tidy_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
         if near:
             raise UserError(f"{name} has a column '{header[number]}'; did you mean '{near[0]}'? rename or remove it")
     if not any(map(is_split_column, renamed)):
-        _name_split(table, name, header, renamed, meant.get("", []))
+        for number in _find_split(table, name, header, meant.get("", [])):
+            renamed[number] = "split"
     return table.set_axis(renamed, axis=1)
 
 
@@ -144,28 +145,29 @@ def _is_spelling(key: str, own: str) -> bool:
     return key in known or any(key.endswith(end) and key[: -len(end)] in known for end in _SUFFIX.get(own, "").split())
 
 
-def _name_split(table: pd.DataFrame, name: str, header: list[str], renamed: list[str], unknown: list[int]) -> None:
-    """Rename the unknown column whose values all name parts of a set, of two parts or more; see `tidy_columns`."""
+def _find_split(table: pd.DataFrame, name: str, header: list[str], unknown: list[int]) -> list[int]:
+    """Return the number of the unknown column whose values all name parts of a set, of two or more, if there is one."""
     found = []
     for number in unknown:
-        values = {str(value).strip() for value in table.iloc[:, number].dropna()} - {""}
-        if len(values) > 1 and all(split_name(value) in SPLITS for value in values):
-            found += [number] if len(set(map(split_name, values))) > 1 else []
-        key = re.sub(r"[\W_]", "", header[number].casefold())
-        if (
-            _PART.fullmatch(key.removeprefix("is"))
-            and len(values) > 1
-            and {value.casefold() for value in values} <= YES_OR_NO
-        ):
+        texts = _texts(table, number)
+        parts = set(map(split_name, texts))
+        if len(parts) > 1 and parts <= set(SPLITS):
+            found.append(number)
+        key = re.sub(r"[\W_]", "", header[number].casefold()).removeprefix("is")
+        if _PART.fullmatch(key) and len(texts) > 1 and {text.casefold() for text in texts} <= YES_OR_NO:
             raise UserError(
-                f"{name} has a column '{header[number]}' with {' and '.join(sorted(values))}; expected a column split "
+                f"{name} has a column '{header[number]}' with {' and '.join(sorted(texts))}; expected a column split "
                 f"with {', '.join(SPLITS)}: add it, or remove '{header[number]}'"
             )
     if len(found) > 1:
         columns = " and ".join(header[number] for number in found)
         raise UserError(f"{name}: the columns {columns} both name parts of a set; call one of them split")
-    for number in found:
-        renamed[number] = "split"
+    return found
+
+
+def _texts(table: pd.DataFrame, number: int) -> set[str]:
+    """The different texts of a column."""
+    return set(as_text(table.iloc[:, number])) - {""}
 
 
 def check_columns(table: pd.DataFrame, name: str) -> None:

@@ -74,7 +74,7 @@ class Gate:
         if self.inside >= self.limits.queue:
             raise Refused(503, "busy", f"{self.limits.queue} requests are being worked on; try again", 1)
         if self._inside[client] >= self.limits.client_queue:
-            raise Refused(503, "busy", f"{self._inside[client]} requests of yours are being worked on; try again", 1)
+            raise Refused(503, "busy", f"{self._inside[client]} of your requests are being processed; try again", 1)
         self._inside[client] += 1
         try:
             yield

@@ -65,7 +65,7 @@ def model_card(folder: Path, repository: str, licence: str | None = None) -> str
             f"Probabilities were calibrated with a temperature of {calibration['temperature']:.3f}, fitted on "
             f"{calibration['pictures']:,} pictures that the network was not trained on."
             if {"temperature", "pictures"} <= set(calibration)
-            else "Probabilities were not calibrated: a high one is no promise."
+            else "Probabilities were not calibrated: a high one can still be wrong."
         ),
         terms=_terms(card, named),
         use=card.get("use", ""),

@@ -137,21 +137,14 @@ def ablate(
     inputs = run.prepare_inputs(dataset, chosen, base, drop_near=drop_near)
     rows = _rows(variants, methods, seeds, dataset, chosen, out, drop_near)
     about = run.describe(inputs, base, compute, earlier, drop_near=drop_near)
-    about["identity"] = {name: about["identity"][name] for name in ("manifest", "folds", "drop_near")}
-    axes = {axis: [v.value for v in variants if v.axis == axis] for axis in [v.axis for v in variants[1:]]}
-    about |= {"format": FORMAT, "recipe": recipes.to_dict(base), "axes": axes, "methods": list(methods)}
-    about |= {"seeds": list(seeds), "classes": list(dataset.manifest.classes), "skipped": len(dataset.skipped)}
+    about |= _description(about, variants, methods, seeds, dataset)
     hashes, before = _hashes(variants, data, dataset, progress), (earlier or {}).get("hashes", {})
     if any(before.get(key, found) != found for key, found in hashes.items()):
         raise UserError(f"{out}: was started with other pictures or weights of these names; choose another --out")
     about["hashes"] = before | hashes
-    del about["manifest"]["pixels"]  # differs from crop to crop
     with run.run_folder(out / RECORD, earlier, about, started, join=join, same=SAME) as (update, claims):
         run.write_inputs(out, inputs, base)
-        for variant in variants[1:]:
-            own, of_base = ([training_key(m, r) for m in methods] for r in (variant.recipe, base))
-            if own == of_base and variant.pictures is None:
-                log.warning("%s=%s changes nothing that is trained.", variant.axis, variant.value)
+        _warn_of_no_change(variants, methods)
         users, stopped = _users(rows), {row.name for row in rows if row.stopped()}
         execution = Execution(
             out, _Pictures(data, dataset, base, progress), compute, lambda recipe: run.model_metadata(about, recipe),
@@ -165,6 +158,36 @@ def ablate(
                 update(finished=run.now())
                 write_ablation(out)
     return out
+
+
+def _description(
+    described: Mapping[str, Any],
+    variants: Sequence[Variant],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    dataset: Dataset,
+) -> dict[str, Any]:
+    """Return what the record of an ablation says otherwise than that of a run, or besides."""
+    identity, manifest = described["identity"], described["manifest"]
+    return {
+        "format": FORMAT,
+        "identity": {name: identity[name] for name in ("manifest", "folds", "drop_near")},
+        "manifest": {name: value for name, value in manifest.items() if name != "pixels"},  # differ from crop to crop
+        "recipe": recipes.to_dict(variants[0].recipe),
+        "axes": {axis: [v.value for v in variants if v.axis == axis] for axis in [v.axis for v in variants[1:]]},
+        "methods": list(methods),
+        "seeds": list(seeds),
+        "classes": list(dataset.manifest.classes),
+        "skipped": len(dataset.skipped),
+    }
+
+
+def _warn_of_no_change(variants: Sequence[Variant], methods: Sequence[str]) -> None:
+    base = variants[0].recipe
+    for variant in variants[1:]:
+        own, of_base = ([training_key(m, r) for m in methods] for r in (variant.recipe, base))
+        if own == of_base and variant.pictures is None:
+            log.warning("%s=%s changes nothing that is trained.", variant.axis, variant.value)
 
 
 def _rows(

@@ -190,7 +190,7 @@ def _no_holdout(manifest: Manifest) -> Protocol:
     """One split that trains on all labelled pictures."""
     rows = np.flatnonzero(manifest.labels >= 0)
     note = "Nothing was held out, so there is no honest accuracy of this model."
-    return Protocol("none", [Split("all", rows, rows[:0])], manifest.subjects is not None, note)
+    return Protocol("none", [Split("all", rows, rows[:0])], note)
 
 
 def _train_and_test(

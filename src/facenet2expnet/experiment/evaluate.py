@@ -120,20 +120,20 @@ def choose_part(
         if counts["test"] == len(labelled):
             raise UserError(
                 f"{manifest.name} has test pictures only, {len(labelled)} with a label, and what is fitted on them "
-                "can't be tested on them; give other pictures, or choose the part test"
+                "can't be tested on them; give other pictures, or choose --part test"
             )
-        note = f"All pictures but the {counts['test']} of the part test were taken. --part takes another part, or all."
+        note = f"Used all pictures except the {counts['test']} of the test part. Choose other parts with --part."
         return labelled[(column != "test").to_numpy()], "all without test", [note]
     if part == "auto":
         part = next((name for name in (("valid",) if fitting else ("test", "valid")) if counts[name]), "all")
     if part == "all":
         parts = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
-        return labelled, part, [f"All parts were taken: {parts}."] if parts else []
+        return labelled, part, [f"Used all parts: {parts}."] if parts else []
     if not counts[part]:
         has = ", ".join(f"{name} {count}" for name, count in counts.items() if count) or "no parts"
         raise UserError(f"{manifest.name} has no labelled picture of the part {part}; it has {has}")
     others = ", ".join(f"{name} {count}" for name, count in counts.items() if count and name != part) or "none"
-    note = f"The part {part} was taken, {counts[part]} pictures; left out: {others}. --part takes another one, or all."
+    note = f"Used the {part} part, {counts[part]} pictures; left out: {others}. Choose other parts with --part."
     return labelled[(column == part).to_numpy()], part, [note]
 
 

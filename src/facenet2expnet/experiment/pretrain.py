@@ -81,7 +81,7 @@ def pretrain(
     dataset = _load_faces(data, recipe, progress)
     train, held_out = _hold_out(dataset.manifest, seed)
     split = Split("all", train, train[:0], held_out)
-    inputs = Inputs(dataset, Protocol("none", [split], False, "", 0), [split], pd.DataFrame(), [])
+    inputs = Inputs(dataset, Protocol("none", [split], ""), [split], pd.DataFrame(), [])
     about = describe(inputs, recipe, compute, earlier, kind="pretrain", seed=seed)
     with run_folder(out / RECORD, earlier, about, started) as (update, _):
         log.info("%d faces to learn from, %d held out", len(train), len(held_out))

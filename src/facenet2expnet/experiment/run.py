@@ -218,7 +218,7 @@ def _is_leftover(path: Path, record: Path) -> bool:
 def _read_record(record: Path, what: str) -> dict[str, Any]:
     found = read_json(record)
     if not isinstance(found, dict) or not {"created", "identity", "threads"} <= set(found):
-        raise UserError(f"{record}: is not {what} that can go on; choose another --out")
+        raise UserError(f"{record}: is not {what} that can be continued; choose another --out")
     return found
 
 

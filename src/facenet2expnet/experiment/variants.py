@@ -50,7 +50,7 @@ def vary(base: Recipe, changes: Sequence[str], settings: Sequence[str] = ()) -> 
         UserError: If nothing is changed, or a change is one that the recipe can't take.
     """
     if not changes:
-        raise UserError("nothing is varied, expected one change or more, as stage2.soft_labels=0 or pictures=250..")
+        raise UserError("no change was given, expected one or more, such as stage2.soft_labels=0 or pictures=250..")
     variants = [Variant("", "", base)]
     for change in dict.fromkeys(changes):
         axis, equals, value = change.partition("=")

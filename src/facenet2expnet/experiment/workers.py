@@ -163,7 +163,7 @@ class Workers:
         how = f"exit code {code}"
         if code < 0:
             how = signal.Signals(-code).name
-            how += ": killed, perhaps for want of memory; take fewer --jobs" if -code == signal.SIGKILL else ""
+            how += ": killed, perhaps because memory ran out; use fewer --jobs" if -code == signal.SIGKILL else ""
         return Outcome(f"its process died ({how})")
 
 

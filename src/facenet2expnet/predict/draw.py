@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import package_file, write_atomic
-from facenet2expnet.predict.sources import VIDEO_ENDINGS, Given, check_output, check_sources, expand, identity
+from facenet2expnet.predict.sources import VIDEO_ENDINGS, Given, Sources, check_output, check_sources, identity
 from facenet2expnet.predict.video import VideoWriter, require_av
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class DrawingWriter:
             a source is a video, and PyAV is not installed.
     """
 
-    def __init__(self, out: Path, sources: Given | Iterable[Given] = ()) -> None:
+    def __init__(self, out: Path, sources: Given | Iterable[Given] | Sources = ()) -> None:
         self.out = out
         self.written: list[Path] = []
         self._is_file = out.suffix.lower() in (*picture_endings(), *VIDEO_ENDINGS) and not out.is_dir()
@@ -152,9 +153,9 @@ class DrawingWriter:
         self._originals: set[tuple[int, int]] = set()
         listed = check_sources(sources, allow_urls=True)
         check_output(out, listed)
-        for source in expand(listed):  # an address is not downloaded here
-            if source.moving:
-                require_av()
+        if importlib.util.find_spec("av") is None and any(source.moving for source in listed):
+            require_av()
+        for source in listed:
             if isinstance(source.value, Path) and (known := identity(source.value)):
                 self._originals.add(known)
 

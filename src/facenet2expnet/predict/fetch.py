@@ -76,7 +76,7 @@ def hub_error(what: str, error: Exception) -> UserError:
             f"{what}: there is no such repository, or your token may not use it this way; check owner and name, and "
             f"log in with `hf auth login` or set HF_TOKEN ({_first_line(error)})"
         )
-    return UserError(f"{what}: the hub did not do it ({_first_line(error)}); check the name, and try again later")
+    return UserError(f"{what}: the hub refused the request ({_first_line(error)}); check the name, and try again later")
 
 
 def _unreachable(reference: str, repository: str, revision: str | None) -> str:

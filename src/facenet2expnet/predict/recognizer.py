@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 
 from facenet2expnet.crop import DETECTORS, CropContract
+from facenet2expnet.data.folders import passed_over
 from facenet2expnet.data.pictures import MAX_MEGAPIXELS, Skipped, read_reduced
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.faces.prepare import NO_FACE, Progress, cut_face, whole_picture
-from facenet2expnet.faces.store import FaceStore, is_store
+from facenet2expnet.faces.store import FaceStore
 from facenet2expnet.predict import video
 from facenet2expnet.predict.model_folder import Model, load_model, locate_model, onnx_instead
 from facenet2expnet.predict.onnx_model import OnnxModel, is_onnx, load_onnx
@@ -34,7 +35,7 @@ from facenet2expnet.predict.results import (
     to_table,
 )
 from facenet2expnet.predict.scores import Classifier, torch_classifier
-from facenet2expnet.predict.sources import Frame, Given, Source, check_sources, expand, passed_over_in, printable
+from facenet2expnet.predict.sources import Frame, Source, Sources, check_sources, expand, known_files, printable
 from facenet2expnet.predict.tracking import Describer, Smoother, Tracker, load_describer
 from facenet2expnet.processor import reading_threads
 
@@ -221,24 +222,25 @@ class Recognizer:
 
         Args:
             sources: pictures, folders, patterns, lists (.txt), videos, "webcam", "camera:1", face stores, arrays
-                (H, W, 3) uint8 RGB, tensors, pictures of Pillow, or the bytes of picture files; one or many.
+                (H, W, 3) uint8 RGB, tensors, pictures of Pillow, or the bytes of picture files; one or many; or what
+                `check_sources` returns.
             options, changes: how to look; `changes` are fields of `Options`.
             progress: called with the number of finished pictures and frames, and of all as far as that is known.
-            check: False for files that were listed before: one that is gone gives a result with a note.
+            check: False for paths of pictures and videos that were found before: one that is gone gives a result with
+                a note.
         Raises:
             UserError: Before any work, if a source does not exist, holds no picture or can't be read, or a package is
                 not installed.
         """
         chosen = replace(options or Options(), **changes)
-        listed = check_sources(sources, allow_urls=chosen.allow_urls) if check else list(sources)
+        listed = check_sources(sources, allow_urls=chosen.allow_urls) if check else known_files(sources)
         contract = self.contract.for_photos(chosen.detector)
         if chosen.faces != "whole-image":
             detect.check_installed(contract)
-        for given in listed if check else ():
-            if sentence := passed_over_in(given):
-                log.info("%s: %s", given, sentence)
-        stores = [given for given in listed if check and not isinstance(given, np.ndarray) and is_store(Path(given))]
-        return self._stream(listed, stores, chosen, contract, progress)
+        for folder, others in listed.folders.items():
+            if others:
+                log.info("%s: %s", folder, passed_over(others))
+        return self._stream(listed, chosen, contract, progress)
 
     def predict(self, sources: Any, *, progress: Progress | None = None, **changes: Any) -> Predictions:
         """Classify all faces of some sources, as `stream` does, and return them together.
@@ -253,8 +255,7 @@ class Recognizer:
 
     def _stream(
         self,
-        listed: Sequence[Given],
-        stores: Sequence[str | Path],
+        listed: Sources,
         options: Options,
         contract: CropContract,
         progress: Progress | None,
@@ -264,15 +265,14 @@ class Recognizer:
                 "The model does not say how tightly the faces that it learned from were cut; faces are cut out with "
                 "a margin of %.0f %%.", 100 * contract.margin,
             )  # fmt: skip
-        for store in stores:
+        for store in listed.stores:
             self._compare_store(store)
         every = video.Every(options.every)
-        total = _count(expand(listed), every) if progress else 0
-        sources = expand(listed, allow_urls=options.allow_urls)
+        total = _count(listed, every) if progress else 0
         people, done = _People(options, contract.detector), 0
         as_trained = contract == self.contract and options.faces == contract.choice == "largest"
         as_trained = as_trained and options.min_face_px is None and options.min_score is None
-        with contextlib.closing(_look_at(_frames(sources, every), options, contract, as_trained)) as batches:
+        with contextlib.closing(_look_at(_frames(expand(listed), every), options, contract, as_trained)) as batches:
             for batch in batches:
                 for result in self._classify(batch, people):
                     done += 1
@@ -280,15 +280,15 @@ class Recognizer:
                         progress(done, max(done, total))
                     yield result
 
-    def _compare_store(self, given: str | Path) -> None:
-        """Log a warning for a face store whose faces were cut out otherwise than those of the training."""
-        stored = FaceStore.open(given).manifest.contract
+    def _compare_store(self, store: FaceStore) -> None:
+        """Log a warning for a face store whose faces were cropped in another way than those of the training."""
+        stored = store.manifest.contract
         if stored is None:
             return
         pairs = {name: (getattr(stored, name), getattr(self.contract, name)) for name in CUT_BY}
         differ = [f"{name} {its}, not {own}" for name, (its, own) in pairs.items() if its != own]
         if differ:
-            log.warning("%s: its faces were cut out otherwise than those of the model: %s.", given, "; ".join(differ))
+            log.warning("%s: its faces were cropped differently from the model's: %s.", store.folder, "; ".join(differ))
 
     def _classify(self, batch: Sequence[_Seen], people: _People) -> Iterator[FrameResult]:
         """Classify the faces of several frames together, follow the people, and yield the results in order."""
@@ -362,7 +362,7 @@ class _People:
                 self.describe, self.asked = load_describer(), True
                 if self.describe is None:
                     log.warning(
-                        "People who leave and return get a new track: the face net that would know them is not "
+                        "People who leave and return get a new track: the face net that recognises them is not "
                         "installed (pip install 'facenet2expnet[facenet]')."
                     )
             self.source, self.tracker = source, Tracker(self.describe, self.detector)
@@ -477,7 +477,7 @@ def _opened(source: Source, every: video.Every) -> Any:
     return video.read_ahead(read(source.value, every))
 
 
-def _count(sources: Iterator[Source], every: video.Every) -> int:
+def _count(sources: Sources, every: video.Every) -> int:
     """The number of pictures and frames, as far as it is known without reading them."""
     count = 0
     for source in sources:  # downloads are not counted

@@ -10,15 +10,17 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from facenet2expnet.data.folders import Found, passed_over, search
+from facenet2expnet.data.folders import passed_over, search
 from facenet2expnet.data.pictures import count_frames, decode_picture, picture_endings, read_reduced, to_rgb
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.store import FaceStore, is_store
@@ -29,10 +31,11 @@ VIDEO_ENDINGS = (
 ANIMATED_ENDINGS = (".gif", ".webp", ".png", ".apng")
 CAMERA = "camera:"
 URL_SECONDS = 30.0
-_AMONG = "would be among the sources of the next call,"
+_AMONG = "would become a source of the next call: it is"
+_NOT_ALLOWED = "nothing is downloaded unless you ask for it: add --allow-urls"
 
 Given = str | Path | np.ndarray
-"""What is looked at, after `check_sources`; before that, also pictures of Pillow, tensors, and files as bytes."""
+"""One source; `check_sources` also takes pictures of Pillow, tensors, and files as bytes."""
 
 EXPECTED = (
     "expected a path, an address, an array (H, W, 3) uint8 RGB, a tensor (3, H, W) uint8, a picture of Pillow, "
@@ -46,8 +49,8 @@ class Source:
 
     Attributes:
         name: what the table calls it: its path, its URL, or its number for an array; always printable.
-        kind: "picture", "video", "animation", "camera", "face" for a cut-out face of a face store, or "unread" for what
-            can't be read.
+        kind: "picture", "video", "camera", "face" for a cut-out face of a face store, "address" for what is not
+            downloaded yet, or "unread" for what can't be read.
         value: path, array (H, W, 3) uint8 RGB, the number or path of a camera, or the reason why it is unread.
         reduced: how many times smaller an array is than the picture that it was read from.
     """
@@ -60,10 +63,41 @@ class Source:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
 
-    @property
+    @cached_property
     def moving(self) -> bool:
-        """Whether its frames follow each other in time."""
-        return self.kind in ("video", "animation", "camera")
+        """Whether its frames follow each other in time; a file that may be an animated picture is opened to see it."""
+        if self.kind == "picture" and isinstance(self.value, Path):
+            return self.value.suffix.lower() in ANIMATED_ENDINGS and count_frames(self.value) > 1
+        return self.kind in ("video", "camera")
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Sources that were looked at once: to iterate over them walks no folder and reads no list again.
+
+    Attributes:
+        listed: pictures, videos, cameras and addresses, and whole face stores, in order.
+        folders: folders that were walked, with the numbers of their other files by ending.
+        patterns: patterns and what they found.
+    """
+
+    listed: list[Source | FaceStore] = field(default_factory=list)
+    folders: dict[Path, Counter[str]] = field(default_factory=dict)
+    patterns: dict[str, list[Path]] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Source]:
+        """Yield single sources; nothing is downloaded."""
+        for one in self.listed:
+            if isinstance(one, FaceStore):
+                images = one.manifest.table["image"]
+                yield from (Source(str(i), "face", face) for i, face in zip(images, one.pixels, strict=True))
+            else:
+                yield one
+
+    @property
+    def stores(self) -> list[FaceStore]:
+        """The face stores."""
+        return [one for one in self.listed if isinstance(one, FaceStore)]
 
 
 class Frame(NamedTuple):
@@ -84,37 +118,42 @@ class Frame(NamedTuple):
     reason: str = ""
 
 
-def check_sources(sources: Any, *, allow_urls: bool = False) -> list[Given]:
-    """Return the sources as a list after checking, before any work, that each of them is there and holds something.
+def check_sources(sources: Any, *, allow_urls: bool = False) -> Sources:
+    """Return the single pictures, videos and cameras of some sources, and check, before any work, that they are there.
+
+    A folder gives all pictures and videos in and below it, a pattern the files that match it, a .txt file the sources
+    on its lines, a face store its faces. What can't be used in a list, such as an empty folder, is of kind "unread".
 
     Args:
         sources: one or many of: paths, addresses, arrays (H, W, 3) or (N, H, W, 3) uint8 RGB, tensors of the same
-            shapes or with the colours first, pictures of Pillow, and the bytes of picture files.
+            shapes or with the colours first, pictures of Pillow, and the bytes of picture files; or `Sources`, which
+            are returned as they are.
+        allow_urls: whether web addresses may be downloaded, also those in lists.
     Raises:
         UserError: Naming the first that is not there, is an empty folder or list, or can't be read.
     """
-    listed = _listed(sources)
-    for source in listed:
-        if isinstance(source, np.ndarray):
-            if source.ndim != 3 or source.shape[2] != 3 or source.dtype != np.uint8 or not source.size:
-                raise UserError(f"expected a picture (H, W, 3) uint8 RGB, 0 to 255, got {source.shape} {source.dtype}")
-        elif is_url(source):
-            _check_allowed(source, allow_urls)
-        elif not is_camera(source) and not Path(source).exists() and not _matches(source):
-            raise UserError(
-                f"{source}: there is no such picture, folder or video; expected a file, a folder, a pattern as "
-                "'holiday/*.jpg', a list as files.txt, webcam, or camera:1"
-            )
-        elif Path(source).is_dir():
-            if is_store(Path(source)):
-                FaceStore.open(source, verify=False)
-            else:
-                _files_in(Path(source))
-        elif _is_list(Path(source)):
-            for line in read_list(Path(source)):
-                if is_url(line):
-                    _check_allowed(line, allow_urls)
-    return listed
+    if isinstance(sources, Sources):
+        return sources
+    found = Sources()
+    for number, given in enumerate(_listed(sources)):
+        if not isinstance(given, np.ndarray):
+            is_file = not is_url(given) and not is_camera(given)
+            if is_file and not Path(given).exists() and not _matches(given, found):
+                raise UserError(
+                    f"{given}: there is no such picture, folder or video; expected a file, a folder, a pattern as "
+                    "'holiday/*.jpg', a list as files.txt, webcam, or camera:1"
+                )
+            _add(given, found, None, allow_urls, named=True)
+        elif given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8 or not given.size:
+            raise UserError(f"expected a picture (H, W, 3) uint8 RGB, 0 to 255, got {given.shape} {given.dtype}")
+        else:
+            found.listed.append(Source(str(number), "picture", given))
+    return found
+
+
+def known_files(paths: Iterable[str | Path]) -> Sources:
+    """Return pictures and videos that were found before, without looking at them."""
+    return Sources([_of_file(Path(path)) for path in paths])
 
 
 def _listed(sources: Any) -> list[Given]:
@@ -139,50 +178,33 @@ def _listed(sources: Any) -> list[Given]:
     return [one for source in sources for one in _listed(source)]
 
 
-def expand(sources: Iterable[Given], *, inside: Path | None = None, allow_urls: bool = False) -> Iterator[Source]:
-    """Yield the single pictures, videos and cameras of checked sources, one after the other.
-
-    What can't be read, such as an empty folder in a list, or an address, is one source of kind "unread".
-
-    Args:
-        sources: as `check_sources` returns them. A folder gives all pictures and videos in and below it, a pattern
-            the files that match it, a .txt file the sources on its lines, a face store its faces.
-        inside: the folder that relative paths start from; by default the working directory.
-        allow_urls: download web addresses, also those in lists.
-    """
-    for number, given in enumerate(sources):
-        if isinstance(given, np.ndarray):
-            yield Source(str(number), "picture", given)
+def expand(sources: Sources) -> Iterator[Source]:
+    """Yield the single sources, one after the other; each address is downloaded when its turn comes."""
+    for source in sources:
+        if source.kind != "address":
+            yield source
             continue
-        name = str(inside / given if inside else given)
         try:
-            yield from _of_one(given, inside, allow_urls)
+            yield from _download(str(source.value))
         except (UserError, OSError) as error:
-            yield Source(name, "unread", str(error).removeprefix(f"{name}: "))
+            yield Source(source.name, "unread", str(error).removeprefix(f"{source.name}: "))
 
 
-def check_output(out: Path, sources: Iterable[Given]) -> None:
+def check_output(out: Path, sources: Sources) -> None:
     """Check that drawings to a file or folder overwrite no source, and are no sources of the next call.
 
     Raises:
         UserError: If it is a source, lies in a folder that is one, or is the folder of a pattern's files.
     """
-    for given in sources:
-        if isinstance(given, np.ndarray) or is_url(given) or is_camera(given):
-            continue
-        path, place = Path(given), out.resolve()
-        if _is_list(path):
-            lines = read_list(path)
-            check_output(out, [line if is_camera(line) or is_url(line) else path.parent / line for line in lines])
-        elif path.is_file() and identity(path) == identity(out):
-            raise UserError(f"{out} is one of the sources, and would be overwritten; give another name")
-        elif path.is_dir() and place.is_relative_to(path.resolve()):
-            raise UserError(f"{out} {_AMONG} in the folder {path}; give a place outside")
-        elif not path.exists():
-            matches = _matches(path)
-            if any(match.is_file() and match.parent.resolve() == place for match in matches):
-                raise UserError(f"{out} {_AMONG} that {path} finds; give another folder")
-            check_output(out, matches)
+    place, own = out.resolve(), identity(out) if out.is_file() else None
+    for folder in (*sources.folders, *(store.folder for store in sources.stores)):
+        if place.is_relative_to(folder.resolve()):
+            raise UserError(f"{out} {_AMONG} in the folder {folder}; choose a place outside it")
+    for pattern, matches in sources.patterns.items():
+        if any(match.is_file() and match.parent.resolve() == place for match in matches):
+            raise UserError(f"{out} {_AMONG} the folder of {pattern}; choose another folder")
+    if own and any(isinstance(one.value, Path) and identity(one.value) == own for one in sources):
+        raise UserError(f"{out} is one of the sources, and would be overwritten; give another name")
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -196,7 +218,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 def printable(text: str) -> str:
     """Return a text in which the bytes of a file name that are not UTF-8 are written as \\xff."""
-    return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return text if text.isascii() else os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def readable(value: object) -> str:
@@ -205,32 +227,48 @@ def readable(value: object) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def _of_one(given: str | Path, inside: Path | None, allow_urls: bool) -> Iterator[Source]:
-    """The pictures, videos and cameras of one source."""
+def _add(given: str | Path, found: Sources, inside: Path | None, allow_urls: bool, *, named: bool = False) -> None:
+    """Add the pictures, videos and cameras of one source.
+
+    Args:
+        inside: the folder that relative paths start from; None for the working directory.
+        named: whether the user named this source; an address in such a list is refused at once.
+    """
     if is_url(given):
-        _check_allowed(given, allow_urls)
-        yield from _download(str(given))
+        if not allow_urls:
+            raise UserError(f"{given}: {_NOT_ALLOWED}")
+        found.listed.append(Source(str(given), "address", str(given)))
         return
     if is_camera(given):
         name = str(given)
-        yield Source(name, "camera", "0" if name == "webcam" else name.removeprefix(CAMERA))
+        found.listed.append(Source(name, "camera", "0" if name == "webcam" else name.removeprefix(CAMERA)))
         return
     path = (inside / given) if inside else Path(given)
     if path.is_dir() and is_store(path):
-        store = FaceStore.open(path, verify=inside is not None)  # those that are named are verified once, before
-        images = store.manifest.table["image"]
-        yield from (Source(str(i), "face", face) for i, face in zip(images, store.pixels, strict=True))
+        found.listed.append(FaceStore.open(path))
     elif path.is_dir():
-        for file in _files_in(path):
-            yield _of_file(file)
+        found.listed.extend(map(_of_file, _files_in(path, found)))
     elif _is_list(path):
-        for line in read_list(path):
+        lines = read_list(path)
+        for line in filter(is_url, lines if named and not allow_urls else ()):
+            raise UserError(f"{line}: {_NOT_ALLOWED}")
+        for line in lines:
             beside = None if is_camera(line) or is_url(line) else path.parent
-            yield from expand([line], inside=beside, allow_urls=allow_urls)
-    elif path.exists() or not _matches(path):
-        yield _of_file(path)
+            _add_or_note(line, found, beside, allow_urls)
+    elif path.exists() or not (matches := _matches(path, found)):
+        found.listed.append(_of_file(path))
     else:
-        yield from expand(_matches(path))
+        for match in matches:
+            _add_or_note(match, found, None, allow_urls)
+
+
+def _add_or_note(given: str | Path, found: Sources, inside: Path | None, allow_urls: bool) -> None:
+    """Add a source of a list or pattern; one that can't be used is noted, and does not stop the others."""
+    try:
+        _add(given, found, inside, allow_urls)
+    except (UserError, OSError) as error:
+        name = str(inside / given if inside else given)
+        found.listed.append(Source(name, "unread", str(error).removeprefix(f"{name}: ")))
 
 
 def is_url(source: Given) -> bool:
@@ -243,41 +281,25 @@ def is_camera(source: Given) -> bool:
     return isinstance(source, str) and (source == "webcam" or source.startswith(CAMERA)) and not Path(source).exists()
 
 
-def _matches(pattern: str | Path) -> list[Path]:
-    return sorted(Path(name) for name in glob.glob(str(pattern), recursive=True))
+def _matches(pattern: str | Path, found: Sources) -> list[Path]:
+    """The files and folders that match a pattern, which is searched for once."""
+    name = str(pattern)
+    if name not in found.patterns:
+        found.patterns[name] = sorted(Path(match) for match in glob.glob(name, recursive=True))
+    return found.patterns[name]
 
 
-def _files_in(folder: Path) -> list[Path]:
+def _files_in(folder: Path, found: Sources) -> list[Path]:
     """The pictures and videos in a folder and below it; UserError if there are none, or a folder can't be read."""
-    files, others = _search(folder)
+    files, found.folders[folder] = search(folder, (*picture_endings(), *VIDEO_ENDINGS))
     if not files:
-        sentence = passed_over(others)
+        sentence = passed_over(found.folders[folder])
         raise UserError(f"{folder}: no pictures or videos in this folder" + (f"; {sentence[:-1]}" if sentence else ""))
     return files
 
 
-def passed_over_in(given: Given) -> str:
-    """A sentence on the files of a folder that are neither pictures nor videos; "" for none, and for other sources."""
-    if isinstance(given, np.ndarray) or not Path(given).is_dir() or is_store(Path(given)):
-        return ""
-    return passed_over(_search(Path(given)).others)
-
-
-def _search(folder: Path) -> Found:
-    return search(folder, (*picture_endings(), *VIDEO_ENDINGS))
-
-
 def _of_file(path: Path) -> Source:
-    ending = path.suffix.lower()
-    if ending in VIDEO_ENDINGS:
-        return Source(str(path), "video", path)
-    animated = ending in ANIMATED_ENDINGS and count_frames(path) > 1
-    return Source(str(path), "animation" if animated else "picture", path)
-
-
-def _check_allowed(url: Given, allow_urls: bool) -> None:
-    if not allow_urls:
-        raise UserError(f"{url}: nothing is downloaded unless you ask for it: add --allow-urls")
+    return Source(str(path), "video" if path.suffix.lower() in VIDEO_ENDINGS else "picture", path)
 
 
 def _is_list(path: Path) -> bool:
@@ -308,8 +330,8 @@ def _download(url: str) -> Iterator[Source]:
                 shutil.copyfileobj(answer, local)
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             raise UserError(f"{url}: could not be downloaded: {error}") from None
-        source = _of_file(file)
+        source = replace(_of_file(file), name=url)
         if source.moving:
-            yield Source(url, source.kind, source.value)
+            yield source
         else:
             yield Source(url, source.kind, *read_reduced(file))

@@ -226,7 +226,7 @@ class LatestFrame:
                 if self._error and frame is None:
                     raise self._error
                 if not ready:
-                    raise UserError(f"gives no frames any more, for {NO_FRAME_S:.0f} s; check the cable")
+                    raise UserError(f"gave no frame for {NO_FRAME_S:.0f} s; check the cable")
                 if frame is None:
                     return
                 yield frame
@@ -359,5 +359,5 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"is not a video that can be read, or is cut short: {error.strerror or error}") from None
     with container:
         if not container.streams.video:
-            raise UserError("has no pictures: it is sound only")
+            raise UserError("has sound but no pictures")
         yield container

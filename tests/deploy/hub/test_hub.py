@@ -99,7 +99,7 @@ def test_refusals(hub: HubServer, saved: Path, monkeypatch: pytest.MonkeyPatch) 
     assert hub.repositories == {}
     push(saved, "me/faces", token=TOKEN)
     hub.failing = 500
-    with pytest.raises(UserError, match=r"hf:me/faces: the hub did not do it \(.*500"):
+    with pytest.raises(UserError, match=r"hf:me/faces: the hub refused the request \(.*500"):
         push(saved, "me/faces", token=TOKEN)
 
 

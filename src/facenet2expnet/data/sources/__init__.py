@@ -64,7 +64,7 @@ class Source:
         try:
             return self.reader(path, **options)
         except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as fault:
-            advice = "give yourself read permission, or download it again"
+            advice = "check its permissions, or download it again"
             raise UserError(f"{path}: a file of {self.name} can't be read: {fault}; {advice}") from fault
 
     def how_to(self) -> str:

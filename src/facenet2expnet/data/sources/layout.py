@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from facenet2expnet.data.folders import find_pictures, is_hidden
+from facenet2expnet.data.folders import find_pictures, first_of, is_hidden
 from facenet2expnet.data.manifest import natural_key
 from facenet2expnet.errors import UserError
 from facenet2expnet.labels import EXPRESSIONS, canonical
@@ -114,14 +114,9 @@ def choose_classes(option: int | str | Sequence[str], counts: dict[int, tuple[st
     return tuple(name for name in EXPRESSIONS if name in chosen)
 
 
-def first_of(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def counted(names: Sequence[str], text: str) -> list[str]:
     """A note like "2 sequences hold no picture: a, b."; no note without names."""
-    return [f"{len(names)} {text}: {first_of(names)}."] if names else []
+    return [f"{len(names)} {text}: {first_of(names, 3)}."] if names else []
 
 
 def incomplete(found: int, released: int, what: str) -> list[str]:

@@ -4,11 +4,11 @@
  *   createEngine() -> Promise<{
  *     classes: string[],
  *     privacy: string,                     where the pictures go, in one sentence
- *     analyse(image: HTMLCanvasElement | ImageBitmap, hint?: {minFacePx?: number, moving?: boolean})
+ *     analyse(canvas: HTMLCanvasElement, hint?: {minFacePx?: number, moving?: boolean})
  *       -> Promise<{box: [left, top, right, bottom], score: number | null, label: string, probabilities: number[]}[]>
  *   }>
  *
- * Boxes are in pixels of the image, the largest face first; probabilities are in the order of the classes. An engine
+ * Boxes are in pixels of the canvas, the largest face first; probabilities are in the order of the classes. An engine
  * may search for smaller faces than the hint says.
  */
 
@@ -23,9 +23,9 @@ export async function createEngine() {
     privacy: here
       ? "Nothing leaves this machine, and no picture is kept."
       : `Pictures are sent to ${location.host} and nowhere else, and none is kept there.`,
-    async analyse(image, { minFacePx, moving = false } = {}) {
+    async analyse(canvas, { minFacePx, moving = false } = {}) {
       const form = new FormData();
-      form.append("pictures", await encode(image, moving, model.limits.megabytes * 1e6), "picture");
+      form.append("pictures", await encode(canvas, moving, model.limits.megabytes * 1e6), "picture");
       const query = minFacePx ? `?min_face_px=${Math.max(1, Math.round(minFacePx))}` : "";
       const { pictures } = await ask(`./v1/faces${query}`, { method: "POST", body: form });
       return pictures[0].faces.map((face) => ({
@@ -38,13 +38,12 @@ export async function createEngine() {
   };
 }
 
-/** The image as a file: pictures without loss if they fit, frames of a video as JPEG, which is faster. */
-async function encode(image, moving, mostBytes) {
-  const canvas = new OffscreenCanvas(image.width, image.height);
-  canvas.getContext("2d").drawImage(image, 0, 0);
-  const exact = moving ? null : await canvas.convertToBlob({ type: "image/png" });
+/** The canvas as a file: pictures without loss if they fit, frames of a video as JPEG, which is faster. */
+async function encode(canvas, moving, mostBytes) {
+  const written = (type, quality) => new Promise((done) => canvas.toBlob(done, type, quality));
+  const exact = moving ? null : await written("image/png");
   if (exact && exact.size < 0.95 * mostBytes) return exact;
-  return canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 });
+  return written("image/jpeg", 0.92);
 }
 
 /** Ask the service; waits and asks again while it is busy, and asks the user for the token if it wants one. */
@@ -68,14 +67,14 @@ async function ask(path, options = {}) {
       continue;
     }
     const { error } = await answer.json().catch(() => ({}));
-    throw new Error(error?.message ?? `The service answers with ${answer.status}.`);
+    throw new Error(error?.message ?? `The service answered with status ${answer.status}.`);
   }
 }
 
 function askToken(wasWrong) {
   const dialog = document.createElement("dialog");
-  dialog.innerHTML = `<form method="dialog"><label>${wasWrong ? "That token is not the right one." : ""}
-    This service wants a token.<input type="password" required autocomplete="off"></label>
+  dialog.innerHTML = `<form method="dialog"><label>${wasWrong ? "That token is wrong." : ""}
+    This service needs a token.<input type="password" required autocomplete="off"></label>
     <button value="given">Continue</button></form>`;
   document.body.append(dialog);
   dialog.showModal();
@@ -83,7 +82,7 @@ function askToken(wasWrong) {
     dialog.addEventListener("close", () => {
       dialog.remove();
       if (dialog.returnValue === "given") done(dialog.querySelector("input").value.trim());
-      else fail(new Error("This service wants a token; load the page again to give it.")); // closed by Escape
+      else fail(new Error("This service needs a token; reload the page to enter it.")); // closed by Escape
     });
   });
 }

@@ -41,7 +41,7 @@ export async function seek(video, time) {
 /** Open the webcam; the promise is rejected with a reason that a person understands. */
 export async function openCamera() {
   if (!navigator.mediaDevices?.getUserMedia) {
-    throw new Error("The browser gives the webcam to pages on this machine or over HTTPS only.");
+    throw new Error("Browsers allow the webcam only for pages from this machine or over HTTPS.");
   }
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } }, audio: false });
@@ -50,7 +50,7 @@ export async function openCamera() {
     await video.play();
     return video;
   } catch (error) {
-    const reasons = { NotAllowedError: "its use was not allowed", NotFoundError: "there is none" };
+    const reasons = { NotAllowedError: "permission was denied", NotFoundError: "none was found" };
     throw new Error(`The webcam can't be used: ${reasons[error.name] ?? error.message}.`);
   }
 }
@@ -69,7 +69,7 @@ export function sizeOf(drawable) {
 
 function event(video, name) {
   return new Promise((done, fail) => {
-    const over = setTimeout(() => fail(new Error("The video stands still.")), SEEK_MS);
+    const over = setTimeout(() => fail(new Error("The video does not go on.")), SEEK_MS);
     const end = (then) => () => {
       clearTimeout(over);
       then(video.error);

@@ -2,5 +2,5 @@
 
 if (location.protocol === "file:") {
   document.getElementById("state").textContent =
-    "This page has to come from a web server. In its folder, run: python -m http.server --bind 127.0.0.1";
+    "This page must be opened through a web server. In its folder, run: python -m http.server --bind 127.0.0.1";
 }

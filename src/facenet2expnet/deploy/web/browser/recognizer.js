@@ -15,7 +15,7 @@ export class Recognizer {
     ort.env.wasm.wasmPaths = { wasm: new URL("./ort.wasm", import.meta.url).href };
     const model = await (await get("page.json")).json();
     if (model.format !== FORMAT) throw new Error(`page.json has the format ${model.format}, expected ${FORMAT}`);
-    if (model.unfinished) throw new Error("This page was not written to its end: run fn2en export --web again");
+    if (model.unfinished) throw new Error("This page is incomplete: run fn2en export --web again");
     const session = async (name) => ort.InferenceSession.create(new Uint8Array(await (await get(name)).arrayBuffer()));
     const files = ["model.onnx", "pnet.onnx", "rnet.onnx", "onet.onnx"];
     const [classifier, proposal, refinement, output] = await Promise.all(files.map(session));
