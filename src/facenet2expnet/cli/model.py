@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from facenet2expnet.cli.run import MODEL_FOLDERS, MODELS, Device, Quiet
+from facenet2expnet.cli.run import MODEL_FOLDERS, MODELS, Address, Device, Quiet
 from facenet2expnet.cli.summary import Summary, counted
 
 if TYPE_CHECKING:
@@ -88,7 +88,34 @@ def predict(
         str | None,
         typer.Option(help="Of very many pictures, do one share, as 3/64; --out is a folder for the parts of all."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="With --shard: keep the parts that are there.")] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local: on this machine; ray: do all shards on the nodes of a Ray cluster, which must all see the "
+            "pictures and --out, a folder, under one path."
+        ),
+    ] = "local",
+    address: Address = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --engine ray: so many shards; 64, or those that --out was begun with."),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="With --engine ray: at most so many shards at once, each on --workers CPUs, by default 1. By default "
+            "as many as the cluster has CPUs for.",
+        ),
+    ] = None,
+    jobs_per_gpu: Annotated[
+        int, typer.Option("--jobs-per-gpu", min=1, help="With --engine ray: shards that share a GPU.")
+    ] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --shard or --engine ray: keep the parts that are there.")
+    ] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -104,9 +131,12 @@ def predict(
     from facenet2expnet.predict.sources import check_sources, is_camera, printable
     from facenet2expnet.predict.table import TableWriter, check_table_name
 
-    if resume and not shard:
+    in_shards = bool(shard) or engine != "local"
+    if resume and not in_shards:
         raise UserError("--resume goes with --shard, as --shard 1/1")
-    if out and not shard:
+    if engine == "local" and (shards, jobs, jobs_per_gpu, address) != (None, None, 1, None):
+        raise UserError("--shards, --jobs, --jobs-per-gpu and --address go with --engine ray")
+    if out and not in_shards:
         check_table_name(out)
         check_writable(skipped_path(out))
     drawn = draw / "a.png" if draw and (draw.is_dir() or not draw.suffix) else draw
@@ -120,12 +150,22 @@ def predict(
         every=every, detect_every=detect_every, track=track, smooth_s=smooth_s, allow_urls=allow_urls,
         max_megapixels=max_megapixels, workers=workers,
     )  # fmt: skip
-    if shard:
-        from facenet2expnet.cli.shards import predict_one
+    if in_shards:
+        from facenet2expnet.cli.shards import predict_all, predict_one
 
         if draw or timeline or show or out is None:
-            raise UserError("--shard needs --out with a folder, and neither draws nor shows")
-        predict_one(model, sources, out, shard, options, device=device, resume=resume, quiet=quiet)
+            raise UserError(
+                f"--{'shard' if shard else 'engine'} needs --out with a folder, and neither draws nor shows"
+            )
+        if engine == "local":
+            predict_one(model, sources, out, str(shard), options, device=device, resume=resume, quiet=quiet)
+            return
+        from facenet2expnet.experiment.parallel import Parallel
+
+        if shard:
+            raise UserError(f"--shard is {shard}, and --engine {engine} does all shards: leave --shard out")
+        parallel = Parallel(jobs, jobs_per_gpu=jobs_per_gpu, engine=engine, address=address)
+        predict_all(model, sources, out, shards, options, parallel=parallel, device=device, resume=resume, quiet=quiet)
         return
     check_sources(sources, allow_urls=allow_urls)
     live = any(is_camera(source) for source in sources)
