@@ -335,7 +335,7 @@ class _SharedPixels:
         folder: for the files, one that all machines see; None for a temporary one of this machine.
     """
 
-    def __init__(self, dataset: Callable[[Recipe], Dataset], folder: Path | None) -> None:
+    def __init__(self, dataset: Callable[[Recipe], Dataset], folder: Path | None = None) -> None:
         self.dataset, self.folder = dataset, folder
         self.last: tuple[Dataset, Path] | None = None
 

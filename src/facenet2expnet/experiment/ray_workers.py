@@ -25,8 +25,14 @@ RETRIES = 3
 SECONDS_BETWEEN = 0.5
 """Progress of one thing is sent at most so often."""
 
+UNDERWAY = 100
+"""Messages of a task that may be on their way."""
+
 LOOK_S = 10.0
 """Seconds between two looks at how large the cluster is."""
+
+Message = tuple[float, str, tuple[Any, ...]]
+"""When it was sent, its kind, and its values; see `do_for_another`."""
 
 log = logging.getLogger(__name__)
 
@@ -147,8 +153,9 @@ class RayWorkers:
         """Pass on the messages that came; whether the sign of `_hear_all` is among them."""
         messages = self._ray.get(self._heard)
         self._heard = self._mailbox.take.remote()
-        for message in filter(None, messages):
-            pass_on(report, *message)
+        sent = [message for message in messages if message is not None]
+        for _, kind, value in sorted(sent, key=lambda message: message[0]):  # Ray may swap those of one task
+            pass_on(report, kind, *value)
         return None in messages
 
     def _hear_all(self, report: Report | None) -> None:
@@ -255,21 +262,23 @@ def _do(work: Work, task: Any, mailbox: Any, folder: str, marker: Path, threads:
         )
     torch.set_num_threads(threads)
     last: dict[str, float] = {}
-    sent = None
+    sent: list[Any] = []
 
     def send(kind: str, *value: Any) -> None:
-        nonlocal sent
         if kind == "progress":
             what, done, total = value
             if done < total and time.monotonic() - last.get(what, 0.0) < SECONDS_BETWEEN:
                 return
             last[what] = time.monotonic()
-        sent = mailbox.put.remote((kind, *value))
+        if len(sent) == UNDERWAY:
+            ray.get(sent)
+            sent.clear()
+        sent.append(mailbox.put.remote((time.time(), kind, value)))
 
     where = f"on {host}, Ray node {ray.get_runtime_context().get_node_id()[:8]}, process {os.getpid()}"
     outcome = do_for_another(partial(_work_here, work, where), task, send)
     with contextlib.suppress(ray.exceptions.RayError):
-        ray.get(sent)  # then all that was sent before has arrived, too
+        ray.get(sent)
     return outcome
 
 
@@ -282,13 +291,13 @@ class _Mailbox:
     """Keeps the messages of all tasks until they are taken: an actor beside the process that gave the tasks."""
 
     def __init__(self) -> None:
-        self.messages: asyncio.Queue[tuple[Any, ...] | None] = asyncio.Queue()
+        self.messages: asyncio.Queue[Message | None] = asyncio.Queue()
 
-    async def put(self, message: tuple[Any, ...] | None) -> None:
+    async def put(self, message: Message | None) -> None:
         """Add a message; None is a sign."""
         self.messages.put_nowait(message)
 
-    async def take(self) -> list[tuple[Any, ...] | None]:
+    async def take(self) -> list[Message | None]:
         """Wait for messages and return all."""
         found = [await self.messages.get()]
         while not self.messages.empty():
