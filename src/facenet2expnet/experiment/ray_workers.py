@@ -66,10 +66,10 @@ class RayWorkers:
     def __enter__(self) -> RayWorkers:
         with contextlib.ExitStack() as stack:
             self._ray = ray = stack.enter_context(connected(self.address))
-            if self.count is None and not self._room():
+            if self.count is None and not self._room() and any(node.get("CPU") for node in _nodes(ray)):
                 raise UserError(
-                    f"no node of the Ray cluster has {self._needs}, which a job takes; take fewer threads, or add "
-                    "nodes, or say how many jobs to wait with if the cluster grows by itself (--jobs)"
+                    f"no node of the Ray cluster has {self._needs}, which a job takes; take fewer threads or add "
+                    "nodes; if the cluster grows by itself, name the number of jobs (--jobs)"
                 )
             self._marker = self.folder / f".shared.{uuid.uuid4().hex[:8]}"
             self._marker.touch()
