@@ -11,11 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import tiny
 from facenet2expnet.experiment import execute
 from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.execute import Task, do_task
 from facenet2expnet.training import loop
 from facenet2expnet.training.distil import DistilStage
+
+GIVEN: dict[str, Any] = {
+    "recipe": tiny.tiny_recipe("stage1.epochs=4"), "folds": 2, "device": "cpu", "threads": 1,
+}  # fmt: skip
+"""What is compared."""
 
 MEMORY = 80_000_000
 PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
@@ -82,10 +88,10 @@ def gone(pid: int) -> bool:
         return True
 
 
-def waiting(faces: Path, **given: Any) -> None:
-    """Compare, until the jobs wait to be killed."""
+def waiting(faces: str, out: str, address: str) -> None:
+    """Compare on a cluster, until the jobs wait to be killed."""
     execute.do_task = waits_in_stage1
-    compare(faces, **given)
+    compare(faces, out=out, **GIVEN, engine="ray", address=address)
 
 
 def waits_in_stage1(task: Task, report: Callable[[str, int, int], None]) -> None:

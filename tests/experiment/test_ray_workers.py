@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import ray_cluster
 import spawned
+from ray_cluster import GIVEN
 
 import tiny
 from facenet2expnet.errors import UserError
@@ -28,9 +28,6 @@ from facenet2expnet.experiment.status import read_status
 from facenet2expnet.predict.model_folder import save_model
 from facenet2expnet.predict.recognizer import Options, Recognizer
 from facenet2expnet.predict.shards import PARTS, Shard, ShardTask, do_shard, predict_shard, predict_shards
-
-CPU: dict[str, Any] = {"folds": 2, "device": "cpu", "threads": 1}
-RECIPE = tiny.tiny_recipe("stage1.epochs=4")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +95,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(cluster: ray_cluster.Nodes, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folds of all methods, one job after the other, without Ray."""
-    return compare(faces, recipe=RECIPE, out=tmp_path_factory.mktemp("local") / "run", **CPU)
+    return compare(faces, out=tmp_path_factory.mktemp("local") / "run", **GIVEN)
 
 
 def same_numbers(left: Path, right: Path) -> None:
@@ -130,7 +127,7 @@ def test_a_killed_process_and_a_killed_node_change_no_number(
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill)
-        compare(faces, recipe=RECIPE, out=out, **CPU, engine="ray", address=cluster.address)
+        compare(faces, out=out, **GIVEN, engine="ray", address=cluster.address)
         killed.result()
     same_numbers(run, out)
     log = (out / "log.txt").read_text()
@@ -147,13 +144,13 @@ def test_a_killed_command_ends_its_jobs_and_ray_goes_on_with_them(
     run: Path, faces: Path, cluster: ray_cluster.Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    arguments = {"recipe": RECIPE, "out": out, **CPU, "engine": "ray", "address": cluster.address}
-    process = multiprocessing.get_context("spawn").Process(target=partial(ray_cluster.waiting, faces, **arguments))
-    process.start()
+    arguments = {"out": out, **GIVEN, "engine": "ray", "address": cluster.address}
+    command = "import sys, ray_cluster; ray_cluster.waiting(*sys.argv[1:])"
+    process = subprocess.Popen([sys.executable, "-c", command, faces, out, cluster.address])
     marks = [out / f"fold-{fold}" / "waits.txt" for fold in (1, 2)]
-    ray_cluster.wait_for(lambda: all(mark.exists() for mark in marks))
+    ray_cluster.wait_for(lambda: process.poll() is not None or all(mark.exists() for mark in marks))
     process.kill()
-    process.join()
+    assert process.wait() == -signal.SIGKILL
     for mark in marks:
         ray_cluster.wait_for(partial(ray_cluster.gone, int(mark.read_text().split()[0])))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
@@ -168,7 +165,7 @@ def test_what_one_engine_began_the_other_goes_on_with(
     run: Path, faces: Path, cluster: ray_cluster.Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on_ray = {"engine": "ray", "address": cluster.address}
-    arguments = {"recipe": RECIPE, "out": tmp_path / "run", **CPU}
+    arguments = {"out": tmp_path / "run", **GIVEN}
     with monkeypatch.context() as patched:
         patched.setattr(execute, "do_task", spawned.raises_in_scratch)
         with pytest.raises(UserError, match="3 of 6 jobs failed") as failed:
@@ -191,9 +188,7 @@ def test_what_one_engine_began_the_other_goes_on_with(
 @pytest.mark.slow
 def test_more_threads_than_a_node_has_are_refused(faces: Path, cluster: ray_cluster.Nodes, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no node of the Ray cluster has 2 CPUs, .*take fewer threads"):
-        compare(
-            faces, recipe=RECIPE, out=tmp_path / "run", **(CPU | {"threads": 2}), engine="ray", address=cluster.address
-        )
+        compare(faces, out=tmp_path / "run", **(GIVEN | {"threads": 2}), engine="ray", address=cluster.address)
 
 
 @pytest.mark.slow

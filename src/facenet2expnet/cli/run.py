@@ -55,7 +55,9 @@ Jobs = Annotated[
 Gpus = Annotated[
     str | None, typer.Option(help="Train on these GPUs side by side, as 0,1 (values of CUDA_VISIBLE_DEVICES).")
 ]
-JobsPerGpu = Annotated[int, typer.Option("--jobs-per-gpu", min=1, help="Trainings that share a GPU.")]
+JobsPerGpu = Annotated[
+    int, typer.Option("--jobs-per-gpu", min=1, help="Trainings that share a GPU of --gpus, or of the Ray cluster.")
+]
 Join = Annotated[
     bool, typer.Option("--join", help="Share the jobs in --out with other machines that run the same command.")
 ]
