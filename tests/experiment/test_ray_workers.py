@@ -53,6 +53,20 @@ def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("127.0.0.1:1", "refused"), ("head", "expected HOST:PORT"), ("head:x", "expected HOST:PORT")],
+)
+def test_a_wrong_address_is_found_at_once(address: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself would try for minutes."""
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match=rf"no Ray cluster answers at {address} \(.*{reason}.*--address HOST:6379"):
+        Parallel(engine="ray", address=address).device("auto")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=f"no Ray cluster answers at {address} "):
+        Parallel(engine="ray").device("auto")
+
+
 def test_a_cluster_has_no_mps() -> None:
     with pytest.raises(UserError, match="device is 'mps', expected auto, cpu or cuda on a Ray cluster"):
         Parallel(engine="ray").device("mps")
@@ -181,7 +195,7 @@ def test_what_one_engine_began_the_other_goes_on_with(
     seen: list[tuple[str, int, int]] = []
     arguments |= {"out": out, "jobs": 1, "progress": lambda *given: seen.append(given)}
     same_numbers(run, compare(faces, **arguments, **on_ray, resume=True))
-    assert ("jobs", 3, 3) in seen
+    assert ("jobs", 6, 6) in seen
     assert ("fn2en, fold fold-2, seed 0 (6 of 6)", 6, 6) in seen
 
 

@@ -1,8 +1,8 @@
 """Do the jobs of a run: one after the other, side by side in processes or on a cluster, or shared with other machines.
 
 Jobs that build on each other are a chain: a fine-tuned face net and the expression nets that learn from it. A chain is
-done in its order by one process tree; chains are independent. A job computes with as many threads as the run was begun
-with, however many jobs run beside it, so that its numbers stay the same.
+done in its order; chains are independent. A job computes with as many threads as the run was begun with, however many
+jobs run beside it, so that its numbers stay the same.
 """
 
 from __future__ import annotations

@@ -192,7 +192,10 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
         return
     before = signal.getsignal(signal.SIGTERM)
+    address = address or os.environ.get("RAY_ADDRESS")
     try:
+        if address and address != "auto":
+            _knock(address)
         ray.init(address or "auto", log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = str(error).partition("\n")[0]
@@ -207,6 +210,15 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError or ValueError if nothing listens at an address; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ValueError("expected HOST:PORT")
+    with socket.create_connection((host, int(port)), timeout=SECONDS_TO_END):
+        pass
 
 
 def choose_device(name: str, address: str | None) -> str:
