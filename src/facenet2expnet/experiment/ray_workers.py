@@ -120,7 +120,7 @@ class RayWorkers:
             except error.RayError as failed:
                 reason = _reason(failed)
                 if tries < RETRIES:
-                    log.warning("%s: %s; it begins again, and goes on from its last checkpoint.", task, reason)
+                    log.warning("%s: %s; it begins again from what it has saved.", task, reason)
                     self._submit(task, tries + 1)
                     continue
                 outcome = Outcome(f"{reason}, {RETRIES + 1} times")
