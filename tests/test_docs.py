@@ -6,6 +6,7 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import typer
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -176,6 +178,22 @@ def test_commands_parse(page: Path, text: str, complete: bool) -> None:
 def test_a_wrong_command_is_found(text: str, message: str) -> None:
     with pytest.raises(Exception, match=message):
         check_command(text)
+
+
+def test_batch_scripts_and_yaml_are_well_formed() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"^```text\n(#!/bin/bash\n.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(scripts) == 3
+    for script in scripts:
+        assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    job = yaml.safe_load(block)["spec"]
+    check_command(job["entrypoint"])
+    groups = [job["rayClusterSpec"]["headGroupSpec"], *job["rayClusterSpec"]["workerGroupSpecs"]]
+    for pod in (group["template"]["spec"] for group in groups):
+        (mount,) = pod["containers"][0]["volumeMounts"]
+        assert mount["name"] == pod["volumes"][0]["name"]
+        assert f" {mount['mountPath']}/" in job["entrypoint"]
 
 
 def test_the_pages_have_commands_and_links() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -26,6 +28,13 @@ def choose_device(name: str = "auto") -> torch.device:
     if (name == "cuda" and not cuda) or (name == "mps" and not mps):
         raise UserError(f"device is '{name}', but PyTorch sees no such GPU here; use cpu or auto")
     return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU or of the processor, for records."""
+    if device.type != "cuda":
+        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "GPUs of a cluster"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

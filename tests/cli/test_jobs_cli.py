@@ -82,6 +82,10 @@ def test_options_reach_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (given["jobs"], given["join"], given["gpus"]) == (3, True, [])
     assert fn2en("compare", "faces", "--gpus", "0, 1", "--jobs-per-gpu", 2, monkeypatch=monkeypatch) == 0
     assert (given["gpus"], given["jobs_per_gpu"], given["join"]) == (["0", "1"], 2, False)
+    assert (given["jobs"], given["engine"], given["address"]) == (None, "local", None)
+    on_ray = ("--engine", "ray", "--address", "head:6379")
+    assert fn2en("compare", "faces", *on_ray, "--jobs-per-gpu", 4, monkeypatch=monkeypatch) == 0
+    assert (given["engine"], given["address"], given["jobs_per_gpu"]) == ("ray", "head:6379", 4)
     assert fn2en("compare", "faces", "--join", monkeypatch=monkeypatch) == 2
 
 
@@ -135,6 +139,10 @@ def test_shards_are_predicted_and_counted(
     for wrong, message in (
         (["--shard", "1/2"], "--shard needs --out"),
         (["--out", tmp_path / "t.csv", "--resume"], "--resume goes with --shard"),
+        (["--out", tmp_path / "t.csv", "--jobs", 2], "--shards, --jobs, --jobs-per-gpu and --address go with --engine"),
+        (["--engine", "ray"], "--engine needs --out with a folder"),
+        (["--engine", "slurm", "--out", out], "engine is 'slurm', expected one of local, ray"),
+        (["--engine", "ray", "--out", out, "--shard", "1/2"], "--engine ray does all shards: leave --shard out"),
         (["--out", out, "--shard", "3/2"], "expected e.g. 3/64"),
     ):
         assert fn2en(*common, *wrong, monkeypatch=monkeypatch) == 2

@@ -29,7 +29,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import execute, workers
 from facenet2expnet.experiment.ablation import ablate
 from facenet2expnet.experiment.compare import compare
-from facenet2expnet.experiment.execute import Parallel, make_chains
+from facenet2expnet.experiment.execute import make_chains
 from facenet2expnet.experiment.job import METHODS, Job, collect, plan_jobs
 from facenet2expnet.experiment.status import read_status
 from facenet2expnet.faces.store import prepare
@@ -392,34 +392,6 @@ def test_chains_are_the_jobs_of_a_face_net_and_share_views_if_several_learn(tmp_
     assert {job.views_folder for job, _ in chain.jobs} == {tmp_path / "views-of-teacher"}
     few = make_chains(jobs[:3], tmp_path)[1]
     assert {job.views_folder for job, _ in few.jobs} == {None}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"jobs": 0}, "jobs is 0, expected 1 or more"),
-        ({"jobs_per_gpu": 2}, "jobs_per_gpu is 2, expected gpus with it"),
-        ({"gpus": ("0", "0")}, "gpus: got 0, 0, expected different ones"),
-        ({"gpus": ("0",), "jobs": 3}, "jobs is 3 and gpus are given"),
-    ],
-)
-def test_numbers_that_contradict_each_other_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Parallel(**change)
-
-
-def test_threads_are_shared_out_unless_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "cores", lambda: 8)
-    assert Parallel().threads(None) is None
-    assert Parallel(jobs=3).threads(None) == 2
-    assert Parallel(jobs=16).threads(None) == 1
-    assert Parallel(jobs=3).threads(5) == 5
-    assert Parallel(gpus=("0", "1"), jobs_per_gpu=4).processes == 8
-
-
-def test_gpus_need_cuda() -> None:
-    with pytest.raises(UserError, match="gpus are 0,1, and the device is cpu"):
-        Parallel(gpus=("0", "1")).device("cpu")
 
 
 @pytest.mark.parametrize("plan", [[3], [{"title": "x"}], 5, [{"title": "x", "folder": 1, "chain": "x"}]])

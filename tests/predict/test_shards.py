@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from facenet2expnet import claims
 from facenet2expnet.claims import Claims
 from facenet2expnet.crop import CropContract
 from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.workers import Outcome
 from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.predict import shards
-from facenet2expnet.predict.model_folder import Model
+from facenet2expnet.predict.model_folder import Model, save_model
 from facenet2expnet.predict.recognizer import Options, Recognizer
 from facenet2expnet.predict.results import FrameResult
-from facenet2expnet.predict.shards import Shard, predict_shard
+from facenet2expnet.predict.shards import Shard, ShardTask, do_shard, predict_shard, predict_shards
 from facenet2expnet.predict.table import TableWriter
 
 FACES = Options(faces="whole-image", workers=2)
@@ -196,6 +198,79 @@ def test_lists_and_patterns_are_sources_and_more_shards_than_pictures_are_empty(
     names = [json.loads(line) for line in (tmp_path / "out" / shards.LIST).read_text().splitlines()]
     wanted = ["day 0/1.png", "day 0/gone.png", *(f"day 1/{number}.png" for number in range(6, 10))]
     assert names == [str(pictures / name) for name in wanted]
+
+
+class Here:
+    """Workers that do two tasks in this process, when they are asked for those that ended."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken, self.tasks, self.most = broken, list[ShardTask](), 0
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *given: object) -> None:
+        assert not self.tasks
+
+    @property
+    def idle(self) -> bool:
+        return self.running < 2
+
+    @property
+    def running(self) -> int:
+        return len(self.tasks)
+
+    def begin(self, task: ShardTask) -> None:
+        self.tasks.append(task)
+        self.most = max(self.most, self.running)
+
+    def ended(self, report: Any) -> Iterator[tuple[ShardTask, Outcome]]:
+        task = self.tasks.pop(0)
+        assert (task.folder / claims.FOLDER / f"shard-{task.shard.number}.1.json").is_file()
+        broken = str(task) == self.broken
+        yield task, Outcome("its node died") if broken else Outcome(value=do_shard(task, report or print))
+
+
+@pytest.fixture
+def task(recognizer: Recognizer, pictures: Path, tmp_path: Path) -> ShardTask:
+    """Of the model and the pictures of these tests."""
+    assert isinstance(recognizer.model, torch.nn.Module)
+    save_model(Model(recognizer.model, recognizer.classes, recognizer.contract, {}), tmp_path / "model")
+    return ShardTask(str(tmp_path / "model"), "cpu", (str(pictures),), tmp_path / "all", FACES, part_pictures=2)
+
+
+def test_all_shards_side_by_side_are_those_of_one_by_one(
+    recognizer: Recognizer, pictures: Path, task: ShardTask, tmp_path: Path
+) -> None:
+    for number in (1, 2, 3):
+        run(recognizer, pictures, tmp_path / "one", f"{number}/3")
+    seen, workers = list[tuple[str, int, int]](), Here()
+    found = predict_shards(recognizer, task, 3, workers, progress=lambda *given: seen.append(given))
+    assert (found.files, found.faces, found.unread, found.parts, found.missing) == (11, 10, 1, 6, 0)
+    assert found.passed_over == "Passed over: 1 file (.txt 1)."
+    assert workers.most == 2
+    assert [one for one in seen if one[0] == "shards"] == [("shards", n, 3) for n in (1, 2, 3)]
+    assert [path.name for path in parts(task.folder)] == [path.name for path in parts(tmp_path / "one")]
+    for one, other in zip(parts(task.folder), parts(tmp_path / "one"), strict=True):
+        pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(other), check_exact=True)
+
+
+def test_a_failed_shard_is_named_and_done_again_alone(
+    recognizer: Recognizer, pictures: Path, task: ShardTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(recognizer, pictures, task.folder, "1/3")
+    with pytest.raises(UserError, match="holds parts already; add --resume"):
+        predict_shards(recognizer, task, None, Here())
+    with pytest.raises(UserError, match=r"1 of 2 shards failed; shard 2/3: its node died\. .*--resume"):
+        predict_shards(recognizer, task, None, Here("shard 2/3"), resume=True)
+    with Claims(task.folder / claims.FOLDER) as other:
+        assert other.take("shard-2")
+        assert predict_shards(recognizer, task, None, Here(), resume=True).missing == 2
+    assert "shard 2/3 is left out: another process works on it." in caplog.text
+    found = predict_shards(recognizer, task, None, Here(), resume=True)
+    assert (found.files, found.parts_before, found.parts, found.missing) == (4, 4, 6, 0)
+    with pytest.raises(UserError, match=r"begun with other shards \(shards 3\)"):
+        predict_shards(recognizer, task, 5, Here(), resume=True)
 
 
 @pytest.mark.parametrize("text", ["3", "0/4", "5/4", "a/b", "1/2/3", ""])

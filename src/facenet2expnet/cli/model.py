@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from facenet2expnet.cli.outputs import Closed, Outputs
-from facenet2expnet.cli.run import MODEL_FOLDERS, MODELS, Device, Quiet
+from facenet2expnet.cli.run import MODEL_FOLDERS, MODELS, Address, Device, Quiet
 from facenet2expnet.cli.summary import Summary, live_view
 
 if TYPE_CHECKING:
@@ -84,7 +84,34 @@ def predict(
         str | None,
         typer.Option(help="Process one share of very many pictures, such as 3/64; --out is a folder for all shares."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="With --shard: keep finished parts and go on.")] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local: on this machine; ray: do all shards on the nodes of a Ray cluster, which must all see the "
+            "pictures and --out, a folder, under one path."
+        ),
+    ] = "local",
+    address: Address = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --engine ray: so many shards; 64, or those that --out was begun with."),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="With --engine ray: at most so many shards at once, each on --workers CPUs, by default 1. By default "
+            "as many as the cluster has CPUs for.",
+        ),
+    ] = None,
+    jobs_per_gpu: Annotated[
+        int, typer.Option("--jobs-per-gpu", min=1, help="With --engine ray: shards that share a GPU.")
+    ] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --shard or --engine ray: keep finished parts and go on.")
+    ] = False,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -97,13 +124,16 @@ def predict(
     from facenet2expnet.predict.recognizer import Options, Recognizer
     from facenet2expnet.predict.sources import check_sources
 
-    if resume and not shard:
+    in_shards = bool(shard) or engine != "local"
+    if resume and not in_shards:
         raise UserError("--resume goes with --shard, as --shard 1/1")
-    if shard and (draw or timeline or show or out is None):
-        raise UserError("--shard needs --out with a folder, and neither draws nor shows")
+    if in_shards and (draw or timeline or show or out is None):
+        raise UserError(f"--{'shard' if shard else 'engine'} needs --out with a folder, and neither draws nor shows")
+    if engine == "local" and (shards, jobs, jobs_per_gpu, address) != (None, None, 1, None):
+        raise UserError("--shards, --jobs, --jobs-per-gpu and --address go with --engine ray")
     asked_s = _seconds(smooth)
     outputs = Outputs(out, draw, timeline, show, smoothed=asked_s is not None)
-    if not shard:
+    if not in_shards:
         outputs.check()
     model, sources = split_model(inputs)
     options = Options(
@@ -111,11 +141,19 @@ def predict(
         every=every, detect_every=detect_every, track=track, allow_urls=allow_urls, max_megapixels=max_megapixels,
         smooth_s=asked_s or (DRAWN_SMOOTH_S if track and (draw or timeline or show) else None), workers=workers,
     )  # fmt: skip
-    if shard:
-        from facenet2expnet.cli.shards import predict_one
+    if in_shards:
+        from facenet2expnet.cli.shards import predict_all, predict_one
 
         assert out
-        predict_one(model, sources, out, shard, options, device=device, resume=resume, quiet=quiet)
+        if engine == "local":
+            predict_one(model, sources, out, str(shard), options, device=device, resume=resume, quiet=quiet)
+            return
+        from facenet2expnet.experiment.parallel import Parallel
+
+        if shard:
+            raise UserError(f"--shard is {shard}, and --engine {engine} does all shards: leave --shard out")
+        parallel = Parallel(jobs, jobs_per_gpu=jobs_per_gpu, engine=engine, address=address)
+        predict_all(model, sources, out, shards, options, parallel=parallel, device=device, resume=resume, quiet=quiet)
         return
     listed = check_sources(sources, allow_urls=allow_urls)
     outputs.begin_timeline(listed)

@@ -39,15 +39,37 @@ DropNear = Annotated[
     bool, typer.Option("--drop-near", help="Also take near-duplicates of test pictures out of the training part.")
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads of each job. By default the cores, shared out among the jobs.")
+    int | None,
+    typer.Option(
+        min=1, help="CPU threads of each job. By default the cores, shared out among the jobs; with --engine ray 1."
+    ),
 ]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Trainings side by side on this machine.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", "-j", min=1,
+        help="Trainings side by side: on this machine, by default 1; with --engine ray at most so many at once, by "
+        "default as many as the cluster has CPUs for.",
+    ),
+]  # fmt: skip
 Gpus = Annotated[
     str | None, typer.Option(help="Train on these GPUs side by side, as 0,1 (values of CUDA_VISIBLE_DEVICES).")
 ]
-JobsPerGpu = Annotated[int, typer.Option("--jobs-per-gpu", min=1, help="Trainings that share a GPU of --gpus.")]
+JobsPerGpu = Annotated[
+    int, typer.Option("--jobs-per-gpu", min=1, help="Trainings that share a GPU of --gpus, or of the Ray cluster.")
+]
 Join = Annotated[
     bool, typer.Option("--join", help="Share the jobs in --out with other machines that run the same command.")
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="local: on this machine; ray: on the nodes of a Ray cluster, which must all see --out under one path."
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="With --engine ray: the cluster, as HOST:6379. By default RAY_ADDRESS, or that of this machine."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and warnings only.")]
@@ -180,10 +202,12 @@ def compare(
     merge_labels: MergeLabels = "",
     device: Device = "auto",
     threads: Threads = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     gpus: Gpus = None,
     jobs_per_gpu: JobsPerGpu = 1,
     join: Join = False,
+    engine: Engine = "local",
+    address: Address = None,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -201,7 +225,8 @@ def compare(
             with_merged_labels(data, merge_labels), recipe=recipes.override(recipes.load(recipe), settings or []),
             out=out or _new_run("compare", resume, join), methods=methods or METHODS, protocol=protocol, folds=folds,
             first_folds=first_folds, seeds=range(seeds), drop_near=drop_near, device=device, threads=threads, jobs=jobs,
-            gpus=_names(gpus), jobs_per_gpu=jobs_per_gpu, join=join, resume=resume, progress=display,
+            gpus=_names(gpus), jobs_per_gpu=jobs_per_gpu, join=join, engine=engine, address=address, resume=resume,
+            progress=display,
         )  # fmt: skip
     _print_comparison(run)
 
@@ -231,10 +256,12 @@ def ablate(
     merge_labels: MergeLabels = "",
     device: Device = "auto",
     threads: Threads = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
     gpus: Gpus = None,
     jobs_per_gpu: JobsPerGpu = 1,
     join: Join = False,
+    engine: Engine = "local",
+    address: Address = None,
     resume: Resume = False,
     quiet: Quiet = False,
 ) -> None:
@@ -255,7 +282,8 @@ def ablate(
             with_merged_labels(data, merge_labels), changes, recipe=recipe, settings=settings or [],
             out=out or _new_run("ablation", resume, join), methods=methods, protocol=protocol, folds=folds,
             first_folds=first_folds, seeds=range(seeds), drop_near=drop_near, device=device, threads=threads, jobs=jobs,
-            gpus=_names(gpus), jobs_per_gpu=jobs_per_gpu, join=join, resume=resume, progress=display,
+            gpus=_names(gpus), jobs_per_gpu=jobs_per_gpu, join=join, engine=engine, address=address, resume=resume,
+            progress=display,
         )  # fmt: skip
     table = table_text(read_ablation(folder))
     console.out.print(tables.to_rich(table.drop(columns=[c for c in ON_THE_PAGE if c in table])))

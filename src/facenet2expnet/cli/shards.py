@@ -1,4 +1,4 @@
-"""fn2en predict --shard."""
+"""fn2en predict --shard and --engine ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from facenet2expnet.experiment.parallel import Parallel
     from facenet2expnet.predict.recognizer import Options
+    from facenet2expnet.predict.shards import ShardResult
 
 
 def predict_one(
@@ -24,14 +26,47 @@ def predict_one(
     """Predict one shard and print what was done and what is missing."""
     from facenet2expnet.cli import console
     from facenet2expnet.predict.recognizer import Recognizer
-    from facenet2expnet.predict.shards import PARTS, Shard, predict_shard
-    from facenet2expnet.predict.sources import printable
+    from facenet2expnet.predict.shards import Shard, predict_shard
 
     shard, recognizer = Shard.parse(text), Recognizer.load(model, device)
     with console.progress(quiet) as display:
         progress = display.of(f"shard {shard}")
         done = predict_shard(recognizer, sources, folder, shard, options, resume=resume, progress=progress)
-    print(f"shard {shard}: {done.files:,} files, {done.faces:,} faces, {done.unread:,} files could not be read")
+    _print(f"shard {shard}", done, folder)
+
+
+def predict_all(
+    model: str | None,
+    sources: Sequence[str],
+    folder: Path,
+    count: int | None,
+    options: Options,
+    *,
+    parallel: Parallel,
+    device: str,
+    resume: bool,
+    quiet: bool,
+) -> None:
+    """Predict all shards side by side and print what was done."""
+    from dataclasses import replace
+
+    from facenet2expnet.cli import console
+    from facenet2expnet.predict.recognizer import Recognizer
+    from facenet2expnet.predict.shards import ShardTask, do_shard, predict_shards
+
+    threads, compute = options.workers or 1, parallel.device(device)
+    task = ShardTask(model, compute.type, tuple(sources), folder, replace(options, workers=threads))
+    with console.progress(quiet) as display:
+        workers = parallel.workers(do_shard, folder, compute, threads)
+        done = predict_shards(Recognizer.load(model, "cpu"), task, count, workers, resume=resume, progress=display)
+    _print("all shards", done, folder)
+
+
+def _print(what: str, done: ShardResult, folder: Path) -> None:
+    from facenet2expnet.predict.shards import PARTS
+    from facenet2expnet.predict.sources import printable
+
+    print(f"{what}: {done.files:,} files, {done.faces:,} faces, {done.unread:,} files could not be read")
     if done.passed_over:
         print(done.passed_over)
     if done.parts_before:

@@ -22,9 +22,10 @@ from facenet2expnet.data.manifest import Manifest
 from facenet2expnet.data.splits import Protocol
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import run
-from facenet2expnet.experiment.execute import Execution, Parallel, run_jobs
+from facenet2expnet.experiment.execute import Execution, run_jobs
 from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, needed_methods
 from facenet2expnet.experiment.metrics import scores_of_method
+from facenet2expnet.experiment.parallel import Parallel
 from facenet2expnet.experiment.significance import compare_paired
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.experiment.status import STOPPED, read_note
@@ -89,10 +90,12 @@ def ablate(
     drop_near: bool = False,
     device: str = "auto",
     threads: int | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     gpus: Sequence[str] = (),
     jobs_per_gpu: int = 1,
     join: bool = False,
+    engine: str = "local",
+    address: str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -112,8 +115,8 @@ def ablate(
         out: the folder of the ablation; new, or with `resume` one that was started with the same data and folds. It may
             be resumed with other changes: nothing is trained twice, and table and page show those of the last call.
         methods: of METHODS.
-        protocol, folds, first_folds, seeds, drop_near, device, threads, jobs, gpus, jobs_per_gpu, join, resume,
-            progress: see `compare`.
+        protocol, folds, first_folds, seeds, drop_near, device, threads, jobs, gpus, jobs_per_gpu, join, engine,
+            address, resume, progress: see `compare`.
     Returns:
         The folder, with table.csv, predictions.parquet, figures and report.html.
     Raises:
@@ -122,7 +125,7 @@ def ablate(
     from facenet2expnet.report.ablation_page import write_ablation
 
     started, out = time.monotonic(), Path(out)
-    parallel = Parallel(jobs, tuple(gpus), jobs_per_gpu, join)
+    parallel = Parallel(jobs, tuple(gpus), jobs_per_gpu, join, engine, address)
     threads = parallel.threads(threads)
     earlier = run.begin(out / RECORD, "an ablation", methods, seeds, threads, resume=resume, join=join)
     base = recipes.override(recipes.load(recipe), settings)

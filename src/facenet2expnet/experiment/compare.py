@@ -22,9 +22,10 @@ from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import run
-from facenet2expnet.experiment.execute import Execution, Parallel, run_jobs
+from facenet2expnet.experiment.execute import Execution, run_jobs
 from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs, run_job
 from facenet2expnet.experiment.metrics import summarise
+from facenet2expnet.experiment.parallel import Parallel
 from facenet2expnet.experiment.speed import measure
 from facenet2expnet.files import atomic_path, write_json
 from facenet2expnet.predict.model_folder import Model, load_model, save_model
@@ -51,10 +52,12 @@ def compare(
     drop_near: bool = False,
     device: str = "auto",
     threads: int | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     gpus: Sequence[str] = (),
     jobs_per_gpu: int = 1,
     join: bool = False,
+    engine: str = "local",
+    address: str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -74,11 +77,16 @@ def compare(
         seeds: of the trainings.
         drop_near: take near-duplicates of test pictures out of the training part, not only identical ones.
         device: "auto", "cpu", "cuda" or "mps".
-        threads: of the CPU, for each job; None for PyTorch's choice, shared out among the jobs side by side. A resumed
-            run takes those it began with, as a training's last bits depend on them.
-        jobs: trainings side by side, in processes of this machine; the numbers do not depend on it.
+        threads: of the CPU, for each job; None for PyTorch's choice, shared out among the jobs side by side, and one on
+            a cluster. A resumed run takes those it began with, as a training's last bits depend on them.
+        jobs: trainings side by side, in processes of this machine, by default one; or on a Ray cluster, by default as
+            many as it has room for. The numbers do not depend on it.
         gpus: each a value of CUDA_VISIBLE_DEVICES; in place of `jobs`, `jobs_per_gpu` trainings run on each.
+        jobs_per_gpu: trainings that share a GPU: one of `gpus`, or of the Ray cluster.
         join: work in `out` together with other processes that make the same call, here or on other machines.
+        engine: "local" for this machine, "ray" for a Ray cluster, whose nodes must see `out`; a run that one engine
+            began goes on with the other.
+        address: HOST:PORT of the Ray cluster; None for that of RAY_ADDRESS, or of this machine.
         resume: continue a run that was interrupted.
         progress: called with what is being done, how much of it is done, and how much there is.
     Returns:
@@ -88,7 +96,7 @@ def compare(
     """
     started, out = time.monotonic(), Path(out)
     recipe = recipes.load(recipe)
-    parallel = Parallel(jobs, tuple(gpus), jobs_per_gpu, join)
+    parallel = Parallel(jobs, tuple(gpus), jobs_per_gpu, join, engine, address)
     threads = parallel.threads(threads)
     earlier = run.begin(out / RECORD, "a run", methods, seeds, threads, resume=resume, join=join)
     face_net = stages.check(recipe, fine_tunes="fine-tune" in methods)

@@ -1,8 +1,8 @@
-"""Do the jobs of a run: one after the other, side by side in processes, or shared with other machines.
+"""Do the jobs of a run: one after the other, side by side in processes or on a cluster, or shared with other machines.
 
 Jobs that build on each other are a chain: a fine-tuned face net and the expression nets that learn from it. A chain is
-done in its order by one process tree; chains are independent. A job computes with as many threads as the run was begun
-with, however many jobs run beside it, so that its numbers stay the same.
+done in its order; chains are independent. A job computes with as many threads as the run was begun with, however many
+jobs run beside it, so that its numbers stay the same.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import shutil
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,12 @@ import torch
 
 from facenet2expnet.claims import Claims, folder_time, namespace, runs
 from facenet2expnet.data.dataset import Dataset
-from facenet2expnet.device import choose_device
-from facenet2expnet.errors import StageStopped, UserError
+from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.job import Job, Progress, run_job, skip_finished
+from facenet2expnet.experiment.parallel import Parallel
 from facenet2expnet.experiment.status import FACE_NET_FAILED, FAILED, LEFT_OUT, PLAN, RESULT, STOPPED, read_note
-from facenet2expnet.experiment.workers import Outcome, Workers, sigterm_interrupts
+from facenet2expnet.experiment.workers import Outcome, attempt, sigterm_interrupts
 from facenet2expnet.files import write_atomic, write_json
-from facenet2expnet.processor import cores
 from facenet2expnet.recipe import Recipe
 
 POLL_S = 5.0
@@ -41,58 +42,6 @@ LISTED = 5
 """So many failures are spelled out in the message."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Parallel:
-    """How the jobs of a run are shared out.
-
-    Attributes:
-        jobs: processes on this machine; 1 works in this one.
-        gpus: each a value of CUDA_VISIBLE_DEVICES, as "0"; empty for no choice.
-        jobs_per_gpu: processes that share one of `gpus`.
-        join: let other processes, here or on other machines, work in the folder at the same time.
-    Raises:
-        UserError: If the numbers contradict each other.
-    """
-
-    jobs: int = 1
-    gpus: tuple[str, ...] = ()
-    jobs_per_gpu: int = 1
-    join: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("jobs", "jobs_per_gpu"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if len(set(self.gpus)) < len(self.gpus) or not all(gpu.strip() for gpu in self.gpus):
-            raise UserError(f"gpus: got {', '.join(self.gpus)}, expected different ones, as 0,1")
-        if self.jobs_per_gpu > 1 and not self.gpus:
-            raise UserError(f"jobs_per_gpu is {self.jobs_per_gpu}, expected gpus with it, as 0,1")
-        if self.jobs > 1 and self.gpus:
-            raise UserError(f"jobs is {self.jobs} and gpus are given: their number and jobs_per_gpu say how many jobs")
-
-    @property
-    def processes(self) -> int:
-        """The number of jobs side by side on this machine."""
-        return len(self.gpus) * self.jobs_per_gpu or self.jobs
-
-    def threads(self, asked: int | None) -> int | None:
-        """Return the CPU threads of a job: those asked for, or an equal share; None for PyTorch's own choice."""
-        if asked is None and self.processes > 1:
-            return max(1, cores() // self.processes)
-        return asked
-
-    def device(self, name: str) -> torch.device:
-        """Return where to compute; see `choose_device`.
-
-        Raises:
-            UserError: If there is no such device, or GPUs are given for another.
-        """
-        device = choose_device(name)
-        if self.gpus and device.type != "cuda":
-            raise UserError(f"gpus are {','.join(self.gpus)}, and the device is {device.type}: expected one of CUDA")
-        return device
 
 
 @dataclass(frozen=True)
@@ -140,7 +89,7 @@ class Execution:
     device: torch.device
     metadata: Callable[[Recipe], dict[str, Any]]
     claims: Claims
-    parallel: Parallel = Parallel()
+    parallel: Parallel
     wanted: Callable[[Job], bool] | None = None
     on_stop: Callable[[Job], None] | None = None
     on_end: Callable[[], None] | None = None
@@ -169,7 +118,7 @@ def run_jobs(planned: Sequence[tuple[Job, Recipe]], execution: Execution) -> Non
     write_json(execution.folder / PLAN, listed)
     queue = _Queue(chains, execution)
     with sigterm_interrupts():
-        if execution.parallel.processes > 1 or execution.parallel.gpus:
+        if execution.parallel.side_by_side:
             _side_by_side(queue, execution)
         else:
             _one_by_one(queue, execution)
@@ -207,7 +156,7 @@ class _Queue:
 
     def __init__(self, chains: Sequence[Chain], execution: Execution) -> None:
         self.execution = execution
-        side_by_side = execution.parallel.processes > 1
+        side_by_side = execution.parallel.side_by_side
         self.waiting = sorted(chains, key=lambda chain: -len(chain.jobs) * side_by_side)  # no long one at the end
         self.current: dict[Job, tuple[Chain, Recipe]] = {}
         self.failed: dict[Job, str] = {}
@@ -323,26 +272,19 @@ def _one_by_one(queue: _Queue, execution: Execution) -> None:
             time.sleep(POLL_S)
         while found is not None:
             job, recipe = found
-            outcome, dataset, metadata = Outcome(), execution.dataset(recipe), execution.metadata(recipe)
-            try:
-                run_job(job, dataset, recipe, execution.device, metadata, execution.progress)
-            except UserError as error:
-                outcome = Outcome(str(error), isinstance(error, StageStopped))
-            except Exception as error:
-                log.debug("%s", job.title, exc_info=error)  # a fault of ours: log.txt shows where
-                outcome = Outcome(f"{type(error).__name__}: {error}")
-            found = queue.next_after(job, outcome)
+            given = execution.dataset(recipe), recipe, execution.device, execution.metadata(recipe), execution.progress
+            found = queue.next_after(job, attempt(partial(run_job, job, *given), job.title))
 
 
 def _side_by_side(queue: _Queue, execution: Execution) -> None:
-    """Do the jobs in processes of this machine."""
-    parallel, progress, total = execution.parallel, execution.progress, queue.left
-    devices = parallel.gpus or (None,)
-    log.info("jobs side by side: %d, CPU threads of each: %d", parallel.processes, torch.get_num_threads())
+    """Do the jobs in other processes, here or on a cluster."""
+    folder, parallel, progress, total = execution.folder, execution.parallel, execution.progress, queue.left
+    threads = torch.get_num_threads()
     with (
-        _SharedPixels(execution.dataset) as shared,
-        Workers(parallel.processes, do_task, threads=torch.get_num_threads(), devices=devices) as workers,
+        _SharedPixels(execution.dataset, folder if parallel.on_cluster else None) as shared,
+        parallel.workers(do_task, folder, execution.device, threads) as workers,
     ):
+        log.info("%s, CPU threads of each: %d", workers, threads)
         ready: list[tuple[Job, Recipe]] = []
         next_look = 0.0  # at what others have done; progress comes far more often
         while True:
@@ -377,28 +319,35 @@ def do_task(task: Task, progress: Progress) -> None:
     def named(what: str, done: int, total: int) -> None:
         progress(what if what == task.job.title else f"{task.job.title}: {what}", done, total)
 
+    if not task.pixels.is_file():
+        raise UserError(
+            f"{task.pixels}: {socket.gethostname()} does not see this file of faces; put it where all machines see it"
+        )
     dataset = replace(task.dataset, pixels=np.load(task.pixels, mmap_mode="r"))
     run_job(task.job, dataset, task.recipe, torch.device(task.device), task.metadata, named)
 
 
 class _SharedPixels:
-    """Files with the pixels of datasets, which all workers map; a memory-mapped face store is one already."""
+    """Files with the pixels of datasets, which all workers map; a memory-mapped face store is one already.
 
-    def __init__(self, dataset: Callable[[Recipe], Dataset]) -> None:
-        self.dataset, self.folder = dataset, Path()
+    Args:
+        dataset: gives the pictures that a recipe needs.
+        folder: for the files, one that all machines see; None for a temporary one of this machine.
+    """
+
+    def __init__(self, dataset: Callable[[Recipe], Dataset], folder: Path | None = None) -> None:
+        self.dataset, self.folder = dataset, folder
         self.last: tuple[Dataset, Path] | None = None
 
     def __enter__(self) -> _SharedPixels:
-        here = f"fn2en-{socket.gethostname()}-{namespace()}".translate({ord(c): None for c in ":[]/"})
-        for left in Path(tempfile.gettempdir()).glob(f"{glob.escape(here)}-*"):  # of processes that were killed
-            pid = left.name.removeprefix(f"{here}-").partition("-")[0]
-            if pid.isdecimal() and not runs(int(pid)):
-                shutil.rmtree(left, ignore_errors=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{here}-{os.getpid()}-"))
+        self._at_end = contextlib.ExitStack()
+        if self.folder is None:
+            self.folder = _temporary_folder()
+            self._at_end.callback(shutil.rmtree, self.folder, ignore_errors=True)
         return self
 
     def __exit__(self, *given: object) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._at_end.close()
 
     def get(self, recipe: Recipe) -> tuple[Dataset, Path]:
         """Return the dataset without its pixels, and the file that has them.
@@ -415,7 +364,9 @@ class _SharedPixels:
         named = Path(pixels.filename) if isinstance(pixels, np.memmap) and pixels.filename else None
         if named is not None and named.suffix == ".npy" and np.load(named, mmap_mode="r").shape == pixels.shape:
             return named
-        path = self.folder / f"{len(list(self.folder.iterdir()))}.npy"
+        assert self.folder is not None
+        path = self.folder / f".pixels.{uuid.uuid4().hex[:8]}.npy"  # a name that `delete_temporary_files` knows
+        self._at_end.callback(path.unlink, missing_ok=True)
         try:
             np.save(path, pixels)
         except OSError as error:
@@ -424,6 +375,16 @@ class _SharedPixels:
                 f"side ({error.strerror}); make room, set TMPDIR to another disk, or prepare the faces first"
             ) from None
         return path
+
+
+def _temporary_folder() -> Path:
+    """Make a folder for this process; those of processes that were killed are deleted."""
+    here = f"fn2en-{socket.gethostname()}-{namespace()}".translate({ord(c): None for c in ":[]/"})
+    for left in Path(tempfile.gettempdir()).glob(f"{glob.escape(here)}-*"):
+        pid = left.name.removeprefix(f"{here}-").partition("-")[0]
+        if pid.isdecimal() and not runs(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{here}-{os.getpid()}-"))
 
 
 def _failures(failed: dict[Job, str], total: int) -> str:

@@ -31,6 +31,7 @@ from facenet2expnet.data.dataset import Dataset, load_dataset
 from facenet2expnet.data.manifest import Manifest, as_data
 from facenet2expnet.data.pictures import write_skipped
 from facenet2expnet.data.splits import Protocol, Split
+from facenet2expnet.device import device_name
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.job import METHODS, Progress, memory_errors
 from facenet2expnet.faces.framing import estimate_framing
@@ -382,13 +383,12 @@ def describe(
     contract, subjects = dataset.contract.to_dict(), manifest.subjects
     hashes["weights"] = stages.given_weights_sha256(recipe)
     identity = what | hashes | {"recipe": recipes.to_dict(recipe), "contract": contract}
-    processor = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     return what | {
         "command": earlier.get("command") or command_line(),
         "created": earlier.get("created") or now(),
         "finished": None,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
+        "device": device_name(device),
         "precision": recipe.precision,
         "threads": torch.get_num_threads(),
         "manifest": {

@@ -24,6 +24,8 @@ def measure(method: str, model: nn.Module, crop_px: int, device: torch.device) -
         and matrix products, for one picture).
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    if device.type == "cuda" and not torch.cuda.is_available():  # the trainings ran on the GPUs of a cluster
+        device = torch.device("cpu")
     model = model.to(device).eval()
     batch = torch.randint(0, 256, (BATCH, 3, crop_px, crop_px), device=device).float()
     with FlopCounterMode(display=False) as counted:

@@ -11,10 +11,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
-
-import torch
 
 from facenet2expnet.errors import StageStopped, UserError
 
@@ -24,18 +23,22 @@ START = multiprocessing.get_context("spawn")
 SECONDS_TO_END = 5.0
 
 Report = Callable[[str, int, int], None]
-Work = Callable[[Any, Report], None]
+Work = Callable[[Any, Report], Any]
 """A function of a module that does a task; it reports what is being done, how much is done, and how much there is."""
+
+Send = Callable[..., None]
+"""Sends a message to the process that gave a task: its kind, "log" or "progress", and its values."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: without an error if `error` is empty; `stopped` for a StageStopped."""
+    """How a task ended: without an error if `error` is empty; `stopped` for a StageStopped; what the work returned."""
 
     error: str = ""
     stopped: bool = False
+    value: Any = None
 
 
 @dataclass(eq=False)
@@ -68,6 +71,9 @@ class Workers:
         self.devices = [devices[number % len(devices)] for number in range(count)]
         self._workers: dict[int, _Worker] = {}
         self._began = False
+
+    def __str__(self) -> str:
+        return f"jobs side by side: {len(self.devices)}"
 
     def __enter__(self) -> Workers:
         return self
@@ -136,13 +142,11 @@ class Workers:
             while worker.connection.poll():
                 kind, *value = worker.connection.recv()
                 if kind == "ended":
-                    return Outcome(*value)
+                    return value[0]
                 if kind == "ready":
                     self._began = True
-                elif kind == "log":
-                    logging.getLogger(value[0].name).handle(value[0])
-                elif report:
-                    report(*value)
+                else:
+                    pass_on(report, kind, *value)
         except (EOFError, OSError):
             pass
         else:
@@ -167,8 +171,40 @@ class Workers:
         return Outcome(f"its process died ({how})")
 
 
+def attempt(do: Callable[[], Any], task: Any) -> Outcome:
+    """Do a task in this process; what it raises is how it ended."""
+    try:
+        return Outcome(value=do())
+    except UserError as error:
+        return Outcome(str(error), isinstance(error, StageStopped))
+    except Exception as error:
+        log.debug("%s", task, exc_info=error)  # a fault of ours: log.txt shows where
+        return Outcome(f"{type(error).__name__}: {error}")
+
+
+def do_for_another(work: Work, task: Any, send: Send) -> Outcome:
+    """Do a task that another process gave; the package's log messages and the progress are sent to that process."""
+    package = logging.getLogger("facenet2expnet")
+    package.setLevel(logging.DEBUG)
+    package.addHandler(sender := _Sender(send, str(task)))
+    try:
+        return attempt(partial(work, task, partial(send, "progress")), task)
+    finally:
+        package.removeHandler(sender)
+
+
+def pass_on(report: Report | None, kind: str, *value: Any) -> None:
+    """Log or report what `do_for_another` sent."""
+    if kind == "log":
+        logging.getLogger(value[0].name).handle(value[0])
+    elif report:
+        report(*value)
+
+
 def _serve(connection: Connection, work: Work, threads: int, devices: str | None) -> None:
     """Do tasks until there are no more: what a worker runs."""
+    import torch
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if devices is not None:
@@ -180,28 +216,17 @@ def _serve(connection: Connection, work: Work, threads: int, devices: str | None
         with sending:
             connection.send(message)
 
-    package = logging.getLogger("facenet2expnet")
-    package.setLevel(logging.DEBUG)
-    package.addHandler(sender := _Sender(send))
     send("ready")
     while (task := connection.recv()) is not None:
-        sender.title = str(task)
-        try:
-            work(task, lambda what, done, total: send("progress", what, done, total))
-            send("ended")
-        except UserError as error:
-            send("ended", str(error), isinstance(error, StageStopped))
-        except Exception as error:
-            log.debug("%s", task, exc_info=error)  # a fault of ours: log.txt shows where
-            send("ended", f"{type(error).__name__}: {error}")
+        send("ended", do_for_another(work, task, send))
 
 
 class _Sender(logging.handlers.QueueHandler):
     """Sends log messages to the parent; they begin with the task, as those of several mix."""
 
-    def __init__(self, send: Callable[..., None]) -> None:
+    def __init__(self, send: Send, title: str) -> None:
         super().__init__(None)  # type: ignore[arg-type]
-        self.send, self.title = send, ""
+        self.send, self.title = send, title
 
     def enqueue(self, record: logging.LogRecord) -> None:
         if not record.msg.startswith(self.title):

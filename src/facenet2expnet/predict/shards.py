@@ -7,14 +7,16 @@ import dataclasses
 import glob
 import hashlib
 import json
+import logging
 import os
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from facenet2expnet import claims
 from facenet2expnet.claims import Claims
@@ -32,6 +34,11 @@ from facenet2expnet.predict.table import TableWriter
 LIST, CARD, PARTS = "pictures.jsonl", "shards.json", "parts"
 PART_PICTURES = 50_000
 """Files whose results are one Parquet file; a killed shard begins its part again."""
+
+SHARDS = 64
+"""Of `predict_shards`, for a new folder."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -111,38 +118,191 @@ def predict_shard(
         UserError: If a source can't be used, the folder holds results of others, of this shard without `resume`, or
             another process works on this shard.
     """
-    about = {
-        "sources": list(sources), "shards": shard.count, "part_pictures": part_pictures,
-        "options": dataclasses.asdict(dataclasses.replace(options, workers=None)), "classes": list(recognizer.classes),
-        "weights": _identity(recognizer),
-    }  # fmt: skip
+    about = _about(recognizer, sources, shard.count, options, part_pictures)
     _check_sources(sources)
     with Claims(folder / claims.FOLDER) as own:
-        own.wait("list")
-        total, others = _list(sources, folder, about)
-        own.release("list")
-        if not own.take(f"shard-{shard.number}"):
+        total, others = _first_list(own, sources, folder, about)
+        if not own.take(_claim(shard)):
             raise UserError(f"{folder}: another process works on shard {shard}; wait for it, or stop it")
-        firsts = list(shard.rows(total)[::part_pictures])
-        there = {first for first in firsts if _part(folder, first).is_file()}
-        if there and not resume:
+        firsts, missing = _parts(folder, shard, total, part_pictures)
+        if len(missing) < len(firsts) and not resume:
             raise UserError(f"{folder}: holds parts of shard {shard} already; add --resume to keep them and go on")
-        result = ShardResult(parts_before=len(there), parts=len(firsts), passed_over=passed_over(others))
 
         def check() -> None:
-            if not own.holds(f"shard-{shard.number}"):
+            if not own.holds(_claim(shard)):
                 raise UserError(
                     f"{folder}: another process took over shard {shard}, as this one did not update its claim in time; "
                     "nothing is lost: let that one go on"
                 )
 
-        for first in (first for first in firsts if first not in there):
-            for left in folder.glob(f".{_part(folder, first).stem}.*.unfinished.csv"):  # of a process that was killed
-                left.unlink(missing_ok=True)
-            rows = range(first, min(first + part_pictures, shard.rows(total).stop))
-            _predict_part(recognizer, folder, rows, options, result, shard.rows(total), progress, check)
-    every = (Shard(number, shard.count).rows(total)[::part_pictures] for number in range(1, shard.count + 1))
-    result.missing = sum(not _part(folder, first).is_file() for firsts in every for first in firsts)
+        result = _predict_missing(recognizer, folder, shard, total, options, part_pictures, progress, check)
+    result.passed_over = passed_over(others)
+    every = (_parts(folder, Shard(number, shard.count), total, part_pictures) for number in range(1, shard.count + 1))
+    result.missing = sum(len(missing) for _, missing in every)
+    return result
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard as a worker of `predict_shards` gets it; see `predict_shard`.
+
+    Attributes:
+        model, device: for `Recognizer.load`.
+    """
+
+    model: str | None
+    device: str
+    sources: tuple[str, ...]
+    folder: Path
+    options: Options
+    part_pictures: int = PART_PICTURES
+    shard: Shard = Shard(1, 1)
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}"
+
+
+class Workers(Protocol):
+    """What does tasks side by side: `experiment.workers.Workers` or `experiment.ray_workers.RayWorkers`."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *given: Any) -> None: ...
+    @property
+    def idle(self) -> bool: ...
+    @property
+    def running(self) -> int: ...
+    def begin(self, task: Any) -> None: ...
+    def ended(self, report: Any) -> Iterator[tuple[Any, Any]]: ...
+
+
+def predict_shards(
+    recognizer: Recognizer,
+    task: ShardTask,
+    count: int | None,
+    workers: Workers,
+    *,
+    resume: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> ShardResult:
+    """Predict all shards side by side, into the folder that `predict_shard` fills; either goes on with what is there.
+
+    Args:
+        recognizer: the model of the task.
+        task: of any shard.
+        count: of shards; None for those that the folder was begun with, or SHARDS.
+        workers: do `do_shard`.
+        resume: keep the parts that are there.
+        progress: called with what is being done, how much of it is done, and how much there is.
+    Raises:
+        UserError: As `predict_shard`; or at the end, naming the shards that failed.
+    """
+    folder, size = task.folder, task.part_pictures
+    if count is None:
+        count = int(read_json(folder / CARD)["shards"]) if (folder / CARD).is_file() else SHARDS
+    _check_sources(task.sources)
+    failed: dict[str, str] = {}
+    with Claims(folder / claims.FOLDER) as own:
+        about = _about(recognizer, task.sources, count, task.options, size)
+        total, others = _first_list(own, task.sources, folder, about)
+        shards = [Shard(number, count) for number in range(1, count + 1)]
+        result = ShardResult(passed_over=passed_over(others))
+        for shard in shards:
+            firsts, missing = _parts(folder, shard, total, size)
+            result.parts += len(firsts)
+            result.parts_before += len(firsts) - len(missing)
+        if result.parts_before and not resume:
+            raise UserError(f"{folder}: holds parts already; add --resume to keep them and go on")
+        waiting = [shard for shard in shards if _parts(folder, shard, total, size)[1]]
+        todo = len(waiting)
+        with workers:
+            while waiting or workers.running:
+                while waiting and workers.idle:
+                    shard = waiting.pop(0)
+                    if own.take(_claim(shard)):
+                        workers.begin(dataclasses.replace(task, shard=shard))
+                    else:
+                        log.warning("shard %s is left out: another process works on it.", shard)
+                if not workers.running:
+                    continue
+                for ended, outcome in workers.ended(progress):
+                    own.release(_claim(ended.shard))
+                    if outcome.error:
+                        failed[str(ended)] = outcome.error
+                        log.warning("%s failed: %s", ended, outcome.error)
+                    else:
+                        result.files += outcome.value.files
+                        result.faces += outcome.value.faces
+                        result.unread += outcome.value.unread
+                    if progress:
+                        progress(str(ended), 1, 1)
+                        progress("shards", todo - len(waiting) - workers.running, todo)
+    if failed:
+        first = next(iter(failed))
+        raise UserError(
+            f"{len(failed)} of {todo} shards failed; {first}: {failed[first]}. The others are kept; fix the cause and "
+            "continue with --resume"
+        )
+    result.missing = sum(len(_parts(folder, shard, total, size)[1]) for shard in shards)
+    return result
+
+
+def do_shard(task: ShardTask, progress: Callable[[str, int, int], None]) -> ShardResult:
+    """Do one shard, which `predict_shards` has claimed, in a worker."""
+    recognizer = _recognizer(task.model, task.device)
+    about = _about(recognizer, task.sources, task.shard.count, task.options, task.part_pictures)
+    total, _ = _list(task.sources, task.folder, about)
+
+    def named(done: int, of: int) -> None:
+        progress(str(task), done, of)
+
+    given = task.folder, task.shard, total, task.options, task.part_pictures
+    return _predict_missing(recognizer, *given, named, lambda: None)
+
+
+@lru_cache(maxsize=1)
+def _recognizer(model: str | None, device: str) -> Recognizer:
+    return Recognizer.load(model, device)
+
+
+def _claim(shard: Shard) -> str:
+    return f"shard-{shard.number}"
+
+
+def _about(
+    recognizer: Recognizer, sources: Sequence[str], shards: int, options: Options, part_pictures: int
+) -> dict[str, Any]:
+    """Return what the results depend on."""
+    return {
+        "sources": list(sources), "shards": shards, "part_pictures": part_pictures,
+        "options": dataclasses.asdict(dataclasses.replace(options, workers=None)), "classes": list(recognizer.classes),
+        "weights": _identity(recognizer),
+    }  # fmt: skip
+
+
+def _parts(folder: Path, shard: Shard, total: int, part_pictures: int) -> tuple[range, list[int]]:
+    """Return the first rows of a shard's parts: of all, and of those that are not there."""
+    firsts = shard.rows(total)[::part_pictures]
+    return firsts, [first for first in firsts if not _part(folder, first).is_file()]
+
+
+def _predict_missing(
+    recognizer: Recognizer,
+    folder: Path,
+    shard: Shard,
+    total: int,
+    options: Options,
+    part_pictures: int,
+    progress: Progress | None,
+    check: Callable[[], None],
+) -> ShardResult:
+    """Write the parts of a shard that are not there; `check` raises if it is another process's by now."""
+    (firsts, missing), rows = _parts(folder, shard, total, part_pictures), shard.rows(total)
+    result = ShardResult(parts_before=len(firsts) - len(missing), parts=len(firsts))
+    for first in missing:
+        for left in folder.glob(f".{_part(folder, first).stem}.*.unfinished.csv"):  # of a process that was killed
+            left.unlink(missing_ok=True)
+        part = range(first, min(first + part_pictures, rows.stop))
+        _predict_part(recognizer, folder, part, options, result, rows, progress, check)
     return result
 
 
@@ -175,6 +335,16 @@ def _predict_part(
         check()
         writer.close()
     result.files += len(files)
+
+
+def _first_list(
+    own: Claims, sources: Sequence[str], folder: Path, about: dict[str, Any]
+) -> tuple[int, Mapping[str, int]]:
+    """Do `_list` in one process at a time."""
+    own.wait("list")
+    found = _list(sources, folder, about)
+    own.release("list")
+    return found
 
 
 def _list(sources: Sequence[str], folder: Path, about: dict[str, Any]) -> tuple[int, Mapping[str, int]]:
