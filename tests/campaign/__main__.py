@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from campaign import disk, files, kills, pictures, threads
@@ -13,7 +14,9 @@ from campaign.trials import Limits, Outcomes, run_trials
 PARTS = ("pictures", "files", "kills", "disk", "threads")
 
 
-def run(parts: list[str], trials: int, killed: int, seed: int, folder: Path, first: int = 0) -> list[Outcomes]:
+def run(
+    parts: list[str], trials: int, killed: int, seed: int, folder: Path, first: int = 0, commands: Sequence[str] = ()
+) -> list[Outcomes]:
     """Run parts of the campaign, and print each as it ends."""
     found, numbers = [], range(first, first + trials)
     for part in parts:
@@ -25,10 +28,10 @@ def run(parts: list[str], trials: int, killed: int, seed: int, folder: Path, fir
             found.append(threads.run_threads(trials))
         elif part == "disk":
             (folder / part).mkdir(parents=True)
-            found.append(disk.run_disk(folder / part))
+            found.append(disk.run_disk(folder / part, commands))
         else:
             (folder / part).mkdir(parents=True)
-            found.append(kills.run_kills(killed, seed, folder / part))
+            found.append(kills.run_kills(killed, seed, folder / part, commands))
         print("\n".join(found[-1].lines()), flush=True)
     return found
 
@@ -40,10 +43,12 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=10_000, help="damaged pictures, and damaged other files")
     parser.add_argument("--first", type=int, default=0, help="number of the first trial, to do one again")
     parser.add_argument("--kills", type=int, default=17, help="kills of each of six commands")
+    parser.add_argument("--commands", default="", help="of kills and disk, as 'train,compare --jobs 2'; all by default")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
-    found = run(given.parts.split(","), given.trials, given.kills, given.seed, folder, given.first)
+    commands = [name for name in given.commands.split(",") if name]
+    found = run(given.parts.split(","), given.trials, given.kills, given.seed, folder, given.first, commands)
     print(f"what had a fault is in {folder}")
     return int(any(outcomes.faults for outcomes in found))
 

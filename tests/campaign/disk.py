@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
-from campaign.kills import LIMIT_S, Command, commands, digests, start
+from campaign.commands import Command, commands, digests, fork, half_written
 from campaign.trials import Outcomes
 
 ROOMS_KB = (64, 400, 900)
 """Sizes of the small disk, in thousands of bytes."""
 
 
-def run_disk(folder: Path) -> Outcomes:
-    """Give every command a small disk in memory; then make it larger and let the command go on."""
+def run_disk(folder: Path, names: Sequence[str] = ()) -> Outcomes:
+    """Give commands, all if there are no `names`, a small disk in memory; make it larger and let the command go on."""
     outcomes = Outcomes("disk")
     disk = folder / "disk"
     disk.mkdir()
@@ -23,8 +24,8 @@ def run_disk(folder: Path) -> Outcomes:
         return outcomes
     try:
         for command in commands(folder):
-            if command.name == "compare --jobs 2":
-                continue  # as compare
+            if names and command.name not in names:
+                continue
             for room in ROOMS_KB:
                 _fill(command, room, disk, folder, outcomes)
     finally:
@@ -36,8 +37,8 @@ def _fill(command: Command, room_kb: int, disk: Path, folder: Path, outcomes: Ou
     """Run a command on a disk of `room_kb`, and on a larger one after it was full."""
     subprocess.run(["mount", "-o", f"remount,size={room_kb}k", disk], check=True)
     out, errors = disk / "out", folder / "told"
-    process = start(command.arguments, out, folder, errors)
-    code, told = process.wait(LIMIT_S), errors.read_text()
+    process = fork(command.arguments, out, folder, errors)
+    code, told = process.wait(), errors.read_text()
     what = f"{command.name} on {room_kb} kB"
     if code == 0:
         outcomes.counts["there was room"] += 1
@@ -48,12 +49,11 @@ def _fill(command: Command, room_kb: int, disk: Path, folder: Path, outcomes: Ou
         outcomes.counts["told"] += 1
         subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
         begun = out.exists() and any(path.name[0] != "." for path in out.iterdir())
-        process = start((*command.arguments, *(command.go_on if begun else ())), out, folder, errors)
-        if process.wait(LIMIT_S) or len(digests(out, command.results)) < len(command.results):
+        process = fork((*command.arguments, *(command.go_on if begun else ())), out, folder, errors)
+        if process.wait() or len(digests(out, command.results)) < len(command.results):
             outcomes.faults.append(f"{what}, then with room: {errors.read_text()[-300:]}")
         else:
             outcomes.counts["went on with room"] += 1
-    left = [path.name for path in disk.rglob(".*") if path.is_file() and path.name != ".lock"]
-    if left:
+    if left := half_written(disk):
         outcomes.faults.append(f"{what}: left behind {left}")
     subprocess.run(["find", disk, "-mindepth", "1", "-delete"], check=True)
