@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from campaign import disk, files, kills, pictures, threads
+from campaign import clock, determinism, disk, files, kills, pictures, threads
 from campaign.trials import Limits, Outcomes, run_trials
 
-PARTS = ("pictures", "files", "kills", "disk", "threads")
+PARTS = ("pictures", "files", "kills", "disk", "clock", "determinism", "threads")
 
 
 def run(
@@ -26,12 +26,14 @@ def run(
             found.append(run_trials(part, files.make, numbers, seed, folder / part, Limits(seconds=10)))
         elif part == "threads":
             found.append(threads.run_threads(trials))
-        elif part == "disk":
-            (folder / part).mkdir(parents=True)
-            found.append(disk.run_disk(folder / part, commands))
         else:
             (folder / part).mkdir(parents=True)
-            found.append(kills.run_kills(killed, seed, folder / part, commands))
+            if part == "kills":
+                found.append(kills.run_kills(killed, seed, folder / part, commands))
+            elif part == "determinism":
+                found.append(determinism.run_determinism(folder / part))
+            else:
+                found.append({"disk": disk.run_disk, "clock": clock.run_clock}[part](folder / part, commands))
         print("\n".join(found[-1].lines()), flush=True)
     return found
 
@@ -43,7 +45,9 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=10_000, help="damaged pictures, and damaged other files")
     parser.add_argument("--first", type=int, default=0, help="number of the first trial, to do one again")
     parser.add_argument("--kills", type=int, default=17, help="kills of each of six commands")
-    parser.add_argument("--commands", default="", help="of kills and disk, as 'train,compare --jobs 2'; all by default")
+    parser.add_argument(
+        "--commands", default="", help="of kills, disk and clock, as 'train,compare --jobs 2'; all by default"
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))

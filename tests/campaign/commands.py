@@ -26,8 +26,11 @@ TESTS = Path(__file__).parents[1]
 LIMIT_S, HANGS_S = 120.0, 1800.0
 """What a command may take: of the processor, where the longest takes 20, and on the clock of a machine that is busy."""
 
-MODULES = ("facenet2expnet.cli.main", "facenet2expnet.experiment.compare", "facenet2expnet.predict.recognizer",
-           "facenet2expnet.report.page", "facenet2expnet.deploy.onnx", "torch._dynamo", "campaign.commands")  # fmt: skip
+MODULES = (
+    "facenet2expnet.cli.main", "facenet2expnet.experiment.compare", "facenet2expnet.predict.recognizer",
+    "facenet2expnet.report.page", "facenet2expnet.deploy.onnx", "torch._dynamo", "campaign.commands",
+)  # fmt: skip
+"""What the process that commands are copied from has loaded."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Train the same comparison in other environments: the same numbers, bit for bit, and files that others can't change."""
+"""Train the same comparison in other environments: the same numbers, bit for bit, and files only as open as asked."""
 
 from __future__ import annotations
 
