@@ -104,7 +104,7 @@ def well_formed(path: Path, advice: str) -> Iterator[None]:
         if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):  # of a file that is named in this one
             raise
         raise UserError(f"{path} is damaged: {error.strerror}; {advice}") from error
-    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{path} is damaged: {reason}; {advice}") from error
 

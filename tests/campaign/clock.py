@@ -42,5 +42,5 @@ def run_clock(folder: Path, names: Sequence[str] = ()) -> Outcomes:
             outcomes.counts["the same results" if same else "other results"] += 1
             if not same:
                 told = Path(f"{out}.err").read_text()[-300:]
-                outcomes.faults.append(f"{command.name}, {what}: exit code {code}: {told}")
+                outcomes.fault(f"{command.name}, {what}: exit code {code}: {told}")
     return outcomes

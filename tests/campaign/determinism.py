@@ -76,9 +76,9 @@ def run_determinism(folder: Path, names: Sequence[str] = ()) -> Outcomes:
         outcomes.counts["the same numbers" if found == expected and not told else "other numbers"] += 1
         different = sorted(path for path in {*found, *expected} if found.get(path) != expected.get(path))
         if told or different:
-            outcomes.faults.append(f"{name}: {told[-300:]} other {', '.join(different)}")
+            outcomes.fault(f"{name}: {told[-300:]} other {', '.join(different)}")
         if wide:
-            outcomes.faults.append(f"{name}: permissions of {', '.join(wide)}")
+            outcomes.fault(f"{name}: permissions of {', '.join(wide)}")
     outcomes.notes.append(f"{len(expected)} files of each compared")
     return outcomes
 

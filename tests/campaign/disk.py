@@ -60,16 +60,16 @@ def _fill(command: Command, room_kb: int, disk: Path, folder: Path, outcomes: Ou
         outcomes.counts["there was room"] += 1
     elif _told(code, errors, what, outcomes):
         if left := half_written(disk):
-            outcomes.faults.append(f"{what}: left behind {left}")
+            outcomes.fault(f"{what}: left behind {left}")
         _remount(disk, "size=200m")
         begun = out.exists() and any(path.name[0] != "." for path in out.iterdir())
         code = fork((*command.arguments, *(command.go_on if begun else ())), out, folder, errors).wait()
         if code or len(digests(out, command.results)) < len(command.results):
-            outcomes.faults.append(f"{what}, then with room: {errors.read_text()[-300:]}")
+            outcomes.fault(f"{what}, then with room: {errors.read_text()[-300:]}")
         else:
             outcomes.counts["told, went on with room"] += 1
     if left := half_written(disk):
-        outcomes.faults.append(f"{what}: left behind {left}")
+        outcomes.fault(f"{what}: left behind {left}")
     _empty(disk)
 
 
@@ -80,7 +80,7 @@ def _told(code: int, errors: Path, what: str, outcomes: Outcomes) -> bool:
     if code == 2 and "Traceback" not in told and any(word in told for word in words):
         return True
     outcomes.counts["not told"] += 1
-    outcomes.faults.append(f"{what}: exit code {code}: {told[-400:]}")
+    outcomes.fault(f"{what}: exit code {code}: {told[-400:]}")
     return False
 
 
@@ -105,7 +105,7 @@ def _vanish(command: Command, rng: np.random.Generator, disk: Path, folder: Path
     if ended:
         outcomes.counts["vanished after the end"] += 1
     elif code == 0 and len(digests(out, command.results)) == 0:
-        outcomes.faults.append(f"{what}: exit code 0, and there is nothing")
+        outcomes.fault(f"{what}: exit code 0, and there is nothing")
     elif code == 0 or _told(code, errors, what, outcomes):
         outcomes.counts["vanished, told" if code else "vanished, and written where it was"] += 1
     _empty(disk)

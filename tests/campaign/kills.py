@@ -45,7 +45,7 @@ def run_kills(count: int, seed: int, folder: Path, names: Sequence[str] = ()) ->
             time.sleep(0.02)
         if process.wait() != 0:
             outcomes.counts["failed"] += 1
-            outcomes.faults.append(f"{command.name}: {Path(f'{out}.err').read_text()[-300:]}")
+            outcomes.fault(f"{command.name}: {Path(f'{out}.err').read_text()[-300:]}")
             continue
         expected = digests(out, command.results)
         assert len(expected) >= len(command.results), expected
@@ -83,7 +83,7 @@ def _second(command: Command, out: Path, folder: Path, process: Running, outcome
         outcomes.counts["a second process was refused"] += 1
     else:
         outcomes.counts["a second process was let in"] += 1
-        outcomes.faults.append(f"{command.name} beside itself: exit code {code}: {told[-300:]}")
+        outcomes.fault(f"{command.name} beside itself: exit code {code}: {told[-300:]}")
 
 
 def _kill_and_go_on(
@@ -101,17 +101,17 @@ def _kill_and_go_on(
         _end(process, number, what, Path(f"{out}.err"), outcomes)
     half = {name: found for name, found in digests(out, command.results).items() if found != expected.get(name)}
     if half and command.name != "prepare":  # which appends to its file
-        outcomes.faults.append(f"{what}: half a file: {half}")
+        outcomes.fault(f"{what}: half a file: {half}")
     if killed:
         code = fork((*command.arguments, *command.go_on), out, folder).wait()
         if code:
             outcomes.counts["did not go on"] += 1
-            outcomes.faults.append(f"{what}: exit code {code}: {Path(f'{out}.err').read_text()[-300:]}")
+            outcomes.fault(f"{what}: exit code {code}: {Path(f'{out}.err').read_text()[-300:]}")
             return
     left = half_written(out)
     if left or digests(out, command.results) != expected:
         outcomes.counts["other results"] += 1
-        outcomes.faults.append(f"{what}: other results, or left behind {left}")
+        outcomes.fault(f"{what}: other results, or left behind {left}")
         return
     outcomes.counts[f"{command.name}: {f'{number.name}, same results' if killed else 'had ended'}"] += 1
     shutil.rmtree(out)
@@ -134,4 +134,4 @@ def _end(process: Running, number: signal.Signals, what: str, told: Path, outcom
         time.sleep(POLL_S)
     code = process.wait()
     if code not in (0, 130, -number) or "Traceback" in told.read_text():
-        outcomes.faults.append(f"{what}: exit code {code} after {used - before:.1f} s: {told.read_text()[-300:]}")
+        outcomes.fault(f"{what}: exit code {code} after {used - before:.1f} s: {told.read_text()[-300:]}")

@@ -35,11 +35,11 @@ def run_threads(count: int, threads: int = THREADS) -> Outcomes:
             gc.collect()
             used.append(_resident_bytes())
     if outcomes.counts["other numbers"]:
-        outcomes.faults.append(f"threads: {outcomes.counts['other numbers']} predictions differ")
+        outcomes.fault(f"threads: {outcomes.counts['other numbers']} predictions differ")
     slope = (used[1] - used[0]) / max(1, count - count // 2)
     outcomes.notes.append(f"memory grew by {slope:.0f} bytes a prediction in the second half")
     if slope > GROWTH_BYTES and count >= 2000:  # fewer say nothing: the allocator takes memory in large pieces
-        outcomes.faults.append(f"threads: memory grew by {slope:.0f} bytes a prediction")
+        outcomes.fault(f"threads: memory grew by {slope:.0f} bytes a prediction")
     return outcomes
 
 
