@@ -11,7 +11,7 @@ from pathlib import Path
 from campaign import clock, determinism, disk, files, kills, pictures, threads
 from campaign.trials import Limits, Outcomes, run_trials
 
-PARTS = ("pictures", "files", "kills", "disk", "clock", "determinism", "threads")
+PARTS = ("pictures", "files", "kills", "disk", "clock", "determinism", "threads", "processes")
 
 
 def run(
@@ -26,6 +26,8 @@ def run(
             found.append(run_trials(part, files.make, numbers, seed, folder / part, Limits(seconds=10)))
         elif part == "threads":
             found.append(threads.run_threads(trials))
+        elif part == "processes":
+            found.append(threads.run_processes())
         else:
             (folder / part).mkdir(parents=True)
             if part == "kills":

@@ -54,6 +54,7 @@ def run_kills(count: int, seed: int, folder: Path, names: Sequence[str] = ()) ->
         for number in range(count):
             moment, place = rng.uniform(0, used - begun), out.with_name(f"{out.name}-{number}")
             _kill_and_go_on(command, SIGNALS[number % len(SIGNALS)], moment, expected, place, outcomes)
+            print(f"{command.name} {number}: {dict(outcomes.counts)}", flush=True)
         shutil.rmtree(out)
     return outcomes
 

@@ -653,3 +653,27 @@ def test_a_dataframe_and_the_path_of_a_recipe(faces: Path, tmp_path: Path, monke
             train(wrong, recipe=tmp_path / "mine.toml", out=tmp_path / "out", **CPU)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="recipe is a dict, expected a preset's name"):
         train(faces, recipe={}, out=tmp_path / "out", **CPU)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"identity": []}, {"identity": None}, {"threads": "x"}, {"threads": 0}, {"threads": 10**9}, {"seconds": "9"}],
+    ids=str,
+)
+def test_a_record_of_another_form_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    whole = {"created": "now", "identity": {"recipe": {}}, "threads": 1, "seconds": None}
+    (tmp_path / "run.json").write_text(json.dumps(whole))
+    assert run_module._read_record(tmp_path / "run.json", "a run") == whole
+    (tmp_path / "run.json").write_text(json.dumps(whole | change))
+    with pytest.raises(UserError, match=r"run\.json: is not a run that can go on; choose another --out"):
+        run_module._read_record(tmp_path / "run.json", "a run")
+
+
+def test_recipes_are_compared_whatever_a_damaged_record_says() -> None:
+    now = {"recipe": {"crop": {"mean": [1, 2]}, "stage1": {"lr": 0.1}}}
+    for before, expected in (
+        ({"crop": {"mean": [1, 2]}, "stage1": {"lr": 0.2}}, "another recipe: stage1.lr=0.2"),
+        ({"crop": "\ud800", "stage1": {"lr": 0.1}}, "another recipe: crop.mean=None"),
+        (5, "other recipe"),
+    ):
+        assert run_module._difference({"recipe": before}, now) == expected

@@ -214,7 +214,7 @@ def test_a_run_without_predictions_has_no_scores(make_run: MakeRun) -> None:
 def test_a_history_without_a_known_stage_is_named(make_run: MakeRun) -> None:
     run = small(make_run, history=True)
     pd.read_csv(run / "history.csv").assign(stage="x").to_csv(run / "history.csv", index=False)
-    with pytest.raises(UserError, match="is damaged: no curve of one of the stages fine_tune, .*go on with --resume"):
+    with pytest.raises(UserError, match=r"is damaged: no curve of one of the stages fine_tune, .*go on with --resume"):
         write_report(run)
 
 

@@ -19,6 +19,7 @@ from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
@@ -43,6 +44,9 @@ PACKAGES = ("facenet2expnet", "torch", "kornia", "numpy", "opencv-python-headles
 
 BEGINNING, FINISH = "beginning", "results"
 """Claims of the process that begins a shared folder, and of the one that writes its results."""
+
+MAX_THREADS = 10_000
+"""More CPU threads than that in a record are damage."""
 
 log = logging.getLogger(__name__)
 
@@ -216,8 +220,12 @@ def _is_leftover(path: Path, record: Path) -> bool:
 
 
 def _read_record(record: Path, what: str) -> dict[str, Any]:
-    found = read_json(record)
-    if not isinstance(found, dict) or not {"created", "identity", "threads"} <= set(found):
+    found, kinds = (
+        read_json(record),
+        {"created": str, "identity": dict, "threads": int, "seconds": (float, int, NoneType)},
+    )
+    right = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
+    if not right or not 0 < found["threads"] <= MAX_THREADS:
         raise UserError(f"{record}: is not {what} that can go on; choose another --out")
     return found
 
@@ -475,7 +483,15 @@ def _near_sentence(prepared: Sequence[Split], dataset: Dataset) -> str:
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Name what differs between two identities."""
     names = [name for name in now if before.get(name) != now[name]]
-    if names != ["recipe"]:
+    if names != ["recipe"] or not isinstance(before.get("recipe"), dict):
         return "other " + ", ".join(names)
-    old, new = (pd.json_normalize(identity["recipe"]).iloc[0] for identity in (before, now))
-    return "another recipe: " + ", ".join(f"{name}={old.get(name)}" for name in new.index if old.get(name) != new[name])
+    old, new = (_flat(identity["recipe"]) for identity in (before, now))
+    return "another recipe: " + ", ".join(f"{name}={old.get(name)}" for name in new if old.get(name) != new[name])
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The settings of nested tables by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return found
