@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 import facenet2expnet
 import tiny
@@ -31,6 +34,7 @@ from facenet2expnet.files import folder_lock, read_json
 from facenet2expnet.predict.model_folder import load_model
 from facenet2expnet.predict.scores import class_scores
 from facenet2expnet.training import stages
+from facenet2expnet.training.loop import EpochRecord
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
 CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
@@ -677,3 +681,40 @@ def test_recipes_are_compared_whatever_a_damaged_record_says() -> None:
         (5, "other recipe"),
     ):
         assert run_module._difference({"recipe": before}, now) == expected
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
+def test_a_full_disk_loses_the_log_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with run_module._log_file(FULL):
+        logging.getLogger("facenet2expnet.test").info("no room for this")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_is_told_once_by_the_training_and_not_by_the_thread_of_its_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    split = splits.Split("fold-1", np.array([0]), np.array([1]))
+    [job] = jobs.plan_jobs([split], ["scratch"], [0], tiny.tiny_recipe(), tmp_path)
+    record = EpochRecord("scratch", 1, 2, 0.5, 0.5, None, 0.1, 1.0)
+    real = EventFileWriter.__init__
+
+    def on_a_full_disk(self: EventFileWriter, *given: object, **named: object) -> None:
+        real(self, *given, **named)
+        monkeypatch.setattr(self._async_writer._writer, "_writer", FULL.open("wb", buffering=0))
+
+    monkeypatch.setattr(EventFileWriter, "__init__", on_a_full_disk)
+
+    def train_long() -> None:
+        with jobs._epoch_callback(job, tiny.tiny_recipe(), [], None) as on_epoch:
+            for _ in range(1000):
+                on_epoch(record)
+                time.sleep(0.01)
+
+    with pytest.raises(OSError, match="No space left"):
+        train_long()
+    assert told == []

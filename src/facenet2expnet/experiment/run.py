@@ -337,10 +337,18 @@ def finishing(record: Path, own: Claims) -> Iterator[bool]:
     own.release(FINISH)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that goes on without what a full disk has no room for; the results' own errors tell of the disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 @contextlib.contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Write the package's messages to a file too, also those that a terminal does not show."""
-    package, file = logging.getLogger("facenet2expnet"), logging.FileHandler(path, encoding="utf-8")
+    package, file = logging.getLogger("facenet2expnet"), _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     level = package.level
     package.setLevel(logging.DEBUG)
@@ -350,7 +358,8 @@ def _log_file(path: Path) -> Iterator[None]:
     finally:
         package.removeHandler(file)
         package.setLevel(level)
-        file.close()
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def write_inputs(folder: Path, inputs: Inputs, recipe: Recipe) -> None:
