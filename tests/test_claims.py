@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
+import signal
 import socket
 import threading
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from facenet2expnet import claims
 from facenet2expnet.claims import Claims, living
+from facenet2expnet.errors import UserError
 
 PROCESSES = multiprocessing.get_context("spawn")
 
@@ -191,3 +194,64 @@ def test_a_file_system_without_hard_links_has_claims_too(tmp_path: Path, monkeyp
     monkeypatch.setattr(os, "link", refuse)
     assert Claims(tmp_path).take("job")
     assert not Claims(tmp_path).take("job")
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_a_full_disk_is_told_and_no_half_claim_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hard_links: bool
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if not hard_links:
+        real = Path.write_text
+        monkeypatch.setattr(Path, "write_text", lambda path, text, **named: real(path, "", **named))
+
+        def refuse(*paths: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"job\.1\.json: can't be written: File too large; make room"):
+            Claims(tmp_path).take("job")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+    assert Claims(tmp_path).take("job")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"a":' * 50_000, "7", "[]", '"pid"', '{"host": 3, "pid": "x", "namespace": [], "since": null}', "\ud800"],
+    ids=["nested", "number", "list", "text", "other types", "not UTF-8"],
+)
+def test_a_damaged_claim_is_of_an_unknown_process_until_it_expires(tmp_path: Path, content: str) -> None:
+    (tmp_path / "job.1.json").write_text(content, "utf-8", "surrogatepass")
+    assert [claim.owner for claim in living(tmp_path)] == ["process 0 on ?"]
+    assert not Claims(tmp_path).take("job")
+    age(tmp_path, claims.EXPIRES_S + 1)
+    assert Claims(tmp_path).take("job")
+
+
+def test_a_pid_that_no_process_can_have_does_not_run() -> None:
+    assert not claims.runs(10**30)
+    assert claims.runs(os.getpid())
+
+
+def test_a_clock_that_jumps_ahead_lets_others_take_over_and_the_owner_learns_of_it(tmp_path: Path) -> None:
+    with Claims(tmp_path) as own, Claims(tmp_path) as other:
+        assert own.take("job")
+        age(tmp_path, 3600)  # to the clock of now, it was touched an hour ago
+        assert other.take("job")
+        assert not own.holds("job")
+        assert other.holds("job")
+
+
+def test_a_clock_that_is_set_back_keeps_a_claim_and_the_next_touch_mends_its_age(tmp_path: Path) -> None:
+    with Claims(tmp_path) as own:
+        assert own.take("job")
+        age(tmp_path, -3600)
+        assert not Claims(tmp_path).take("job")
+        assert own.holds("job")
+        assert abs(living(tmp_path)[0].age_s) < 60

@@ -198,26 +198,39 @@ def folder_time(folder: Path) -> float:
 
 
 def _create(path: Path) -> bool:
-    """Create a claim file; False if it is there already."""
+    """Create a claim file; False if it is there already. On a full disk nothing is left behind."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    value = {"host": socket.gethostname(), "pid": os.getpid(), "namespace": namespace(), "since": since}
+    text = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "namespace": namespace(), "since": since})
     temporary = path.with_name(f".{uuid.uuid4().hex}")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
     try:
-        os.link(temporary, path)
-    except FileExistsError:
+        temporary.write_text(text, encoding="utf-8")
         try:
-            return os.path.samefile(temporary, path)  # the answer to the first try may have been lost on a network
-        except FileNotFoundError:  # its owner has just released it
-            return False
-    except OSError:  # a file system without hard links
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                json.dump(value, file)
+            os.link(temporary, path)
         except FileExistsError:
+            return os.path.samefile(temporary, path)  # the answer to the first try may have been lost on a network
+        except OSError:  # a file system without hard links
+            return _create_in_place(path, text)
+    except FileNotFoundError:
+        if path.parent.is_dir():  # its owner has just released it
             return False
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return True
+
+
+def _create_in_place(path: Path, text: str) -> bool:
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(text)
+    except OSError:
+        path.unlink(missing_ok=True)  # without a name in it, it would stay until it expires
+        raise
     return True
 
 
@@ -227,17 +240,23 @@ def _read_claims(folder: Path, name: str | None = None) -> list[Claim]:
     now = folder_time(folder) if names else 0.0
     found = []
     for match in names:
-        path, value = folder / match[0], dict[str, Any]()
+        path = folder / match[0]
         try:
-            age = now - path.stat().st_mtime
-            with contextlib.suppress(ValueError):  # it is being written, on a file system without hard links
-                value = json.loads(path.read_text(encoding="utf-8"))
+            age, content = now - path.stat().st_mtime, path.read_bytes()
         except OSError:
             continue  # it was just released
-        known: dict[str, Any] = {"host": "?", "pid": 0, "namespace": "?", "since": ""}
-        known |= {key: value[key] for key in known if key in value}
-        found.append(Claim(unquote(match[1]), int(match[2]), age_s=age, **known))
+        found.append(Claim(unquote(match[1]), int(match[2]), age_s=age, **_owner(content)))
     return found
+
+
+def _owner(content: bytes) -> dict[str, Any]:
+    """Read who made a claim; unknown if it is damaged, or being written on a file system without hard links."""
+    known: dict[str, Any] = {"host": "?", "pid": 0, "namespace": "?", "since": ""}
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(content)
+        if isinstance(value, dict) and all(type(value.get(key)) is type(known[key]) for key in known):
+            return {key: value[key] for key in known}
+    return known
 
 
 def _matches(folder: Path, name: str | None) -> list[re.Match[str]]:
@@ -265,7 +284,7 @@ def runs(pid: int) -> bool:
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -99,7 +100,11 @@ def well_formed(path: Path, advice: str) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise UserError(f"{path}: {error}; {advice}") from error
-    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):  # of a file that is named in this one
+            raise
+        raise UserError(f"{path} is damaged: {error.strerror}; {advice}") from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{path} is damaged: {reason}; {advice}") from error
 

@@ -113,6 +113,7 @@ KINDS = (
     Kind("a claim", "claims", "fold-1%2Fscratch.1.json", JSONS, lambda f: claims.living(f)),
     Kind("a table", "faces", "renamed.csv", TEXTS, lambda f: read_csv(f / "renamed.csv")),
     Kind("a run's record", "run", "run.json", JSONS, write_report, 8),
+    Kind("a run's manifest", "run", "manifest.json", JSONS, write_report, 8),
     Kind("a run's metrics", "run", "metrics.json", JSONS, write_report, 8),
     Kind("a run's predictions", "run", "predictions.parquet", ANY, write_report, 8),
     Kind("a run's history", "run", "history.csv", TEXTS, write_report, 8),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import os
 import stat
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 import facenet2expnet
@@ -20,7 +23,10 @@ from facenet2expnet.files import write_atomic
 from facenet2expnet.labels import FERPLUS_VOTES
 from facenet2expnet.predict.fetch import split_reference
 
-PACKAGE = Path(facenet2expnet.__file__).parent
+PACKAGE, ROOT = Path(facenet2expnet.__file__).parent, Path(__file__).parents[2]
+UNPINNED = ("timm",)
+"""Extras that the tests do without."""
+
 FORBIDDEN = {
     "pickle.load", "pickle.loads", "pickle.Unpickler", "cPickle.load", "dill.load", "cloudpickle.load", "joblib.load",
     "marshal.loads", "shelve.open", "pd.read_pickle", "pandas.read_pickle", "torch.jit.load", "eval", "exec",
@@ -63,6 +69,17 @@ def test_no_pickle_is_loaded_and_no_shell_is_used() -> None:
     found = {path.relative_to(PACKAGE).as_posix(): dangers(path.read_text()) for path in PACKAGE.rglob("*.py")}
     assert len(found) > 100
     assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_what_the_tests_ran_with_is_pinned_and_of_the_releases_that_are_asked_for() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {name: wanted for name, wanted in project["optional-dependencies"].items() if name not in UNPINNED}
+    asked = [Requirement(text) for texts in (project["dependencies"], *extras.values()) for text in texts]
+    assert len(pins) == len(lines) > 50
+    wrong = [str(one) for one in asked if not one.specifier.contains(pins.get(canonicalize_name(one.name), "0"))]
+    assert not wrong
 
 
 def test_no_pickle_is_shipped() -> None:

@@ -47,6 +47,11 @@ class Outcomes:
     longest_s: float = 0.0
     most_memory: int = 0
 
+    def fault(self, text: str) -> None:
+        """Note a fault, and show it at once."""
+        self.faults.append(text)
+        print(f"{self.part}: {text}", file=sys.stderr, flush=True)
+
     @property
     def total(self) -> int:
         """The number of trials."""
@@ -109,17 +114,17 @@ def _listen(connection: Connection, process: Any, left: list[int], outcomes: Out
             if not ready:
                 raise RuntimeError(f"{outcomes.part}: its process did not start ({message})")
             outcomes.counts["crash or hang"] += 1
-            outcomes.faults.append(f"{outcomes.part} {number}: {message}")
+            outcomes.fault(f"{outcomes.part} {number}: {message}")
             return left
         kind, text, seconds, memory = message
         outcomes.counts[kind] += 1
         outcomes.longest_s, outcomes.most_memory = max(outcomes.longest_s, seconds), max(outcomes.most_memory, memory)
         if kind not in (RESULT, REFUSED):
-            outcomes.faults.append(f"{outcomes.part} {number}: {text}")
+            outcomes.fault(f"{outcomes.part} {number}: {text}")
         if seconds > limits.seconds:
-            outcomes.faults.append(f"{outcomes.part} {number}: took {seconds:.1f} s, {text}")
+            outcomes.fault(f"{outcomes.part} {number}: took {seconds:.1f} s, {text}")
         if memory > limits.memory:
-            outcomes.faults.append(f"{outcomes.part} {number}: took {memory / 1e6:.0f} MB, {text}")
+            outcomes.fault(f"{outcomes.part} {number}: took {memory / 1e6:.0f} MB, {text}")
     return left
 
 

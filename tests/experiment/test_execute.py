@@ -394,7 +394,10 @@ def test_chains_are_the_jobs_of_a_face_net_and_share_views_if_several_learn(tmp_
     assert {job.views_folder for job, _ in few.jobs} == {None}
 
 
-@pytest.mark.parametrize("plan", [[3], [{"title": "x"}], 5, [{"title": "x", "folder": 1, "chain": "x"}]])
+LONG = {"title": "x", "folder": "9" * 5000, "chain": "x"}
+
+
+@pytest.mark.parametrize("plan", [[3], [{"title": "x"}], 5, [{"title": "x", "folder": 1, "chain": "x"}], [LONG]])
 def test_a_plan_of_another_form_is_named(tmp_path: Path, plan: object) -> None:
     (tmp_path / "jobs.json").write_text(json.dumps(plan))
     with pytest.raises(UserError, match=r"jobs\.json is damaged: .*written again when the run goes on, with --resume"):

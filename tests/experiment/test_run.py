@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from runs import CPU
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 import tiny
 from facenet2expnet import recipes
@@ -20,10 +23,12 @@ from facenet2expnet.data import splits
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import compare as experiment
+from facenet2expnet.experiment import job as jobs
 from facenet2expnet.experiment import run as run_module
 from facenet2expnet.experiment.compare import compare, train
 from facenet2expnet.files import folder_lock
 from facenet2expnet.training import stages
+from facenet2expnet.training.loop import EpochRecord
 
 pytestmark = pytest.mark.usefixtures("tiny_face_net")
 
@@ -224,3 +229,64 @@ def test_a_dataframe_and_the_path_of_a_recipe(faces: Path, tmp_path: Path, monke
             train(wrong, recipe=tmp_path / "mine.toml", out=tmp_path / "out", **CPU)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="recipe is a dict, expected a preset's name"):
         train(faces, recipe={}, out=tmp_path / "out", **CPU)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"identity": []}, {"identity": None}, {"threads": "x"}, {"threads": 0}, {"threads": 10**9}, {"seconds": "9"}],
+    ids=str,
+)
+def test_a_record_of_another_form_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
+    whole = {"created": "now", "identity": {"recipe": {}}, "threads": 1, "seconds": None}
+    (tmp_path / "run.json").write_text(json.dumps(whole))
+    assert run_module._read_record(tmp_path / "run.json", "a run") == whole
+    (tmp_path / "run.json").write_text(json.dumps(whole | change))
+    with pytest.raises(UserError, match=r"run\.json: is not a run that can be continued; choose another --out"):
+        run_module._read_record(tmp_path / "run.json", "a run")
+
+
+def test_recipes_are_compared_whatever_a_damaged_record_says() -> None:
+    now = {"recipe": {"crop": {"mean": [1, 2]}, "stage1": {"lr": 0.1}}}
+    for before, expected in (
+        ({"crop": {"mean": [1, 2]}, "stage1": {"lr": 0.2}}, "another recipe: stage1.lr=0.2"),
+        ({"crop": "\ud800", "stage1": {"lr": 0.1}}, "another recipe: crop.mean=None"),
+        (5, "other recipe"),
+    ):
+        assert run_module._difference({"recipe": before}, now) == expected
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="a device of Linux")
+def test_a_full_disk_loses_the_log_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with run_module._log_file(FULL):
+        logging.getLogger("facenet2expnet.test").info("no room for this")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_full_disk_is_told_once_by_the_training_and_not_by_the_thread_of_its_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    split = splits.Split("fold-1", np.array([0]), np.array([1]))
+    [job] = jobs.plan_jobs([split], ["scratch"], [0], tiny.tiny_recipe(), tmp_path)
+    record = EpochRecord("scratch", 1, 2, 0.5, 0.5, None, 0.1, 1.0)
+    real = EventFileWriter.__init__
+
+    def on_a_full_disk(self: EventFileWriter, *given: object, **named: object) -> None:
+        real(self, *given, **named)
+        monkeypatch.setattr(self._async_writer._writer, "_writer", FULL.open("wb", buffering=0))
+
+    monkeypatch.setattr(EventFileWriter, "__init__", on_a_full_disk)
+
+    def train_long() -> None:
+        with jobs._epoch_callback(job, tiny.tiny_recipe(), [], None) as on_epoch:
+            for _ in range(1000):
+                on_epoch(record)
+                time.sleep(0.01)
+
+    with pytest.raises(OSError, match="No space left"):
+        train_long()
+    assert told == []

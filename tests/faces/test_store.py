@@ -59,6 +59,13 @@ def test_store_can_be_moved_and_opened_without_the_pictures(pictures: Manifest, 
     assert moved.skipped == made.skipped
 
 
+def test_what_a_killed_preparation_left_half_written_is_deleted(pictures: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / ".skipped.1a901b3b.csv").write_text("image,rea")
+    store.prepare(pictures, SMALL, tmp_path / "faces")
+    assert [path.name for path in (tmp_path / "faces").glob(".*")] == [".lock"]
+
+
 def test_finished_store_is_opened_not_made_again(
     pictures: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,11 @@ def test_files_that_are_not_ours_are_named(tiny_onnx: Path, tmp_path: Path) -> N
     for metadata, message in wrong:
         with pytest.raises(UserError, match=rf"wrong\.onnx: .*{message}"):
             Recognizer.load(changed(tiny_onnx, tmp_path / "wrong.onnx", metadata))
+
+
+def test_a_model_that_is_sent_to_another_process_says_what_to_do(tiny_onnx: Path) -> None:
+    with pytest.raises(UserError, match=r"can't be copied to another process; load it there: Recognizer\.load\(FILE\)"):
+        pickle.dumps(load_onnx(tiny_onnx, "cpu"))
 
 
 def test_without_onnx_runtime_it_is_named(tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:

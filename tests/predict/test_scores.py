@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from facenet2expnet.predict.model_folder import Model
@@ -41,3 +44,25 @@ def test_memory_does_not_grow_with_the_number_of_faces(model: Model, tmp_path: P
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3e6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_gives_the_same_scores(model: Model, tmp_path: Path) -> None:
+    """Without care it waits forever for threads that stayed in its parent."""
+    before, expected = torch.get_num_threads(), class_scores(model.module, FACES, 32)
+
+    def predict() -> None:
+        np.save(tmp_path / "scores.npy", class_scores(model.module, FACES, 32))
+
+    torch.set_num_threads(2)
+    try:
+        class_scores(model.module, FACES, 32)
+        child = multiprocessing.get_context("fork").Process(target=predict)
+        child.start()
+        child.join(120)
+        waits = child.is_alive()
+        child.kill()
+    finally:
+        torch.set_num_threads(before)
+    assert not waits
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, atol=1e-6)

@@ -66,6 +66,21 @@ def run(recognizer: Recognizer, sources: Any, out: Path, shard: str = "1/1", **m
     return predict_shard(recognizer, listed, out, Shard.parse(shard), given.pop("options"), **given)
 
 
+def test_what_a_killed_process_left_half_written_is_deleted(
+    recognizer: Recognizer, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in (".pictures.0123abcd.jsonl", ".shards.0123abcd.json"):
+        (out / name).write_text("half")
+    run(recognizer, pictures, out)
+    first = parts(out)[0]
+    first.rename(first.with_name(f".{first.stem}.0123abcd.parquet"))
+    run(recognizer, pictures, out, resume=True)
+    assert first.is_file()
+    assert [path.name for path in out.rglob(".*") if path.is_file()] == []
+
+
 def test_the_shards_together_are_the_whole(recognizer: Recognizer, pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = [run(recognizer, pictures, out, f"{number}/3") for number in (2, 1, 3)]

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from facenet2expnet import recipes
+from facenet2expnet.errors import UserError
 from facenet2expnet.report.page import confident_mistakes, fn2en_words, thumbnail, write_report
 
 MakeRun = Callable[..., Path]
@@ -208,6 +209,13 @@ def test_a_run_without_predictions_has_no_scores(make_run: MakeRun) -> None:
     assert "This run has no predictions on test pictures, so there are no scores." in page.text
     assert "Confusion matrices" not in page.text
     assert len(page.images) == 1
+
+
+def test_a_history_without_a_known_stage_is_named(make_run: MakeRun) -> None:
+    run = small(make_run, history=True)
+    pd.read_csv(run / "history.csv").assign(stage="x").to_csv(run / "history.csv", index=False)
+    with pytest.raises(UserError, match=r"is damaged: no curve of one of the stages fine_tune, .*go on with --resume"):
+        write_report(run)
 
 
 def predictions() -> pd.DataFrame:

@@ -53,6 +53,14 @@ def test_a_damaged_file_is_named(make_run: Callable[..., Path], name: str, conte
         read_run(run)
 
 
+@pytest.mark.parametrize("content", [b"[3]", b'{"root": 5}', b'"x"'])
+def test_a_manifest_of_another_form_is_named(make_run: Callable[..., Path], content: bytes) -> None:
+    run = make_run(classes=("yes", "no"), folds=2, pictures=False)
+    (run / "manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged: .*; remove it to leave it out"):
+        read_run(run)
+
+
 def test_a_folder_that_is_no_run_is_an_error_that_says_what_to_give(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(UserError, match=r"holds no run\.json; give a folder that `fn2en compare` or `fn2en train`"):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -218,7 +219,11 @@ def _epoch_callback(
     epochs = {"scratch": recipe.scratch.epochs, "fine-tune": recipe.fine_tune.epochs}
     total = epochs.get(job.method, recipe.stage1.epochs + recipe.stage2.epochs)
     names = {"loss": "loss", "lr": "rate", "accuracy": "accuracy", "r2": "R2", "val_loss": "validation loss"}
-    with SummaryWriter(str(job.folder / "tensorboard")) as curves, contextlib.ExitStack() as at_end:
+    with (
+        _without_tracebacks_of_threads(),
+        SummaryWriter(str(job.folder / "tensorboard")) as curves,
+        contextlib.ExitStack() as at_end,
+    ):
         if progress:  # early stopping leaves epochs out
             at_end.callback(progress, job.title, total, total)
 
@@ -234,6 +239,22 @@ def _epoch_callback(
                 progress(job.title, len(records), total)
 
         yield on_epoch
+
+
+@contextmanager
+def _without_tracebacks_of_threads() -> Iterator[None]:
+    """On a full disk, TensorBoard's thread raises what the training then raises too: it is told once."""
+    before = threading.excepthook
+
+    def told(raised: threading.ExceptHookArgs) -> None:
+        if not isinstance(raised.exc_value, OSError):
+            before(raised)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextmanager

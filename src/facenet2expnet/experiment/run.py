@@ -19,6 +19,7 @@ from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
@@ -44,6 +45,9 @@ PACKAGES = ("facenet2expnet", "torch", "kornia", "numpy", "opencv-python-headles
 
 BEGINNING, FINISH = "beginning", "results"
 """Claims of the process that begins a shared folder, and of the one that writes its results."""
+
+MAX_THREADS = 10_000
+"""More CPU threads than that in a record are damage."""
 
 log = logging.getLogger(__name__)
 
@@ -217,8 +221,10 @@ def _is_leftover(path: Path, record: Path) -> bool:
 
 
 def _read_record(record: Path, what: str) -> dict[str, Any]:
+    kinds = {"created": str, "identity": dict, "threads": int, "seconds": (float, int, NoneType)}
     found = read_json(record)
-    if not isinstance(found, dict) or not {"created", "identity", "threads"} <= set(found):
+    right = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
+    if not right or not 0 < found["threads"] <= MAX_THREADS:
         raise UserError(f"{record}: is not {what} that can be continued; choose another --out")
     return found
 
@@ -330,10 +336,18 @@ def finishing(record: Path, own: Claims) -> Iterator[bool]:
     own.release(FINISH)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that goes on without what a full disk has no room for; the results' own errors tell of the disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 @contextlib.contextmanager
 def _log_file(path: Path) -> Iterator[None]:
     """Write the package's messages to a file too, also those that a terminal does not show."""
-    package, file = logging.getLogger("facenet2expnet"), logging.FileHandler(path, encoding="utf-8")
+    package, file = logging.getLogger("facenet2expnet"), _LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     level = package.level
     package.setLevel(logging.DEBUG)
@@ -343,7 +357,8 @@ def _log_file(path: Path) -> Iterator[None]:
     finally:
         package.removeHandler(file)
         package.setLevel(level)
-        file.close()
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def write_inputs(folder: Path, inputs: Inputs, recipe: Recipe) -> None:
@@ -475,7 +490,15 @@ def _near_sentence(prepared: Sequence[Split], dataset: Dataset) -> str:
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Name what differs between two identities."""
     names = [name for name in now if before.get(name) != now[name]]
-    if names != ["recipe"]:
+    if names != ["recipe"] or not isinstance(before.get("recipe"), dict):
         return "other " + ", ".join(names)
-    old, new = (pd.json_normalize(identity["recipe"]).iloc[0] for identity in (before, now))
-    return "another recipe: " + ", ".join(f"{name}={old.get(name)}" for name in new.index if old.get(name) != new[name])
+    old, new = (_flat(identity["recipe"]) for identity in (before, now))
+    return "another recipe: " + ", ".join(f"{name}={old.get(name)}" for name in new if old.get(name) != new[name])
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The settings of nested tables by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return found

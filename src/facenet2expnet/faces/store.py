@@ -25,7 +25,14 @@ from facenet2expnet.data.pictures import Skipped, write_contact_sheet, write_ski
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces import detect
 from facenet2expnet.faces.prepare import CENTRED, NO_FACE, Progress, check_any, crop_files
-from facenet2expnet.files import folder_lock, read_json, well_formed, write_atomic, write_json
+from facenet2expnet.files import (
+    delete_temporary_files,
+    folder_lock,
+    read_json,
+    well_formed,
+    write_atomic,
+    write_json,
+)
 
 FORMAT = 1
 SHARD_ROWS = 128
@@ -135,6 +142,7 @@ def prepare(
         detect.check_installed(contract)
         try:
             with folder_lock(folder, "another process is preparing this face store; wait for it, or stop it"):
+                delete_temporary_files(folder)
                 if not (folder / CARD).is_file():  # no other process has finished it in the meantime
                     _finish(folder, job, manifest, _write_crops(folder, job, manifest, workers, progress))
                 (folder / JOURNAL).unlink(missing_ok=True)

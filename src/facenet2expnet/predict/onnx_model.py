@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -46,6 +46,11 @@ class OnnxModel:
     contract: CropContract
     metadata: dict[str, Any]
     device: str
+
+    def __reduce__(self) -> NoReturn:
+        raise UserError(
+            "the model of an ONNX file can't be copied to another process; load it there: Recognizer.load(FILE)"
+        )
 
     def probabilities(self, crops: np.ndarray) -> np.ndarray:
         """Class probabilities (N, K) float32 of crops (N, crop_px, crop_px, 3) uint8 RGB."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -65,12 +66,25 @@ def class_scores(
     """
     import torch
 
+    _allow_forks()
     scores = []
     with torch.inference_mode():
         for faces in batches(pixels, rows):
             crops = centre_crop(torch.from_numpy(faces).to(device).permute(0, 3, 1, 2), crop_px)
             scores.append(model(crops).float().cpu().numpy())
     return np.concatenate(scores)
+
+
+@cache
+def _allow_forks() -> None:
+    """From now on, let a forked process compute with one thread.
+
+    OpenMP's other threads stay in this process, and the forked one would wait for them forever.
+    """
+    import torch
+
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def class_probabilities(

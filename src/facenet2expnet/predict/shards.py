@@ -299,8 +299,8 @@ def _predict_missing(
     (firsts, missing), rows = _parts(folder, shard, total, part_pictures), shard.rows(total)
     result = ShardResult(parts_before=len(firsts) - len(missing), parts=len(firsts))
     for first in missing:
-        for left in folder.glob(f".{_part(folder, first).stem}.*.unfinished.csv"):  # of a process that was killed
-            left.unlink(missing_ok=True)
+        _delete_left(folder, f".{_part(folder, first).stem}.*.unfinished.csv")
+        _delete_left(folder / PARTS, f".{_part(folder, first).stem}.*")
         part = range(first, min(first + part_pictures, rows.stop))
         _predict_part(recognizer, folder, part, options, result, rows, progress, check)
     return result
@@ -364,6 +364,8 @@ def _list(sources: Sequence[str], folder: Path, about: dict[str, Any]) -> tuple[
         return int(card["files"]), card.get("others", {})
     if any(path.name not in (claims.FOLDER, LIST) and not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder}: exists and is not empty; choose another --out")
+    for name in (LIST, CARD):
+        _delete_left(folder, f".{Path(name).stem}.*")
     count, others = 0, Counter[str]()
     with atomic_path(folder / LIST) as temporary, temporary.open("w", encoding="ascii") as file:
         for path in _files(sources, others):
@@ -374,6 +376,12 @@ def _list(sources: Sequence[str], folder: Path, about: dict[str, Any]) -> tuple[
         raise UserError(f"{', '.join(sources)}: no pictures or videos" + (f"; {sentence[:-1]}" if sentence else ""))
     write_json(folder / CARD, about | {"files": count, "others": others})
     return count, others
+
+
+def _delete_left(folder: Path, pattern: str) -> None:
+    """Delete what a process left that was killed; the claim of it is this process's now."""
+    for path in folder.glob(pattern):
+        path.unlink(missing_ok=True)
 
 
 def _check_sources(sources: Sequence[str]) -> None:

@@ -228,11 +228,15 @@ def curves_figure(history: pd.DataFrame) -> Figure:
 
     Args:
         history: columns method, stage, epoch, loss, val_loss, accuracy, r2 (NaN where not measured).
+    Raises:
+        ValueError: If there is nothing to show.
     """
     stages = {str(name): part for name, part in history.groupby("stage")}
     quantities = [name for name in _CURVES if history[name].notna().any()]
     order = [name for name in STAGES if name in stages]
     shown = [(stage, name) for stage in order for name in quantities if stages[stage][name].notna().any()]
+    if not shown:
+        raise ValueError(f"no curve of one of the stages {', '.join(STAGES)}")
     figure, grid = panels(len(shown), 3 if "val_loss" in quantities else 2, 4, 2.3)
     for axes, (stage, name) in zip(grid, shown, strict=True):
         _draw_curves(axes, stages[stage], name)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from facenet2expnet.errors import UserError
-from facenet2expnet.files import read_json
+from facenet2expnet.files import read_json, well_formed
 from facenet2expnet.report.tables import as_text
 
 ANALYSES = "analyses"
@@ -67,11 +67,13 @@ def read_run(path: Path) -> RunFolder:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path / name}: can't be read ({reason}); remove it to leave it out") from None
 
+    with well_formed(path / "manifest.json", "remove it to leave it out"):
+        root = path / read("manifest.json", read_json, {}).get("root", "")
     read_text = partial(pd.read_csv, dtype=str, keep_default_na=False)
     return RunFolder(
         path=path,
         metadata=read("run.json", read_json),
-        root=path / read("manifest.json", read_json, {}).get("root", ""),
+        root=root,
         predictions=read("predictions.parquet", pd.read_parquet),
         metrics=read("metrics.json", read_json),
         history=read("history.csv", partial(pd.read_csv, dtype={"method": str, "fold": str, "stage": str})),

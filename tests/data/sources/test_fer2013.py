@@ -109,6 +109,8 @@ class TestFer2013:
         with (tmp_path / "FER2013Test" / "label.csv").open("a") as file:
             file.write("fer0000002.png,1,2\n")
         assert "label.csv line 3: expected a name and ten numbers" in message_of("fer2013", tmp_path, labels="ferplus")
+        (tmp_path / "FER2013Test" / "label.csv").write_text(f"fer0000002.png,{'9' * 5000}{',0' * 9}\n")
+        assert "label.csv line 1: expected a name and ten numbers" in message_of("fer2013", tmp_path, labels="ferplus")
 
     def test_train_csv_without_usage(self, tmp_path: Path) -> None:
         file = self.write(tmp_path)
@@ -154,6 +156,8 @@ class TestFer2013:
             "line 2: expected a name from fer0000000.png to fer0000000.png, or none, got 'fer0000001.png'"
             in message_of("fer2013", tmp_path, labels="ferplus")
         )
+        (tmp_path / "fer2013new.csv").write_text("\n".join([lines[0], f"{lines[1][:-1]}{'9' * 5000}", *lines[2:]]))
+        assert "line 2: expected ten numbers of votes" in message_of("fer2013", tmp_path, labels="ferplus")
         (tmp_path / "fer2013new.csv").write_text("\n".join([*lines[:3], lines[2], *lines[4:]]))
         assert "line 4: expected a name from fer0000002.png to fer0000002.png" in message_of("fer2013", tmp_path)
         (tmp_path / "fer2013new.csv").write_text("\n".join([lines[0], *lines[-7:], *lines[1:-7]]))

@@ -172,7 +172,7 @@ def _read_label_csv(file: Path, root: Path, split: str, notes: list[str]) -> pd.
     names, votes, missing = list[str](), list[list[int]](), list[str]()
     for line, cells in csv_rows(file):
         name, counts = cells[0].strip(), [cell.strip() for cell in cells[-len(VOTES) :]]
-        if len(cells) not in (len(VOTES) + 1, len(VOTES) + 2) or not all(map(str.isdecimal, counts)):
+        if len(cells) not in (len(VOTES) + 1, len(VOTES) + 2) or not all(map(_is_count, counts)):
             raise UserError(f"{file} line {line}: expected a name and ten numbers of votes, got '{','.join(cells)}'")
         if (file.parent / name).is_file():
             names.append((file.parent / name).relative_to(root).as_posix())
@@ -214,10 +214,14 @@ def _cells(file: Path, columns: list[str]) -> pd.DataFrame:
         _check(file, table["line"], wrong, expected, table[["emotion", "Usage"]])
         table["emotion"] = classes
     if VOTES[0] in columns:
-        wrong = ~table[VOTES].map(str.isdecimal).all(axis=1)
+        wrong = ~table[VOTES].map(_is_count).all(axis=1)
         _check(file, table["line"], wrong, "ten numbers of votes", table[VOTES])
         table[VOTES] = table[VOTES].astype(np.int64)
     return table
+
+
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) < 10
 
 
 def _check(file: Path, lines: pd.Series, wrong: pd.Series, expected: str, got: pd.DataFrame) -> None:
