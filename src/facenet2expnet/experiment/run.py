@@ -221,7 +221,9 @@ def _is_leftover(path: Path, record: Path) -> bool:
 
 
 def _read_record(record: Path, what: str) -> dict[str, Any]:
-    kinds = {"created": str, "identity": dict, "threads": int, "seconds": (float, int, NoneType)}
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "created": str, "identity": dict, "threads": int, "seconds": (float, int, NoneType),
+    }  # fmt: skip
     found = read_json(record)
     right = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
     if not right or not 0 < found["threads"] <= MAX_THREADS:
