@@ -48,11 +48,13 @@ try:
     name, build = "deepface", lambda: lambda picture: DeepFace.analyze(
         picture[..., ::-1], actions=["emotion"], detector_backend="mtcnn", enforce_detection=False, silent=True)
 except ImportError:
+    import facenet_pytorch  # before TensorFlow: the other way round, some releases crash together
     from fer.fer import FER
     name, build = "fer", lambda: FER(mtcnn=True).detect_emotions
 analyse, lock = build(), Lock()
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     def log_message(self, *_):
         pass
     def do_POST(self):

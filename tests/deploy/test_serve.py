@@ -319,6 +319,13 @@ def test_nothing_of_a_request_is_logged(client: TestClient, caplog: pytest.LogCa
     assert "secret" not in caplog.text
 
 
+def test_connections_do_not_wait_to_send_small_answers() -> None:
+    with serve.listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_port_that_is_taken_is_said() -> None:
     with serve.listen("127.0.0.1", 0) as taken, pytest.raises(UserError, match="choose another by --host and --port"):
         serve.listen("127.0.0.1", taken.getsockname()[1])

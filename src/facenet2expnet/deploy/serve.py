@@ -308,12 +308,16 @@ def _add_page(app: FastAPI) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """Open the service's socket.
 
+    Without TCP_NODELAY, which its connections inherit, the second part of every answer waits 40 ms for the client.
+
     Raises:
         UserError: If the address is not of this machine, or the port is taken.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
+        listening = socket.create_server((host, port), family=family, backlog=1024)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"can't listen at {host}, port {port}: {reason}; choose another by --host and --port") from None
