@@ -39,6 +39,7 @@ WARM_UP = 3
 
 PEER = """
 import io, json
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 import numpy as np
@@ -48,7 +49,8 @@ try:
     name, build = "deepface", lambda: lambda picture: DeepFace.analyze(
         picture[..., ::-1], actions=["emotion"], detector_backend="mtcnn", enforce_detection=False, silent=True)
 except ImportError:
-    import facenet_pytorch  # before TensorFlow: the other way round, some releases crash together
+    with suppress(ImportError):
+        import facenet_pytorch  # before TensorFlow: the other way round, some releases crash together
     from fer.fer import FER
     name, build = "fer", lambda: FER(mtcnn=True).detect_emotions
 analyse, lock = build(), Lock()

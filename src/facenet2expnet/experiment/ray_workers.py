@@ -259,9 +259,6 @@ def _do(work: Work, task: Any, mailbox: Any, folder: str, marker: Path, threads:
         folder: where the command runs; relative paths of the task begin there.
         marker: a file of the shared folder.
     """
-    import ray
-    import torch
-
     host = socket.gethostname()
     try:
         os.chdir(folder)
@@ -272,6 +269,9 @@ def _do(work: Work, task: Any, mailbox: Any, folder: str, marker: Path, threads:
             f"{host} does not see {marker.parent}; with the engine ray the results must be on a disk that all nodes "
             "share, under the same path"
         )
+    import ray
+    import torch
+
     torch.set_num_threads(threads)
     last: dict[str, float] = {}
     sent: list[Any] = []
