@@ -193,3 +193,15 @@ def test_parquet_without_pyarrow_is_refused_before_any_work(monkeypatch: pytest.
     with pytest.raises(UserError, match=r"a\.parquet: Parquet needs the package pyarrow; pip install pyarrow"):
         check_table_name(Path("a.parquet"))
     check_table_name(Path("a.csv"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_rows_that_a_full_disk_does_not_take_are_deleted(tmp_path: Path) -> None:
+    writer = TableWriter(tmp_path / "t.parquet", ("a", "b"), rows_path=tmp_path / ".rows.csv")
+    writer._file.close()
+    writer._file = Path("/dev/full").open("w")  # noqa: SIM115
+    writer._file.write("a row")
+    with pytest.raises((UserError, OSError)):
+        writer.close()
+    writer.discard()
+    assert not list(tmp_path.iterdir())

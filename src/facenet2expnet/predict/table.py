@@ -55,6 +55,7 @@ class TableWriter:
         self.rows_path = (rows_path or path.with_name(f"{path.stem}.unfinished.csv")) if parquet else path
         with self._writing():
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._finished = False
             self._file = self.rows_path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
             self._csv = csv.writer(self._file, lineterminator="\n")
             if not self._lines:
@@ -91,12 +92,15 @@ class TableWriter:
         if self.rows_path != self.path:
             self._make_parquet()
             self.rows_path.unlink(missing_ok=True)
+        self._finished = True
 
     def discard(self) -> None:
-        """Close and delete the rows of an unfinished Parquet file; nothing happens after `close`."""
-        if not self._file.closed:
+        """Close and delete the rows of an unfinished Parquet file; nothing happens after a `close` that succeeded."""
+        if self._finished:
+            return
+        with contextlib.suppress(OSError):  # a full disk does not take the last rows
             self._file.close()
-            self.rows_path.unlink(missing_ok=True)
+        self.rows_path.unlink(missing_ok=True)
 
     def _make_parquet(self) -> None:
         import pandas as pd
