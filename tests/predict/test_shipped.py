@@ -52,6 +52,7 @@ def test_cards_say_what_they_should(name: str) -> None:
     assert recognizer.contract.framing is not None  # photographs are cut as its training pictures were
     assert "FER2013" in about["licence"]
     assert "claim nothing" in about["licence"]
+    assert {"temperature", "prior_strength", "prior"} <= set(about["calibration"])
     assert "/" not in about["recipe"]["expnet"]["start"]  # no path of the machine that trained it
     assert {"accuracy", "balanced_accuracy", "pictures"} <= set(about["results"]["FER2013 PublicTest, FER+ majority"])
 

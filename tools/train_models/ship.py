@@ -56,7 +56,7 @@ USE = (
 )
 FRAMED = 400
 """Training pictures in which a face is looked for, to say how tightly they are cut."""
-KEPT = ("recipe", "versions", "device", "created")
+KEPT = ("recipe", "versions", "device", "calibration", "created")
 STRENGTHS = np.arange(11) / 10
 """Of the subtracted logarithms; 1 is what a world would ask for in which all classes are equally frequent."""
 
@@ -162,6 +162,11 @@ def card(name: str, metadata: dict[str, Any], classes: tuple[str, ...]) -> str:
     lines = ["---", "license: other", "tags: [facial-expression-recognition]", "---", "", f"# {name}", ""]
     lines += [f"An expression net of {metadata['parameters']:,} weights: {classes_text}.", ""]
     lines += [f"**Data.** {metadata['trained_on']['words']}", "", f"**Licence.** {metadata['licence']}", ""]
+    strength = metadata["calibration"]["prior_strength"]
+    lines += [
+        f"**Scores.** {strength} of the logarithms of the classes' shares in the training part are subtracted.",
+        "",
+    ]
     lines += [f"**Use.** {metadata['use']}", ""]
     lines += ["| test | pictures | accuracy, % | macro recall, % | calibration error, % |", "|---|---:|---:|---:|---:|"]
     for test, found in metadata["results"].items():
@@ -216,9 +221,10 @@ def main() -> None:
         crops = [whole_picture(read_picture(faces.root / image), contract) for image in faces.table["image"]]
         own = shipped.predict(recognizer, crops, faces.table["image"], faces.table["label"], method=name)
         press = shipped.measure_press(recognizer, photos, first=True)[0]
+        calibration = model.metadata["calibration"]
         words = (
-            f"{parts['train']:,} pictures of FER2013's Training part with the shares of FER+'s votes; "
-            f"{parts['valid']:,} others calibrated it. None of PublicTest, PrivateTest, or copies of PublicTest's."
+            f"{parts['train']:,} pictures of FER2013's Training part with the shares of FER+'s votes; calibrated on "
+            f"{calibration['pictures']:,} others. None of PublicTest, PrivateTest, or copies of PublicTest's."
         )  # fmt: skip
         metadata: dict[str, Any] = {key: model.metadata[key] for key in KEPT if key in model.metadata}
         metadata["recipe"]["expnet"]["start"] = SHIPPED_START  # whatever its path was
