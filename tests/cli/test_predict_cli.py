@@ -312,6 +312,13 @@ def test_the_sources_are_not_drawn_over(
     assert "trip/2.png would become a source of the next call" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip/2.png", "--timeline", "trip/2.png", monkeypatch=monkeypatch) == 2
     assert "trip/2.png is one of the sources, and would be overwritten" in capsys.readouterr().err
+    for refused in (("--draw", "trip"), ("--draw", "drawn.mov"), ("--show",)):
+        Path("old.csv").write_text("an old table")
+        Path("old.skipped.csv").write_text("an old list")
+        assert fn2en("predict", "run", "trip", "--out", "old.csv", *refused, monkeypatch=monkeypatch) == 2
+        assert Path("old.csv").read_text() == "an old table"
+        assert Path("old.skipped.csv").read_text() == "an old list"
+    capsys.readouterr()
     assert fn2en("predict", "run", "trip", "--draw", "trip", monkeypatch=monkeypatch) == 2
     assert "trip would become a source of the next call" in capsys.readouterr().err
     assert fn2en("predict", "run", "trip/1.jpg", "--draw", "trip", monkeypatch=monkeypatch) == 0

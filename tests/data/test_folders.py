@@ -150,7 +150,9 @@ class TestLayouts:
         assert list(manifest.table["sequence"]) == ["004", "004", "006"]
         assert list(manifest.table["frame"]) == ["17", "18", "11"]
         touch(tmp_path, "happy/other.png")
-        with pytest.raises(UserError, match=r"other\.png is not named as most pictures here.*give a CSV with"):
+        with pytest.raises(
+            UserError, match=r"other\.png does not follow the CK\+ names of most pictures here.*give a CSV with"
+        ):
             from_folder(tmp_path)
         touch(tmp_path, "happy/more.png", "happy/one.png")
         assert "subject" not in from_folder(tmp_path).table

@@ -183,6 +183,7 @@ def test_the_sources_are_never_overwritten(holiday: Path) -> None:
         ("hol/drawn", "hol", "hol/drawn would become a source of the next call: it is in the folder hol"),
         ("hol/b.png", ".", "hol/b.png would become a source of the next call: it is in the folder ."),
         ("hol", "hol/*.jpg", "hol would become a source of the next call: it is the folder of hol/*.jpg"),
+        ("hol/drawn", "**/*.jpg", "hol/drawn would become a source of the next call: it is the folder of **/*.jpg"),
         ("hol", "all.txt", "hol would become a source of the next call: it is in the folder hol"),
     ],
 )

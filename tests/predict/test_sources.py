@@ -107,6 +107,15 @@ def test_a_list_names_sources_from_its_own_folder(folder: Path) -> None:
         kinds("bytes.txt")
 
 
+def test_lists_that_name_each_other_end(folder: Path) -> None:
+    (folder / "trip" / "a.txt").write_text("2.jpg\nb.txt\n")
+    (folder / "trip" / "b.txt").write_text("a.txt\ncamera:clip.mp4\n")
+    picture, loop, camera = check_sources(["trip/a.txt"])
+    assert picture.name == "trip/2.jpg"
+    assert (loop.name, loop.kind, loop.value) == ("trip/a.txt", "unread", "this list contains itself")
+    assert (camera.name, camera.kind, camera.value) == ("camera:clip.mp4", "camera", "trip/clip.mp4")
+
+
 def test_cameras(folder: Path) -> None:
     assert kinds("webcam", "camera:1") == {"webcam": "camera", "camera:1": "camera"}
     assert not is_camera("webcam.jpg")

@@ -86,7 +86,7 @@ def run() -> None:
 
 
 def _silence_pillow() -> None:
-    """Keep Pillow's warnings on damaged pictures off the terminal: a picture that can't be read is told by its row."""
+    """Keep Pillow's warnings off the terminal; the table's note says why a picture can't be read."""
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -87,14 +87,14 @@ def predict(
     engine: Annotated[
         str,
         typer.Option(
-            help="local: on this machine; ray: do all shards on the nodes of a Ray cluster, which must all see the "
-            "pictures and --out, a folder, under one path."
+            help="local: this machine; ray: process all shards on a Ray cluster, whose nodes must all see the pictures and "
+            "the folder --out under the same path."
         ),
     ] = "local",
     address: Address = None,
     shards: Annotated[
         int | None,
-        typer.Option(min=1, help="With --engine ray: so many shards; 64, or those that --out was begun with."),
+        typer.Option(min=1, help="With --engine ray: number of shards. By default 64, or that of an unfinished --out."),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -102,12 +102,11 @@ def predict(
             "--jobs",
             "-j",
             min=1,
-            help="With --engine ray: at most so many shards at once, each on --workers CPUs, by default 1. By default "
-            "as many as the cluster has CPUs for.",
+            help="With --engine ray: shards to run at once; by default, as many as fit. Each uses --workers CPUs, or one.",
         ),
     ] = None,
     jobs_per_gpu: Annotated[
-        int, typer.Option("--jobs-per-gpu", min=1, help="With --engine ray: shards that share a GPU.")
+        int, typer.Option("--jobs-per-gpu", min=1, help="With --engine ray: shards that share one GPU.")
     ] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="With --shard or --engine ray: keep finished parts and go on.")
@@ -126,15 +125,10 @@ def predict(
 
     in_shards = bool(shard) or engine != "local"
     if resume and not in_shards:
-        raise UserError("--resume goes with --shard, as --shard 1/1")
-    if in_shards and (draw or timeline or show or out is None):
-        raise UserError(f"--{'shard' if shard else 'engine'} needs --out with a folder, and neither draws nor shows")
+        raise UserError("--resume goes with --shard (on one machine: --shard 1/1) or --engine ray")
     if engine == "local" and (shards, jobs, jobs_per_gpu, address) != (None, None, 1, None):
         raise UserError("--shards, --jobs, --jobs-per-gpu and --address go with --engine ray")
     asked_s = _seconds(smooth)
-    outputs = Outputs(out, draw, timeline, show, smoothed=asked_s is not None)
-    if not in_shards:
-        outputs.check()
     model, sources = split_model(inputs)
     options = Options(
         faces=faces, detector=detector, min_face_px=min_face, min_score=min_score, min_probability=min_probability,
@@ -143,18 +137,22 @@ def predict(
     )  # fmt: skip
     if in_shards:
         from facenet2expnet.cli.shards import predict_all, predict_one
-
-        assert out
-        if engine == "local":
-            predict_one(model, sources, out, str(shard), options, device=device, resume=resume, quiet=quiet)
-            return
         from facenet2expnet.experiment.parallel import Parallel
 
+        if draw or timeline or show or out is None:
+            given = "shard" if shard else "engine"
+            raise UserError(
+                f"--{given} needs a folder as --out, and can't be combined with --draw, --timeline or --show"
+            )
+        how: dict[str, Any] = {"device": device, "resume": resume, "quiet": quiet}
+        if shard and engine == "local":
+            return predict_one(model, sources, out, shard, options, **how)
         if shard:
             raise UserError(f"--shard is {shard}, and --engine {engine} does all shards: leave --shard out")
         parallel = Parallel(jobs, jobs_per_gpu=jobs_per_gpu, engine=engine, address=address)
-        predict_all(model, sources, out, shards, options, parallel=parallel, device=device, resume=resume, quiet=quiet)
-        return
+        return predict_all(model, sources, out, shards, options, parallel=parallel, **how)
+    outputs = Outputs(out, draw, timeline, show, smoothed=asked_s is not None)
+    outputs.check()
     listed = check_sources(sources, allow_urls=allow_urls)
     outputs.begin_timeline(listed)
     recognizer = Recognizer.load(model, device)

@@ -85,9 +85,15 @@ class Outputs:
 
     @contextlib.contextmanager
     def opened(self, sources: Sources, classes: Sequence[str], summary: Summary) -> Iterator[list[Sink]]:
-        """Open the outputs and give what takes each result: the table, the summary, and then what may end the work."""
+        """Open the outputs and yield what takes each result: the table first, so that a closed window loses no row."""
         sinks: list[Sink] = []
         with contextlib.ExitStack() as stack:
+            drawing: Sink | None = None
+            if self.drawn:  # what may refuse comes before the table, so that an old one is kept
+                from facenet2expnet.predict.draw import DrawingWriter
+
+                drawing = stack.enter_context(DrawingWriter(self.drawn, sources)).write
+            window = stack.enter_context(_window()) if self.show else None
             if self.table:
                 from facenet2expnet.predict.table import TableWriter
 
@@ -95,14 +101,7 @@ class Outputs:
                 sinks.append(self._writer.write)
                 sinks.append(stack.enter_context(_skipped_list(skipped_path(self.table))))
             sinks.append(summary.add)
-            if self.drawn:
-                from facenet2expnet.predict.draw import DrawingWriter
-
-                sinks.append(stack.enter_context(DrawingWriter(self.drawn, sources)).write)
-            if self._lines:
-                sinks.append(self._lines.add)
-            if self.show:
-                sinks.append(stack.enter_context(_window()))
+            sinks.extend(filter(None, (drawing, self._lines and self._lines.add, window)))
             yield sinks
 
     def write_timeline(self) -> None:

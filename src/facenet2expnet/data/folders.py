@@ -148,7 +148,7 @@ def _read_ck_names(pictures: Sequence[Path], table: pd.DataFrame) -> list[str]:
     """Fill in subject, sequence and frame if the pictures are named as in CK+; return the sentence on that.
 
     Raises:
-        UserError: If most are named so, but not all: the people of the others would not be known.
+        UserError: If most file names follow CK+ but some do not, as the subjects of those are unknown.
     """
     named = [CK_NAME.match(path.stem) for path in pictures]
     if 2 * sum(map(bool, named)) <= len(named):
@@ -156,8 +156,8 @@ def _read_ck_names(pictures: Sequence[Path], table: pd.DataFrame) -> list[str]:
     if not all(named):
         odd = pictures[named.index(None)]
         raise UserError(
-            f"{odd} is not named as most pictures here, which have names of CK+ such as S010_004_00000017.png; its "
-            "subject is not known: rename it or move it away, or give a CSV with the columns image,label,subject"
+            f"{odd} does not follow the CK+ names of most pictures here, such as S010_004_00000017.png, so its subject is "
+            "unknown: rename it, move it away, or give a CSV with the columns image,label,subject"
         )
     table["subject"] = [match["subject"].upper() for match in named if match]
     table["sequence"] = [match["sequence"] for match in named if match]

@@ -72,7 +72,7 @@ class Gate:
     def slot(self, client: str) -> Iterator[None]:
         """Hold a place in the queue; raises Refused, 503, if there is none, or the client has its share."""
         if self.inside >= self.limits.queue:
-            raise Refused(503, "busy", f"{self.limits.queue} requests are being worked on; try again", 1)
+            raise Refused(503, "busy", f"{self.limits.queue} requests are being processed; try again", 1)
         if self._inside[client] >= self.limits.client_queue:
             raise Refused(503, "busy", f"{self._inside[client]} of your requests are being processed; try again", 1)
         self._inside[client] += 1

@@ -51,7 +51,8 @@ class Source:
         name: what the table calls it: its path, its URL, or its number for an array; always printable.
         kind: "picture", "video", "camera", "face" for a cut-out face of a face store, "address" for what is not
             downloaded yet, or "unread" for what can't be read.
-        value: path, array (H, W, 3) uint8 RGB, the number or path of a camera, or the reason why it is unread.
+        value: path, array (H, W, 3) uint8 RGB, the number or path of a camera, an address, or the
+            reason why it is unread.
         reduced: how many times smaller an array is than the picture that it was read from.
     """
 
@@ -201,7 +202,9 @@ def check_output(out: Path, sources: Sources) -> None:
         if place.is_relative_to(folder.resolve()):
             raise UserError(f"{out} {_AMONG} in the folder {folder}; choose a place outside it")
     for pattern, matches in sources.patterns.items():
-        if any(match.is_file() and match.parent.resolve() == place for match in matches):
+        root = Path(pattern.partition("**")[0]).resolve() if "**" in pattern else None
+        below = root and matches and place.is_relative_to(root)
+        if below or any(match.is_file() and match.parent.resolve() == place for match in matches):
             raise UserError(f"{out} {_AMONG} the folder of {pattern}; choose another folder")
     if own and any(isinstance(one.value, Path) and identity(one.value) == own for one in sources):
         raise UserError(f"{out} is one of the sources, and would be overwritten; give another name")
@@ -227,12 +230,21 @@ def readable(value: object) -> str:
     return "".join(c if c.isprintable() else "�" for c in text)
 
 
-def _add(given: str | Path, found: Sources, inside: Path | None, allow_urls: bool, *, named: bool = False) -> None:
+def _add(
+    given: str | Path,
+    found: Sources,
+    inside: Path | None,
+    allow_urls: bool,
+    *,
+    named: bool = False,
+    above: tuple[Path, ...] = (),
+) -> None:
     """Add the pictures, videos and cameras of one source.
 
     Args:
         inside: the folder that relative paths start from; None for the working directory.
         named: whether the user named this source; an address in such a list is refused at once.
+        above: the lists that this source stands in.
     """
     if is_url(given):
         if not allow_urls:
@@ -240,8 +252,10 @@ def _add(given: str | Path, found: Sources, inside: Path | None, allow_urls: boo
         found.listed.append(Source(str(given), "address", str(given)))
         return
     if is_camera(given):
-        name = str(given)
-        found.listed.append(Source(name, "camera", "0" if name == "webcam" else name.removeprefix(CAMERA)))
+        which = "0" if given == "webcam" else str(given).removeprefix(CAMERA)
+        if inside and not which.isdecimal():
+            which = str(inside / which)
+        found.listed.append(Source(str(given), "camera", which))
         return
     path = (inside / given) if inside else Path(given)
     if path.is_dir() and is_store(path):
@@ -249,25 +263,28 @@ def _add(given: str | Path, found: Sources, inside: Path | None, allow_urls: boo
     elif path.is_dir():
         found.listed.extend(map(_of_file, _files_in(path, found)))
     elif _is_list(path):
-        lines = read_list(path)
-        for line in filter(is_url, lines if named and not allow_urls else ()):
-            raise UserError(f"{line}: {_NOT_ALLOWED}")
+        place, lines = path.resolve(), read_list(path)
+        if place in above:
+            raise UserError(f"{path}: this list contains itself")
+        if named and not allow_urls and (address := next(filter(is_url, lines), None)):
+            raise UserError(f"{address}: {_NOT_ALLOWED}")
         for line in lines:
-            beside = None if is_camera(line) or is_url(line) else path.parent
-            _add_or_note(line, found, beside, allow_urls)
+            _add_or_note(line, found, None if is_url(line) else path.parent, allow_urls, (*above, place))
     elif path.exists() or not (matches := _matches(path, found)):
         found.listed.append(_of_file(path))
     else:
         for match in matches:
-            _add_or_note(match, found, None, allow_urls)
+            _add_or_note(match, found, None, allow_urls, above)
 
 
-def _add_or_note(given: str | Path, found: Sources, inside: Path | None, allow_urls: bool) -> None:
+def _add_or_note(
+    given: str | Path, found: Sources, inside: Path | None, allow_urls: bool, above: tuple[Path, ...]
+) -> None:
     """Add a source of a list or pattern; one that can't be used is noted, and does not stop the others."""
     try:
-        _add(given, found, inside, allow_urls)
+        _add(given, found, inside, allow_urls, above=above)
     except (UserError, OSError) as error:
-        name = str(inside / given if inside else given)
+        name = str(inside / given if inside and not is_camera(given) else given)
         found.listed.append(Source(name, "unread", str(error).removeprefix(f"{name}: ")))
 
 

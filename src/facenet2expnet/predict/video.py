@@ -247,7 +247,7 @@ def read_camera(which: str) -> Iterator[TimedFrame]:
 
     if not which.isdecimal():
         if not Path(which).is_file():
-            raise UserError(f"camera:{which}: expected a number as camera:1, or the path of a video")
+            raise UserError("expected a number as camera:1, or the path of a video")
         yield from LatestFrame(_played(Path(which)))
         return
     level = cv2.utils.logging.getLogLevel()

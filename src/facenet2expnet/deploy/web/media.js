@@ -69,7 +69,7 @@ export function sizeOf(drawable) {
 
 function event(video, name) {
   return new Promise((done, fail) => {
-    const over = setTimeout(() => fail(new Error("The video does not go on.")), SEEK_MS);
+    const over = setTimeout(() => fail(new Error("The video stopped loading.")), SEEK_MS);
     const end = (then) => () => {
       clearTimeout(over);
       then(video.error);
