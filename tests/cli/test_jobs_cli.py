@@ -137,10 +137,10 @@ def test_shards_are_predicted_and_counted(
     assert "all parts are there" in capsys.readouterr().out
     assert len(pd.read_parquet(out / "parts")) == 4
     for wrong, message in (
-        (["--shard", "1/2"], "--shard needs --out"),
-        (["--out", tmp_path / "t.csv", "--resume"], "--resume goes with --shard"),
+        (["--shard", "1/2"], "--shard and --engine ray need a folder as --out"),
+        (["--out", tmp_path / "t.csv", "--resume"], "--resume needs --shard (on one machine --shard 1/1)"),
         (["--out", tmp_path / "t.csv", "--jobs", 2], "--shards, --jobs, --jobs-per-gpu and --address go with --engine"),
-        (["--engine", "ray"], "--engine needs --out with a folder"),
+        (["--engine", "ray"], "--shard and --engine ray need a folder as --out"),
         (["--engine", "slurm", "--out", out], "engine is 'slurm', expected one of local, ray"),
         (["--engine", "ray", "--out", out, "--shard", "1/2"], "--engine ray does all shards: leave --shard out"),
         (["--out", out, "--shard", "3/2"], "expected e.g. 3/64"),

@@ -21,8 +21,9 @@ import spawned
 import torch
 
 import tiny
-from facenet2expnet import claims
+from facenet2expnet import claims, recipes
 from facenet2expnet.claims import Claims
+from facenet2expnet.data.dataset import Dataset, load_dataset
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.data.splits import Split
 from facenet2expnet.errors import UserError
@@ -33,6 +34,7 @@ from facenet2expnet.experiment.execute import make_chains
 from facenet2expnet.experiment.job import METHODS, Job, collect, plan_jobs
 from facenet2expnet.experiment.status import read_status
 from facenet2expnet.faces.store import prepare
+from facenet2expnet.recipe import Recipe
 
 CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
 
@@ -341,6 +343,23 @@ def test_pixels_that_a_killed_process_left_are_deleted(tmp_path: Path, monkeypat
         with execute._SharedPixels(lambda recipe: None):  # type: ignore[arg-type, return-value]
             assert not dead.exists()
             assert living.folder.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_pixels_are_written_once_for_each_crop(faces: Path, tmp_path: Path) -> None:
+    asked: list[Recipe] = []
+
+    def dataset(recipe: Recipe) -> Dataset:
+        asked.append(recipe)
+        return load_dataset(read_manifest(faces), recipe.crop)
+
+    one = tiny.tiny_recipe()
+    other = recipes.override(one, ["crop.stored_px=40"])
+    with execute._SharedPixels(dataset, tmp_path) as shared:
+        found = [shared.get(recipe) for recipe in (one, other, one, other)]
+        assert asked == [one, other]
+        assert [np.load(path).shape[1] for _, path in found[:2]] == [one.crop.stored_px, 40]
+        assert found[:2] == found[2:]
     assert not list(tmp_path.iterdir())
 
 

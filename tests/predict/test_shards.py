@@ -296,7 +296,11 @@ def test_a_shard_that_is_none_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("webcam", "takes files"), ("https://host/1.jpg", "takes files"), ("nowhere", "there is no such picture")],
+    [
+        ("webcam", "shards take files"),
+        ("https://host/1.jpg", "shards take files"),
+        ("nowhere", "there is no such picture"),
+    ],
 )
 def test_sources_that_are_no_files_are_refused(
     recognizer: Recognizer, tmp_path: Path, source: str, message: str
@@ -314,3 +318,22 @@ def test_a_folder_of_something_else_is_not_written_to(recognizer: Recognizer, pi
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no pictures or videos"):
         run(recognizer, tmp_path / "empty", tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"shards": "x", "files": 3}', "5", "{"])
+def test_a_damaged_record_is_named(recognizer: Recognizer, pictures: Path, task: ShardTask, text: str) -> None:
+    task.folder.mkdir()
+    (task.folder / "shards.json").write_text(text)
+    with pytest.raises(UserError, match=r"shards\.json"):
+        run(recognizer, pictures, task.folder)
+    with pytest.raises(UserError, match=r"shards\.json"):
+        predict_shards(recognizer, task, None, Here())
+
+
+def test_a_shard_that_another_process_took_over_is_left_to_it(
+    recognizer: Recognizer, task: ShardTask, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Claims, "holds", lambda self, name: name != "shard-2")
+    found = predict_shards(recognizer, task, 3, Here(broken="shard 2/3"))
+    assert "another process took over shard 2/3: it is left to that one." in caplog.text
+    assert (found.files, found.missing) == (7, 2)

@@ -87,8 +87,8 @@ def predict(
     engine: Annotated[
         str,
         typer.Option(
-            help="local: this machine; ray: process all shards on a Ray cluster, whose nodes must all see the pictures and "
-            "the folder --out under the same path."
+            help="local: this machine; ray: process all shards on a Ray cluster, whose nodes must all see the pictures "
+            "and the folder --out under the same path."
         ),
     ] = "local",
     address: Address = None,
@@ -102,7 +102,7 @@ def predict(
             "--jobs",
             "-j",
             min=1,
-            help="With --engine ray: shards to run at once; by default, as many as fit. Each uses --workers CPUs, or one.",
+            help="With --engine ray: shards to run at once; by default as many as fit. Each uses --workers CPUs, or 1.",
         ),
     ] = None,
     jobs_per_gpu: Annotated[
@@ -125,7 +125,7 @@ def predict(
 
     in_shards = bool(shard) or engine != "local"
     if resume and not in_shards:
-        raise UserError("--resume goes with --shard (on one machine: --shard 1/1) or --engine ray")
+        raise UserError("--resume needs --shard (on one machine --shard 1/1) or --engine ray")
     if engine == "local" and (shards, jobs, jobs_per_gpu, address) != (None, None, 1, None):
         raise UserError("--shards, --jobs, --jobs-per-gpu and --address go with --engine ray")
     asked_s = _seconds(smooth)
@@ -137,16 +137,16 @@ def predict(
     )  # fmt: skip
     if in_shards:
         from facenet2expnet.cli.shards import predict_all, predict_one
-        from facenet2expnet.experiment.parallel import Parallel
 
         if draw or timeline or show or out is None:
-            given = "shard" if shard else "engine"
             raise UserError(
-                f"--{given} needs a folder as --out, and can't be combined with --draw, --timeline or --show"
+                "--shard and --engine ray need a folder as --out, and exclude --draw, --timeline and --show"
             )
         how: dict[str, Any] = {"device": device, "resume": resume, "quiet": quiet}
         if shard and engine == "local":
             return predict_one(model, sources, out, shard, options, **how)
+        from facenet2expnet.experiment.parallel import Parallel  # loads PyTorch
+
         if shard:
             raise UserError(f"--shard is {shard}, and --engine {engine} does all shards: leave --shard out")
         parallel = Parallel(jobs, jobs_per_gpu=jobs_per_gpu, engine=engine, address=address)

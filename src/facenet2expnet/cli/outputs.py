@@ -101,7 +101,12 @@ class Outputs:
                 sinks.append(self._writer.write)
                 sinks.append(stack.enter_context(_skipped_list(skipped_path(self.table))))
             sinks.append(summary.add)
-            sinks.extend(filter(None, (drawing, self._lines and self._lines.add, window)))
+            if drawing:
+                sinks.append(drawing)
+            if self._lines:
+                sinks.append(self._lines.add)
+            if window:
+                sinks.append(window)
             yield sinks
 
     def write_timeline(self) -> None:

@@ -48,8 +48,7 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         "--jobs", "-j", min=1,
-        help="Trainings side by side: on this machine, by default 1; with --engine ray at most so many at once, by "
-        "default as many as the cluster has CPUs for.",
+        help="Number of trainings at once. By default 1; with --engine ray as many as the cluster has CPUs for.",
     ),
 ]  # fmt: skip
 Gpus = Annotated[
@@ -86,7 +85,7 @@ ON_THE_PAGE = ("units", "balanced accuracy, %", "log loss", "weights, M", "multi
 
 
 def with_merged_labels(data: Path, merge_labels: str) -> Any:
-    """The data, read with its labels merged or renamed if that is asked for; a command's --merge-labels."""
+    """Return the data with its labels merged or renamed as --merge-labels says; unchanged without it."""
     from facenet2expnet.data.manifest import read_manifest
     from facenet2expnet.errors import UserError
     from facenet2expnet.faces.store import is_store

@@ -51,12 +51,13 @@ def predict_all(
     from dataclasses import replace
 
     from facenet2expnet.cli import console
+    from facenet2expnet.experiment.workers import sigterm_interrupts
     from facenet2expnet.predict.recognizer import Recognizer
     from facenet2expnet.predict.shards import ShardTask, do_shard, predict_shards
 
     threads, compute = options.workers or 1, parallel.device(device)
     task = ShardTask(model, compute.type, tuple(sources), folder, replace(options, workers=threads))
-    with console.progress(quiet) as display:
+    with console.progress(quiet) as display, sigterm_interrupts():
         workers = parallel.workers(do_shard, folder, compute, threads)
         done = predict_shards(Recognizer.load(model, "cpu"), task, count, workers, resume=resume, progress=display)
     _print("all shards", done, folder)

@@ -156,8 +156,8 @@ def _read_ck_names(pictures: Sequence[Path], table: pd.DataFrame) -> list[str]:
     if not all(named):
         odd = pictures[named.index(None)]
         raise UserError(
-            f"{odd} does not follow the CK+ names of most pictures here, such as S010_004_00000017.png, so its subject is "
-            "unknown: rename it, move it away, or give a CSV with the columns image,label,subject"
+            f"{odd} does not follow the CK+ names of most pictures here, such as S010_004_00000017.png, so its subject "
+            "is unknown: rename it, move it away, or give a CSV with the columns image,label,subject"
         )
     table["subject"] = [match["subject"].upper() for match in named if match]
     table["sequence"] = [match["sequence"] for match in named if match]

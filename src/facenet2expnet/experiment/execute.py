@@ -337,7 +337,7 @@ class _SharedPixels:
 
     def __init__(self, dataset: Callable[[Recipe], Dataset], folder: Path | None = None) -> None:
         self.dataset, self.folder = dataset, folder
-        self.last: tuple[Dataset, Path] | None = None
+        self.written: dict[str, tuple[Dataset, Path]] = {}
 
     def __enter__(self) -> _SharedPixels:
         self._at_end = contextlib.ExitStack()
@@ -355,10 +355,12 @@ class _SharedPixels:
         Raises:
             UserError: If the disk is full.
         """
-        dataset = self.dataset(recipe)
-        if self.last is None or self.last[0] is not dataset:
-            self.last = dataset, self._write(dataset.pixels)
-        return replace(dataset, pixels=dataset.pixels[:0].copy(), skipped=[]), self.last[1]
+        key = repr(recipe.crop)
+        if key not in self.written:
+            dataset = self.dataset(recipe)
+            without_pixels = replace(dataset, pixels=dataset.pixels[:0].copy(), skipped=[])
+            self.written[key] = without_pixels, self._write(dataset.pixels)
+        return self.written[key]
 
     def _write(self, pixels: np.ndarray) -> Path:
         named = Path(pixels.filename) if isinstance(pixels, np.memmap) and pixels.filename else None

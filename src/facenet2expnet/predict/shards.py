@@ -25,7 +25,7 @@ from facenet2expnet.data.pictures import picture_endings
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.prepare import Progress
 from facenet2expnet.faces.store import is_store
-from facenet2expnet.files import atomic_path, read_json, write_json
+from facenet2expnet.files import atomic_path, read_json, well_formed, write_json
 from facenet2expnet.predict.onnx_model import OnnxModel
 from facenet2expnet.predict.recognizer import Options, Recognizer
 from facenet2expnet.predict.sources import VIDEO_ENDINGS, is_camera, is_url, read_list
@@ -198,21 +198,22 @@ def predict_shards(
     """
     folder, size = task.folder, task.part_pictures
     if count is None:
-        count = int(read_json(folder / CARD)["shards"]) if (folder / CARD).is_file() else SHARDS
+        count = SHARDS if (card := _read_card(folder)) is None else card["shards"]
     _check_sources(task.sources)
     failed: dict[str, str] = {}
     with Claims(folder / claims.FOLDER) as own:
         about = _about(recognizer, task.sources, count, task.options, size)
         total, others = _first_list(own, task.sources, folder, about)
         shards = [Shard(number, count) for number in range(1, count + 1)]
-        result = ShardResult(passed_over=passed_over(others))
+        result, waiting = ShardResult(passed_over=passed_over(others)), []
         for shard in shards:
             firsts, missing = _parts(folder, shard, total, size)
             result.parts += len(firsts)
             result.parts_before += len(firsts) - len(missing)
+            if missing:
+                waiting.append(shard)
         if result.parts_before and not resume:
             raise UserError(f"{folder}: holds parts already; add --resume to keep them and go on")
-        waiting = [shard for shard in shards if _parts(folder, shard, total, size)[1]]
         todo = len(waiting)
         with workers:
             while waiting or workers.running:
@@ -225,8 +226,11 @@ def predict_shards(
                 if not workers.running:
                     continue
                 for ended, outcome in workers.ended(progress):
+                    held = own.holds(_claim(ended.shard))
                     own.release(_claim(ended.shard))
-                    if outcome.error:
+                    if not held:  # this process did not update its claim in time
+                        log.warning("another process took over %s: it is left to that one.", ended)
+                    elif outcome.error:
                         failed[str(ended)] = outcome.error
                         log.warning("%s failed: %s", ended, outcome.error)
                     else:
@@ -353,15 +357,14 @@ def _list(sources: Sequence[str], folder: Path, about: dict[str, Any]) -> tuple[
     Raises:
         UserError: If it was made for something else.
     """
-    if (folder / CARD).is_file():
-        card = read_json(folder / CARD)
+    if (card := _read_card(folder)) is not None:
         if other := [name for name in about if card.get(name) != about[name]]:
             values = ", ".join(f"{name} {card.get(name)}" for name in other if name != "weights")
             raise UserError(
                 f"{folder}: was begun with other {', '.join(other)}{f' ({values})' if values else ''}; all shards need "
                 "the same command, or choose another --out"
             )
-        return int(card["files"]), card.get("others", {})
+        return card["files"], card.get("others", {})
     if any(path.name not in (claims.FOLDER, LIST) and not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder}: exists and is not empty; choose another --out")
     for name in (LIST, CARD):
@@ -378,6 +381,20 @@ def _list(sources: Sequence[str], folder: Path, about: dict[str, Any]) -> tuple[
     return count, others
 
 
+def _read_card(folder: Path) -> dict[str, Any] | None:
+    """Return what the folder was begun with; None if it was not.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        return None
+    with well_formed(path, "choose another --out"):
+        card = read_json(path)
+        return card | {name: int(card[name]) for name in ("shards", "files")}
+
+
 def _delete_left(folder: Path, pattern: str) -> None:
     """Delete what a process left that was killed; the claim of it is this process's now."""
     for path in folder.glob(pattern):
@@ -387,7 +404,7 @@ def _delete_left(folder: Path, pattern: str) -> None:
 def _check_sources(sources: Sequence[str]) -> None:
     for source in sources:
         if is_url(source) or is_camera(source) or is_store(Path(source)):
-            raise UserError(f"{source}: --shard takes files, folders, patterns and lists of files")
+            raise UserError(f"{source}: shards take files, folders, patterns and lists of files")
         if not Path(source).exists() and not glob.glob(source, recursive=True):
             raise UserError(f"{source}: there is no such picture, folder, pattern or list")
 

@@ -115,13 +115,14 @@ class TableWriter:
         with atomic_path(self.path) as temporary:
             writer: Any = None
             for chunk in reader:
-                part = pa.Table.from_pandas(chunk.astype(types), preserve_index=False)
+                part = pa.Table.from_pandas(chunk.astype(types), preserve_index=False, nthreads=1)
                 writer = writer or pq.ParquetWriter(temporary, part.schema)
                 writer.write_table(part)
             if writer is None:  # no rows
                 pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()}).to_parquet(temporary)
             else:
                 writer.close()
+        pa.default_memory_pool().release_unused()  # or it grows from part to part of a shard
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
