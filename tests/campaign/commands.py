@@ -26,6 +26,8 @@ TESTS = Path(__file__).parents[1]
 LIMIT_S, HANGS_S = 120.0, 1800.0
 """What a command may take: of the processor, where the longest takes 20, and on the clock of a machine that is busy."""
 
+POLL_S = 0.003
+
 MODULES = (
     "facenet2expnet.cli.main", "facenet2expnet.experiment.compare", "facenet2expnet.predict.recognizer",
     "facenet2expnet.report.page", "facenet2expnet.deploy.onnx", "torch._dynamo", "campaign.commands",
@@ -125,6 +127,31 @@ def processor_s(group: int) -> float:
                 times = Path(f"/proc/{pid}/task").glob("*/schedstat")
                 total += sum(int(path.read_text().split()[0]) for path in times) / 1e9
     return total
+
+
+def wait_for_files(process: Running, out: Path) -> float:
+    """Wait until a command writes, or ends; return the seconds of the processor that it had."""
+    used = 0.0
+    while process.poll() is None and not out.exists():
+        used = processor_s(process.pid)
+        time.sleep(POLL_S)
+    return used
+
+
+def work_for(process: Running, out: Path, after_s: float) -> None:
+    """Wait until a command has had some seconds of the processor since its first file, or ends."""
+    begun = wait_for_files(process, out)
+    while process.poll() is None and processor_s(process.pid) < begun + after_s:
+        time.sleep(POLL_S)
+
+
+def watch(process: Running) -> float:
+    """Wait for the end of a command; return the seconds of the processor that it had, all its processes together."""
+    used = 0.0
+    while process.poll() is None:
+        used = max(used, processor_s(process.pid))
+        time.sleep(POLL_S)
+    return used
 
 
 def fork(arguments: Sequence[object], out: Path, folder: Path, told: Path | None = None) -> Running:

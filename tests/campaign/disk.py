@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from campaign.commands import Command, Running, commands, digests, fork, half_written, processor_s
+from campaign.commands import Command, commands, digests, fork, half_written, wait_for_files, watch, work_for
 from campaign.trials import Outcomes
 
 ROOMS_KB = (4, 16, 48, 64, 100, 160, 256, 400, 640, 900, 1400)
@@ -19,6 +20,11 @@ ROOMS_KB = (4, 16, 48, 64, 100, 160, 256, 400, 640, 900, 1400)
 
 VANISHINGS = 3
 """How often the disk of a command vanishes."""
+
+FULL = ("No space left", "make room", "free some space")
+READ_ONLY = ("Read-only file system",)
+GONE = ("No such file", "there is no", "can't be", "is missing")
+"""What a command may say of a disk that is full, read-only or gone."""
 
 
 def run_disk(folder: Path, names: Sequence[str] = ()) -> Outcomes:
@@ -33,11 +39,14 @@ def run_disk(folder: Path, names: Sequence[str] = ()) -> Outcomes:
         for command in commands(folder):
             if names and command.name not in names:
                 continue
+            expected, lasts_s = _undisturbed(command, disk, folder)
             for room in ROOMS_KB:
-                _fill(command, room, disk, folder, outcomes)
+                _fill(command, room, expected, disk, folder, outcomes)
             _protect(command, disk, folder, outcomes)
-            for number in range(VANISHINGS):
-                _vanish(command, np.random.default_rng([number, *command.name.encode()]), disk, folder, outcomes)
+            rng = np.random.default_rng([*command.name.encode()])
+            moments = [rng.uniform(0, lasts_s) for _ in range(VANISHINGS)]
+            if not sum(_vanish(command, after_s, expected, disk, folder, outcomes) for after_s in moments):
+                outcomes.notes.append(f"not done: {command.name} had always ended before its disk vanished")
     finally:
         subprocess.run(["umount", disk], check=True)
     return outcomes
@@ -51,20 +60,37 @@ def _remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
 
 
-def _fill(command: Command, room_kb: int, disk: Path, folder: Path, outcomes: Outcomes) -> None:
+def _undisturbed(command: Command, disk: Path, folder: Path) -> tuple[dict[str, str], float]:
+    """Run a command with room enough; return its results, and its seconds of the processor after the first file."""
+    out = disk / "out"
+    process = fork(command.arguments, out, folder, folder / "told")
+    begun = wait_for_files(process, out)
+    used = watch(process)
+    assert process.wait() == 0, (folder / "told").read_text()
+    expected = digests(out, command.results)
+    assert len(expected) >= len(command.results), expected
+    _empty(disk)
+    return expected, max(0.0, used - begun)
+
+
+def _fill(
+    command: Command, room_kb: int, expected: dict[str, str], disk: Path, folder: Path, outcomes: Outcomes
+) -> None:
     """Run a command on a disk of `room_kb`, and on a larger one after it was full."""
     _remount(disk, f"size={room_kb}k")
     out, errors = disk / "out", folder / "told"
     code, what = fork(command.arguments, out, folder, errors).wait(), f"{command.name} on {room_kb} kB"
     if code == 0:
         outcomes.counts["there was room"] += 1
+        if digests(out, command.results) != expected:
+            outcomes.fault(f"{what}: exit code 0 and other results")
     elif _told(code, errors, what, outcomes):
         if left := half_written(disk):
             outcomes.fault(f"{what}: left behind {left}")
         _remount(disk, "size=200m")
         begun = out.exists() and any(path.name[0] != "." for path in out.iterdir())
         code = fork((*command.arguments, *(command.go_on if begun else ())), out, folder, errors).wait()
-        if code or len(digests(out, command.results)) < len(command.results):
+        if code or digests(out, command.results) != expected:
             outcomes.fault(f"{what}, then with room: {errors.read_text()[-300:]}")
         else:
             outcomes.counts["told, went on with room"] += 1
@@ -73,10 +99,9 @@ def _fill(command: Command, room_kb: int, disk: Path, folder: Path, outcomes: Ou
     _empty(disk)
 
 
-def _told(code: int, errors: Path, what: str, outcomes: Outcomes) -> bool:
+def _told(code: int, errors: Path, what: str, outcomes: Outcomes, words: Sequence[str] = FULL) -> bool:
     """Note whether a command ended in order and said that it is the disk."""
     told = errors.read_text()
-    words = ("space", "room", "disk", "free", "Read-only", "another --out", "can't be", "could not be")
     if code == 2 and "Traceback" not in told and any(word in told for word in words):
         return True
     outcomes.counts["not told"] += 1
@@ -89,36 +114,34 @@ def _protect(command: Command, disk: Path, folder: Path, outcomes: Outcomes) -> 
     _remount(disk, "ro")
     code, errors = fork(command.arguments, disk / "out", folder, folder / "told").wait(), folder / "told"
     _remount(disk, "rw")
-    if _told(code, errors, f"{command.name} on a read-only disk", outcomes):
+    if _told(code, errors, f"{command.name} on a read-only disk", outcomes, READ_ONLY):
         outcomes.counts["read-only, told"] += 1
 
 
-def _vanish(command: Command, rng: np.random.Generator, disk: Path, folder: Path, outcomes: Outcomes) -> None:
-    """Take the disk away while a command works; it must not say that all is well."""
+def _vanish(
+    command: Command, after_s: float, expected: dict[str, str], disk: Path, folder: Path, outcomes: Outcomes
+) -> bool:
+    """Take the disk away while a command works; it must not say that all is well. Return whether it worked then."""
     _remount(disk, "size=200m")
-    out, errors, after_s = disk / "out", folder / "told", rng.uniform(0, 1.0)
+    out, errors = disk / "out", folder / "told"
     process = fork(command.arguments, out, folder, errors)
-    _work_for(process, out, after_s)
-    ended = process.poll() is not None
+    work_for(process, out, after_s)
+    with contextlib.suppress(ProcessLookupError):
+        process.signal(signal.SIGSTOP)
+    ended = process.poll() is not None or digests(out, command.results) == expected
     subprocess.run(["umount", "-l", disk], check=True)
+    with contextlib.suppress(ProcessLookupError):
+        process.signal(signal.SIGCONT)
     code, what = process.wait(), f"{command.name}, its disk vanished after {after_s:.2f} s"
     if ended:
         outcomes.counts["vanished after the end"] += 1
-    elif code == 0 and len(digests(out, command.results)) == 0:
-        outcomes.fault(f"{what}: exit code 0, and there is nothing")
-    elif code == 0 or _told(code, errors, what, outcomes):
+    elif code == 0 and digests(out, command.results) != expected:
+        outcomes.fault(f"{what}: exit code 0, and other results: {sorted(digests(out, command.results))}")
+    elif code == 0 or _told(code, errors, what, outcomes, GONE):
         outcomes.counts["vanished, told" if code else "vanished, and written where it was"] += 1
     _empty(disk)
     _mount(disk)
-
-
-def _work_for(process: Running, out: Path, after_s: float) -> None:
-    """Wait until a command has had some seconds of the processor since its first file."""
-    begun = None
-    while process.poll() is None and (begun is None or processor_s(process.pid) < begun + after_s):
-        if begun is None and out.exists():
-            begun = processor_s(process.pid)
-        time.sleep(0.003)
+    return not ended
 
 
 def _empty(disk: Path) -> None:

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from campaign.commands import Command, Running, commands, digests, fork, half_written, processor_s
+from campaign.commands import (
+    POLL_S,
+    Command,
+    Running,
+    commands,
+    digests,
+    fork,
+    half_written,
+    processor_s,
+    wait_for_files,
+    watch,
+    work_for,
+)  # fmt: skip
 from campaign.trials import Outcomes
 
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -19,8 +31,6 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signa
 
 LEAVES_S = 5.0
 """Seconds of the processor that a command may take to end in order."""
-
-POLL_S = 0.003
 
 
 def run_kills(count: int, seed: int, folder: Path, names: Sequence[str] = ()) -> Outcomes:
@@ -37,18 +47,17 @@ def run_kills(count: int, seed: int, folder: Path, names: Sequence[str] = ()) ->
             continue
         out = folder / command.name.replace(" ", "-")
         process = fork(command.arguments, out, folder)
-        begun = _wait_for_files(process, out)
-        _second(command, out, folder, process, outcomes)
-        used = begun
-        while process.poll() is None:
-            used = max(used, processor_s(process.pid))
-            time.sleep(0.02)
+        begun = wait_for_files(process, out)
+        if command.together:
+            _second(command, out, folder, process, outcomes)
+        used = watch(process)
         if process.wait() != 0:
             outcomes.counts["failed"] += 1
             outcomes.fault(f"{command.name}: {Path(f'{out}.err').read_text()[-300:]}")
             continue
         expected = digests(out, command.results)
         assert len(expected) >= len(command.results), expected
+        assert used > begun, f"{command.name} ended with its first file: no moment to kill it at"
         outcomes.notes.append(f"{command.name}: {len(expected)} files in {used - begun:.1f} s of the processor")
         rng = np.random.default_rng([seed, *command.name.encode()])
         for number in range(count):
@@ -59,21 +68,12 @@ def run_kills(count: int, seed: int, folder: Path, names: Sequence[str] = ()) ->
     return outcomes
 
 
-def _wait_for_files(process: Running, out: Path) -> float:
-    """Wait until a command writes, or ends; return the seconds of the processor that it had."""
-    used = 0.0
-    while process.poll() is None and not out.exists():
-        used = processor_s(process.pid)
-        time.sleep(POLL_S)
-    return used
-
-
 def _second(command: Command, out: Path, folder: Path, process: Running, outcomes: Outcomes) -> None:
     """Start the command beside itself, while the first one is stopped: it must be refused."""
     signs = ("jobs.json", "unfinished.jsonl", "claims/shard-*")  # of a command that holds its lock
     while process.poll() is None and not any(any(out.glob(sign)) for sign in signs):
         time.sleep(POLL_S)
-    if not command.together or process.poll() is not None:
+    if process.poll() is not None:
         return
     process.signal(signal.SIGSTOP)
     errors = folder / f"{out.name}-beside.err"
@@ -93,9 +93,7 @@ def _kill_and_go_on(
     """Kill a command `after_s` seconds of the processor after its first file, do it again, and compare the results."""
     folder, what = out.parent, f"{command.name}, {number.name} after {after_s:.2f} s"
     process = fork(command.arguments, out, folder)
-    begun = _wait_for_files(process, out)
-    while process.poll() is None and processor_s(process.pid) < begun + after_s:
-        time.sleep(POLL_S)
+    work_for(process, out, after_s)
     time.sleep(np.random.default_rng(int(after_s * 1e6)).uniform(0, 0.02))  # it may be waiting for the disk then
     killed = process.poll() is None
     if killed:

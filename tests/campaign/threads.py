@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import tiny
-from campaign.trials import HANGS_S, Outcomes
+from campaign.trials import HANGS_S, Outcomes, memory_of_status
 from facenet2expnet.errors import UserError
 from facenet2expnet.predict.onnx_model import load_onnx
 from facenet2expnet.predict.recognizer import Recognizer
@@ -40,7 +40,7 @@ def run_threads(count: int, threads: int = THREADS) -> Outcomes:
             for same in pool.map(predict, half):
                 outcomes.counts["as expected" if same else "other numbers"] += 1
             gc.collect()
-            used.append(_resident_bytes())
+            used.append(memory_of_status("VmRSS"))
     if outcomes.counts["other numbers"]:
         outcomes.fault(f"threads: {outcomes.counts['other numbers']} predictions differ")
     slope = (used[1] - used[0]) / max(1, count - count // 2)
@@ -96,8 +96,3 @@ def _in_process(method: str, recognizer: Recognizer) -> str:
 
 def _save_prediction(recognizer: Recognizer, path: Path) -> None:
     np.save(path, recognizer.predict(list(tiny.faces(16)), faces="whole-image", workers=1).probabilities)
-
-
-def _resident_bytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))

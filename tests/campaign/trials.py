@@ -166,14 +166,15 @@ def judge(attempt: Callable[[], str]) -> tuple[str, str]:
 
 
 def _virtual_bytes() -> int:
-    return _status("VmSize")
+    return memory_of_status("VmSize")
 
 
 def _peak() -> int:
-    return _status("VmHWM")
+    return memory_of_status("VmHWM")
 
 
-def _status(key: str) -> int:
+def memory_of_status(key: str) -> int:
+    """Return a number of bytes of /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
@@ -182,4 +183,4 @@ def _reset_peak() -> int:
     """Begin to measure the peak of memory anew; return what is in use now."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+    return memory_of_status("VmRSS")

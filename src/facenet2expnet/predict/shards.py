@@ -130,6 +130,8 @@ def predict_shard(
 
         def check() -> None:
             if not own.holds(_claim(shard)):
+                if not folder.is_dir():
+                    raise UserError(f"{folder}: there is no such folder any more; is its disk still there?")
                 raise UserError(
                     f"{folder}: another process took over shard {shard}, as this one did not update its claim in time; "
                     "nothing is lost: let that one go on"
