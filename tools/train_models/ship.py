@@ -45,6 +45,10 @@ from facenet2expnet.recipe import SHIPPED_START
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
 
+COMMAND = (
+    "python tools/train_models/make.py FER2013 --out runs/models"
+    " && python tools/train_models/ship.py runs/models FER2013 PRESS"
+)
 LICENCE = (
     "other: for research and evaluation. The weights are ours (Apache-2.0), and we claim nothing for the pictures that "
     "they were learned from: FER2013, pictures of third parties found by web search, with no licence statement known "
@@ -229,7 +233,7 @@ def main() -> None:
         metadata: dict[str, Any] = {key: model.metadata[key] for key in KEPT if key in model.metadata}
         metadata["recipe"]["expnet"]["start"] = SHIPPED_START  # whatever its path was
         metadata |= {
-            "method": "fn2en", "command": "python tools/train_models/make.py FER2013 --out runs/models",
+            "method": "fn2en", "command": COMMAND,
             "trained_on": {"manifest": manifest.name, "sha256": manifest.sha256(), "words": words, **parts},
             "parameters": sum(value.numel() for value in model.module.parameters()), "licence": LICENCE, "use": USE,
             "results": {TEST: results(own, model.classes),
