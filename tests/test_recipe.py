@@ -134,8 +134,8 @@ def test_a_stage_has_no_fields_of_other_stages(stage: str) -> None:
             "stage1.warmup_epochs=1000 stage1.epochs=20",
             "stage1.warmup_epochs is 1000, expected less than stage1.epochs",
         ),
-        ("stage1.mixed_views=0.01", "stage1.cached_views is 20, which makes 0 mixed views"),
-        ("stage1.mixed_views=0.99", "stage1.cached_views is 20, which makes 20 mixed views"),
+        ("stage1.mixed_views=0.01", "stage1.cached_views is 16, which makes 0 mixed views"),
+        ("stage1.mixed_views=0.99", "stage1.cached_views is 16, which makes 16 mixed views"),
         ("stage1.mixed_views=0.5 stage1.cached_views=0", "expected stage1.cached_views above 0 with it"),
         (
             "stage1.epochs=0 expnet.start=none stage2.soft_labels=0.0",

@@ -255,7 +255,7 @@ def test_the_page_says_how_fn2en_was_trained() -> None:
     assert "Stage 1 trains" in paper
     assert "start" not in paper
     assert paper.endswith("on the labels.")
-    best = fn2en_words(recipes.to_dict(recipes.preset("best")))
+    best = fn2en_words(recipes.to_dict(recipes.override(recipes.preset("best"), ["face_net.teachers=3"])))
     assert "3 copies of the face network" in best
     assert "begins with the start 'faces'" in best
     assert "Stage 1" not in best
