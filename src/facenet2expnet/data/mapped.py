@@ -37,7 +37,9 @@ def row_pieces(values: np.ndarray, index: tuple[np.ndarray, ...], first: int) ->
     if not values.size or not values.flags.c_contiguous:
         return []
     size = values.strides[len(index) - 1]
-    offsets = first + sum(numbers * stride for numbers, stride in zip(index, values.strides, strict=False))
+    offsets = np.full(len(index[0]), first, np.int64)
+    for numbers, stride in zip(index, values.strides, strict=False):
+        offsets += numbers * stride
     starts = offsets // mmap.PAGESIZE * mmap.PAGESIZE
     return list(zip(starts.tolist(), (offsets + size - starts).tolist(), strict=True))
 
