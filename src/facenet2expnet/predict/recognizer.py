@@ -111,9 +111,7 @@ class Options:
         if not self.max_megapixels > 0:
             raise UserError(f"max_megapixels is {self.max_megapixels}, expected a number above 0")
         if self.reduce and self.min_face_px is None:
-            raise UserError(
-                "reduce needs min_face_px, the smallest face: it says how far pictures may be reduced"
-            )
+            raise UserError("reduce needs min_face_px, the smallest face: it says how far pictures may be reduced")
         if self.detect_every < 1:
             raise UserError(f"detect_every is {self.detect_every}, expected 1 or more")
         if self.smooth_s is not None:

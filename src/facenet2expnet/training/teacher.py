@@ -107,7 +107,7 @@ class TrainingSet:
         """Return a hash of all stored faces in order."""
         digest = hashlib.sha256()
         for start in range(0, len(self), 1024):
-            digest.update(read_rows(self.pixels, self.rows[start : start + 1024]))
+            digest.update(read_rows(self.pixels, self.rows[start : start + 1024]).tobytes())
         return digest.hexdigest()
 
 
