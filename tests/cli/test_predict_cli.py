@@ -163,6 +163,8 @@ def test_the_shipped_model_is_used_without_one(
         (["http://127.0.0.1/a.jpg"], "nothing is downloaded unless you ask for it: add --allow-urls"),
         (["trip", "--show"], "--show needs an OpenCV with windows and a display"),
         (["trip", "--out", "astronaut.png/t.csv"], "could not be written"),
+        (["trip", "--reduce"], "--reduce needs --min-face, the smallest face"),
+        (["trip", "--reduce", "--min-face", "300", "--draw", "d"], "--reduce excludes --draw and --show"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

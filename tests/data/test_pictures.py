@@ -227,6 +227,35 @@ def test_huge_pictures_are_read_reduced(tmp_path: Path, monkeypatch: pytest.Monk
             read_picture(tmp_path / name)
 
 
+@pytest.mark.parametrize(("times", "shape"), [(1, (1100, 2200)), (2, (550, 1100)), (4, (275, 550)), (8, (1100, 2200))])
+@pytest.mark.parametrize(("mode", "options"), [("RGB", {}), ("L", {}), ("RGB", {"progressive": True})])
+def test_a_jpeg_is_read_reduced_if_asked_and_256_pixels_a_side_are_left(
+    tmp_path: Path, mode: str, options: dict[str, object], times: int, shape: tuple[int, int]
+) -> None:
+    pixels = np.zeros((2200, 1100), np.uint8)
+    pixels[:1100] = 200  # the right half when turned
+    image = Image.fromarray(pixels).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture, reduced = read_reduced(save(image, tmp_path / "a.jpg", exif=exif, **options), jpeg_reduce=times)
+    assert (picture.shape, reduced) == ((*shape, 3), 1 if times == 8 else times)
+    assert picture[:, : shape[1] // 2 - 9].max() == 0
+    assert np.abs(picture[:, shape[1] // 2 + 9 :].astype(int) - 200).max() <= 2
+    with (tmp_path / "a.jpg").open("rb") as file:
+        assert read_reduced(file, jpeg_reduce=times)[0].shape == picture.shape
+
+
+def test_other_formats_are_not_read_reduced_for_speed(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jp2", "a.webp"):
+        picture, reduced = read_reduced(save(solid("RGB", 0, (600, 600)), tmp_path / name), jpeg_reduce=2)
+        assert (picture.shape, reduced) == ((600, 600, 3), 1)
+    second = solid("RGB", 0, (600, 600))
+    save(solid("RGB", 9, (600, 600)), tmp_path / "a.mpo", save_all=True, append_images=[second])  # JPEGs in a file
+    picture, reduced = read_reduced(tmp_path / "a.mpo", jpeg_reduce=2)
+    assert picture.shape == (600 // reduced, 600 // reduced, 3)
+    assert abs(int(picture[0, 0, 0]) - 9) <= 1
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
 def test_no_permission(tmp_path: Path) -> None:
     path = save(solid("L", 1), tmp_path / "a.png")

@@ -22,6 +22,7 @@ from ray_cluster import GIVEN
 import tiny
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import execute, ray_workers
+from facenet2expnet.experiment.ablation import ablate
 from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.parallel import Parallel
 from facenet2expnet.experiment.status import read_status
@@ -197,6 +198,26 @@ def test_what_one_engine_began_the_other_goes_on_with(
     same_numbers(run, compare(faces, **arguments, **on_ray, resume=True))
     assert ("jobs", 6, 6) in seen
     assert ("fn2en, fold fold-2, seed 0 (6 of 6)", 6, 6) in seen
+
+
+@pytest.mark.slow
+def test_an_ablation_on_ray_has_the_table_of_one_machine(
+    faces: Path, cluster: ray_cluster.Nodes, tmp_path: Path
+) -> None:
+    """Two variants learn from one fine-tuned face net, and a third one sees pictures of another size."""
+    changes = ["stage2.lr=0.002", "crop.crop_px=40 & crop.stored_px=45"]
+    common = {"recipe": tiny.tiny_recipe(), "folds": 2, "first_folds": 1, "device": "cpu", "threads": 1}
+    one = ablate(faces, changes, out=tmp_path / "one", **common)
+    two = ablate(faces, changes, out=tmp_path / "two", engine="ray", address=cluster.address, **common)
+    left, right = (pd.read_parquet(out / "predictions.parquet") for out in (one, two))
+    pd.testing.assert_frame_equal(left, right, check_exact=True)
+    assert sorted(right["method"].unique()) == ["0 fn2en", "1 fn2en", "2 fn2en"]
+    tables = [pd.read_csv(out / "table.csv") for out in (one, two)]
+    timed = ["training_seconds", "ms_per_picture"]
+    pd.testing.assert_frame_equal(*(table.drop(columns=timed) for table in tables), check_exact=True)
+    assert [job.state for job in read_status(two)] == ["done"] * 5  # two face nets, three expression nets
+    assert (two / "log.txt").read_text().count("process ") >= 5
+    assert not [path for path in two.rglob("*") if path.name.startswith((".pixels", ".shared", "views"))]
 
 
 @pytest.mark.slow

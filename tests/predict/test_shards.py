@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -337,3 +339,16 @@ def test_a_shard_that_another_process_took_over_is_left_to_it(
     found = predict_shards(recognizer, task, 3, Here(broken="shard 2/3"))
     assert "another process took over shard 2/3: it is left to that one." in caplog.text
     assert (found.files, found.missing) == (7, 2)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no malloc_trim")
+def test_free_memory_between_used_pieces_is_given_back() -> None:
+    def anonymous_mb() -> float:
+        return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1e3  # type: ignore[index]
+
+    pieces = [bytes([number % 255 + 1]) * 100_000 for number in range(1000)]
+    before = anonymous_mb()
+    pieces = pieces[-1:]
+    shards._give_memory_back()
+    assert anonymous_mb() < before - 80
+    assert len(pieces[0]) == 100_000

@@ -32,6 +32,9 @@ MAX_PIXELS = 89_478_485
 MAX_MEGAPIXELS = 1000.0
 """Larger pictures are refused even where they can be read reduced."""
 
+LEAST_REDUCED_PX = 256
+"""A picture is not read reduced for speed if its shorter side would be less."""
+
 SMALLER = "save it smaller"
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # we check the size, with our own limit
@@ -85,11 +88,13 @@ def read_picture(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) 
     return read_reduced(path, max_megapixels)[0]
 
 
-def read_reduced(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[np.ndarray, int]:
+def read_reduced(
+    path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS, jpeg_reduce: int = 1
+) -> tuple[np.ndarray, int]:
     """Read a picture as (H, W, 3) uint8 RGB, and how many times smaller that is than the picture: 1, 2, 4, 8, …
 
-    Only a picture of more than `MAX_PIXELS` is reduced, if its format is JPEG (not progressive) or JPEG 2000, which can
-    be read so without holding it whole. In other formats it is refused.
+    Without `jpeg_reduce`, only a picture of more than `MAX_PIXELS` is reduced, if its format is JPEG (not progressive)
+    or JPEG 2000, which can be read so without holding it whole. In other formats it is refused.
 
     Grey and palette pictures become RGB, CMYK is converted, deeper values become 8-bit (see `eight_bit`), transparent
     pixels get a mid-grey background, the EXIF orientation is applied, and only the first frame of several is read.
@@ -97,11 +102,13 @@ def read_reduced(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) 
     Args:
         path: a file, or an open one.
         max_megapixels: larger pictures are refused, whatever their format.
+        jpeg_reduce: read a JPEG file so many times smaller, 1, 2, 4 or 8, unless fewer than `LEAST_REDUCED_PX` pixels a
+            side would be left.
     Raises:
         UserError: With the reason: not found, no permission, zero bytes, not a picture, truncated, too large.
     """
     if not isinstance(path, str | Path):
-        return _decode(path, max_megapixels)
+        return _decode(path, max_megapixels, jpeg_reduce=jpeg_reduce)
     path = Path(path)
     with _reasons():
         if path.is_dir():
@@ -109,7 +116,7 @@ def read_reduced(path: Path | BinaryIO, max_megapixels: float = MAX_MEGAPIXELS) 
         if path.suffix.lower() in HEIC_ENDINGS:
             _register_heic()
         with path.open("rb") as file:
-            return _decode(file, max_megapixels)
+            return _decode(file, max_megapixels, jpeg_reduce=jpeg_reduce)
 
 
 def decode_picture(file: BinaryIO, formats: tuple[str, ...] | None = None) -> np.ndarray:
@@ -138,7 +145,7 @@ def _reasons() -> Iterator[None]:
 
 
 def _decode(
-    file: BinaryIO, max_megapixels: float | None, formats: tuple[str, ...] | None = None
+    file: BinaryIO, max_megapixels: float | None, formats: tuple[str, ...] | None = None, jpeg_reduce: int = 1
 ) -> tuple[np.ndarray, int]:
     """Read an open file, by default of any format; see `read_reduced`. Without `max_megapixels` it is never reduced."""
     try:
@@ -149,7 +156,7 @@ def _decode(
             _register_heic()
         file.seek(0)
         with _opened(file, head, formats) as image:
-            reduced = _reduce(image, max_megapixels)
+            reduced = _reduce(image, max_megapixels, jpeg_reduce)
             deep_colour = reduced == 1 and _has_deep_colour(image)
             image.load()
             if deep_colour and np.asarray(image)[..., :3].max() <= 1:  # Pillow keeps the upper 8 bits of colours only
@@ -179,8 +186,8 @@ def _opened(file: BinaryIO, head: bytes, formats: tuple[str, ...] | None) -> Ima
         raise UserError(f"is too large: the limit is {MAX_PIXELS:,} pixels; {SMALLER}") from error
 
 
-def _reduce(image: Image.Image, max_megapixels: float | None) -> int:
-    """Prepare an opened picture to be read reduced if it is too large; return how many times smaller it will be.
+def _reduce(image: Image.Image, max_megapixels: float | None, jpeg_reduce: int) -> int:
+    """Prepare an opened picture to be read reduced, if it is to be; return how many times smaller it will be.
 
     Raises:
         UserError: If it is larger than it may be.
@@ -193,15 +200,22 @@ def _reduce(image: Image.Image, max_megapixels: float | None) -> int:
     if width * height > max_megapixels * 1e6:
         limit = f"the limit is {max_megapixels:g} megapixels"
         raise UserError(f"is too large: {width} x {height} pixels, {limit}; {SMALLER}")
+    jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+    if jpeg and min(width, height) >= LEAST_REDUCED_PX * jpeg_reduce:
+        reduced = jpeg_reduce
     while width * height > MAX_PIXELS * reduced**2:
         reduced *= 2
-    if reduced > 1 and isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
+    if reduced == 1:
+        return reduced
+    if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
         image.reduce = reduced.bit_length() - 1
-    elif reduced > 1 and isinstance(image, JpegImagePlugin.JpegImageFile) and not image.info.get("progressive"):
+        return reduced
+    if jpeg and not (width * height > MAX_PIXELS and image.info.get("progressive")):
         image.draft(None, (width // reduced, height // reduced))
-    if reduced > 1 and image.size == (width, height) and not isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile):
-        _check_size(image)
-    return reduced
+    if image.size != (width, height):
+        return reduced
+    _check_size(image)
+    return 1
 
 
 def count_frames(path: Path) -> int:

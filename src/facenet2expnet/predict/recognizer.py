@@ -80,6 +80,8 @@ class Options:
         smooth_s: time constant in seconds of an average of each person's probabilities over time; None for none.
         allow_urls: download sources that are addresses on the web.
         max_megapixels: larger pictures are skipped; see `data.pictures.read_reduced`.
+        reduce: decode JPEG files at half, a quarter or an eighth of their size, as far as the smallest face, which
+            `min_face_px` must name, keeps the pixels of a stored face. It saves time, and answers change a little.
         workers: threads that read pictures and look for faces; None for one per core.
     """
 
@@ -94,6 +96,7 @@ class Options:
     smooth_s: float | None = None
     allow_urls: bool = False
     max_megapixels: float = MAX_MEGAPIXELS
+    reduce: bool = False
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -107,6 +110,8 @@ class Options:
             raise UserError(f"min_probability is {self.min_probability}, expected 0 to 1")
         if not self.max_megapixels > 0:
             raise UserError(f"max_megapixels is {self.max_megapixels}, expected a number above 0")
+        if self.reduce and self.min_face_px is None:
+            raise UserError("reduce needs min_face_px, the smallest face: it says how far pictures may be reduced")
         if self.detect_every < 1:
             raise UserError(f"detect_every is {self.detect_every}, expected 1 or more")
         if self.smooth_s is not None:
@@ -389,7 +394,7 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
             return _Seen(frame, None, [], [], frame.reason)
         pixels, reduced = frame.pixels, frame.source.reduced
         if isinstance(pixels, Path):
-            pixels, reduced = read_reduced(pixels, options.max_megapixels)
+            pixels, reduced = read_reduced(pixels, options.max_megapixels, _jpeg_reduce(options, contract))
         height, width = pixels.shape[:2]
         if options.faces == "whole-image" or (options.faces is None and frame.source.kind == "face"):
             whole = Face(np.array([0.0, 0.0, width, height]), float("nan"))
@@ -398,7 +403,9 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
         if key is not None:
             faces = key.result().faces
         else:
-            smallest = options.min_face_px or (max(height, width) / VIDEO_SHARE if frame.source.moving else None)
+            smallest = max(height, width) / VIDEO_SHARE if frame.source.moving else None
+            if options.min_face_px:
+                smallest = options.min_face_px / reduced
             if as_trained:
                 faces = detect.find_faces(pixels, contract)
             else:
@@ -408,6 +415,14 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
         return _Seen(frame, pixels, faces, crops, how=CARRIED if key else DETECTED, reduced=reduced)
     except (UserError, ValueError, MemoryError, cv2.error) as error:
         return _Seen(frame, None, [], [], str(error) or type(error).__name__)
+
+
+def _jpeg_reduce(options: Options, contract: CropContract) -> int:
+    """How many times smaller JPEG files are decoded; the smallest face then still has a stored face's pixels."""
+    if not options.reduce or options.min_face_px is None or options.faces == "whole-image":
+        return 1
+    needed = contract.aligned_px or contract.stored_px
+    return next((times for times in (8, 4, 2) if options.min_face_px >= times * needed), 1)
 
 
 def _look_at(

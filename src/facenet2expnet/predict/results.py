@@ -66,8 +66,9 @@ class FrameResult:
         unread: whether the picture could not be read.
         moving: whether it is a frame of a video or a camera.
         min_probability: faces whose most probable class has less than this are labelled `UNCERTAIN`.
-        reduced: how many times smaller `pixels` are than the picture, which was too large to be read whole; 1 if they
-            are not. The boxes of `faces` are in `pixels`, those of `rows` in the picture.
+        reduced: how many times smaller `pixels` are than the picture, which was too large to be read whole, or was read
+            with `Options.reduce`; 1 if they are not. The boxes of `faces` are in `pixels`, those of `rows` in the
+            picture.
     """
 
     source: str

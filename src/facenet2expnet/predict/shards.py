@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import glob
 import hashlib
@@ -309,7 +310,14 @@ def _predict_missing(
         _delete_left(folder / PARTS, f".{_part(folder, first).stem}.*")
         part = range(first, min(first + part_pictures, rows.stop))
         _predict_part(recognizer, folder, part, options, result, rows, progress, check)
+        _give_memory_back()
     return result
+
+
+def _give_memory_back() -> None:
+    """Return free memory to the system; glibc keeps what lies between used pieces, and more of it after each part."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _predict_part(

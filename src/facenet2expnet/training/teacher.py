@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from facenet2expnet.crop import centre_crop
+from facenet2expnet.data.mapped import read_rows
 from facenet2expnet.device import autocast, to_device
 from facenet2expnet.errors import StageStopped, UserError
 from facenet2expnet.nets.classifier import Teacher
@@ -100,13 +101,13 @@ class TrainingSet:
         return faces
 
     def _read(self, rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.pixels[rows]))
+        return torch.from_numpy(read_rows(self.pixels, rows))
 
     def pixels_sha256(self) -> str:
         """Return a hash of all stored faces in order."""
         digest = hashlib.sha256()
         for start in range(0, len(self), 1024):
-            digest.update(np.ascontiguousarray(self.pixels[self.rows[start : start + 1024]]).tobytes())
+            digest.update(read_rows(self.pixels, self.rows[start : start + 1024]).tobytes())
         return digest.hexdigest()
 
 
@@ -148,7 +149,7 @@ class CachedViews:
 
     def read(self, index: tuple[np.ndarray, np.ndarray], device: torch.device, *fields: str) -> list[Tensor]:
         """Return these fields of drawn views, as they are kept, on a device."""
-        return [to_device(torch.from_numpy(getattr(self, field)[index]), device) for field in fields]
+        return [to_device(torch.from_numpy(read_rows(getattr(self, field), *index)), device) for field in fields]
 
     def batches(self) -> Iterator[Tensor]:
         """Return all features, the views of some pictures at a time, (B, C, H, W) 32 bits."""
