@@ -37,7 +37,7 @@ from facenet2expnet import Recognizer  # noqa: E402
 from facenet2expnet.data import bundled  # noqa: E402
 from facenet2expnet.faces.detect import find_in_photo  # noqa: E402
 from facenet2expnet.faces.prepare import cut_face  # noqa: E402
-from facenet2expnet.predict.recognizer import VIDEO_SHARE  # noqa: E402
+from facenet2expnet.predict.looking import VIDEO_SHARE  # noqa: E402
 from facenet2expnet.predict.tracking import Tracker, load_describer  # noqa: E402
 from facenet2expnet.predict.video import Every, read_video  # noqa: E402
 

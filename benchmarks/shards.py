@@ -40,7 +40,8 @@ def write_pictures(folder: Path, count: int, different: int = 200) -> None:
 
 def measure(model: Path, pictures: Path, out: Path) -> dict[str, Any]:
     """Predict all pictures; return their number, seconds, and memory at the start and at most."""
-    from facenet2expnet.predict.recognizer import Options, Recognizer
+    from facenet2expnet.predict.options import Options
+    from facenet2expnet.predict.recognizer import Recognizer
     from facenet2expnet.predict.shards import Shard, predict_shard
 
     recognizer = Recognizer.load(model, "cpu")

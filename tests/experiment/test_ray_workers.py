@@ -27,7 +27,8 @@ from facenet2expnet.experiment.compare import compare
 from facenet2expnet.experiment.parallel import Parallel
 from facenet2expnet.experiment.status import read_status
 from facenet2expnet.predict.model_folder import save_model
-from facenet2expnet.predict.recognizer import Options, Recognizer
+from facenet2expnet.predict.options import Options
+from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.shards import PARTS, Shard, ShardTask, do_shard, predict_shard, predict_shards
 
 

@@ -24,10 +24,11 @@ from facenet2expnet.faces import detect
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.faces.prepare import NO_FACE
 from facenet2expnet.faces.store import prepare
-from facenet2expnet.predict import model_folder
+from facenet2expnet.predict import looking, model_folder
 from facenet2expnet.predict import recognizer as module
 from facenet2expnet.predict.model_folder import Model, save_model
-from facenet2expnet.predict.recognizer import Options, Recognizer
+from facenet2expnet.predict.options import Options
+from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.results import FrameResult
 from facenet2expnet.predict.scores import class_probabilities
 from facenet2expnet.predict.sources import Source
@@ -205,7 +206,7 @@ def test_memory_does_not_grow_with_the_number_of_pictures(
     path = tmp_path / "face.png"
     Image.fromarray(noise(44, 44)).save(path)
     made, freed, most_alive = [], [], 0
-    read = module.read_reduced
+    read = looking.read_reduced
 
     def watched(path: Path, max_megapixels: float, jpeg_reduce: int) -> tuple[np.ndarray, int]:
         nonlocal most_alive
@@ -215,10 +216,10 @@ def test_memory_does_not_grow_with_the_number_of_pictures(
         most_alive = max(most_alive, len(made) - len(freed))
         return pixels, reduced
 
-    monkeypatch.setattr(module, "read_reduced", watched)
+    monkeypatch.setattr(looking, "read_reduced", watched)
     count = sum(len(r.faces) for r in Recognizer(model).stream([path] * 2000, faces="whole-image", workers=2))
     assert (count, len(made)) == (2000, 2000)
-    assert most_alive <= 2 * module.BATCH_FRAMES + 2 * 2 + 4
+    assert most_alive <= 2 * looking.BATCH_FRAMES + 2 * 2 + 4
 
 
 def test_a_stream_can_be_left_early(model: Model) -> None:

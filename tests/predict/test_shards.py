@@ -25,7 +25,8 @@ from facenet2expnet.nets.classifier import ExpressionClassifier
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.predict import shards
 from facenet2expnet.predict.model_folder import Model, save_model
-from facenet2expnet.predict.recognizer import Options, Recognizer
+from facenet2expnet.predict.options import Options
+from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.results import FrameResult
 from facenet2expnet.predict.shards import Shard, ShardTask, do_shard, predict_shard, predict_shards
 from facenet2expnet.predict.table import TableWriter

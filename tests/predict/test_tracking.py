@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from facenet2expnet.errors import UserError
 from facenet2expnet.faces.detect import Face
 from facenet2expnet.files import package_file
+from facenet2expnet.predict import looking
 from facenet2expnet.predict import recognizer as module
 from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.results import FrameResult
@@ -263,7 +264,7 @@ def test_a_moving_face_keeps_its_number_if_boxes_are_carried(model, monkeypatch:
 
     monkeypatch.setattr(detect, "find_in_photo", find)
     monkeypatch.setattr(module, "load_describer", lambda: None)
-    monkeypatch.setattr(module, "_opened", lambda source, every: (frame for frame in frames))
+    monkeypatch.setattr(looking, "_opened", lambda source, every: (frame for frame in frames))
     monkeypatch.setattr(module, "expand", lambda *_, **__: iter([Source("clip.mp4", "video", Path("clip.mp4"))]))
     found = list(Recognizer(model, "cpu").stream([], detect_every=3))
     assert [result.faces[0].track for result in found] == [1] * 30

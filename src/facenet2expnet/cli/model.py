@@ -14,7 +14,8 @@ from facenet2expnet.cli.run import MODEL_FOLDERS, MODELS, Address, Device, Quiet
 from facenet2expnet.cli.summary import Summary, live_view
 
 if TYPE_CHECKING:
-    from facenet2expnet.predict.recognizer import Options, Recognizer
+    from facenet2expnet.predict.options import Options
+    from facenet2expnet.predict.recognizer import Recognizer
     from facenet2expnet.predict.sources import Sources
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help=f"Expected: {MODEL_FOLDERS}.")]
@@ -126,7 +127,8 @@ def predict(
     """
     from facenet2expnet.cli.main import INTERRUPTED
     from facenet2expnet.errors import UserError
-    from facenet2expnet.predict.recognizer import Options, Recognizer
+    from facenet2expnet.predict.options import Options
+    from facenet2expnet.predict.recognizer import Recognizer
     from facenet2expnet.predict.sources import check_sources
 
     in_shards = bool(shard) or engine != "local"

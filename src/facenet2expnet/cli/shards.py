@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from facenet2expnet.experiment.parallel import Parallel
-    from facenet2expnet.predict.recognizer import Options
+    from facenet2expnet.predict.options import Options
     from facenet2expnet.predict.shards import ShardResult
 
 

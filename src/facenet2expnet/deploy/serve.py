@@ -32,7 +32,8 @@ from facenet2expnet.deploy.batching import Batcher
 from facenet2expnet.deploy.gate import Gate, Metrics, Outermost
 from facenet2expnet.deploy.uploads import FORMATS, Limits, Refused, Upload, read_body, read_uploads
 from facenet2expnet.errors import UserError
-from facenet2expnet.predict.recognizer import Options, Recognizer
+from facenet2expnet.predict.options import Options
+from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.results import FrameResult
 from facenet2expnet.processor import cores
 

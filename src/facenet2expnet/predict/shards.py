@@ -28,7 +28,8 @@ from facenet2expnet.faces.prepare import Progress
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.files import atomic_path, read_json, well_formed, write_json
 from facenet2expnet.predict.onnx_model import OnnxModel
-from facenet2expnet.predict.recognizer import Options, Recognizer
+from facenet2expnet.predict.options import Options
+from facenet2expnet.predict.recognizer import Recognizer
 from facenet2expnet.predict.sources import VIDEO_ENDINGS, is_camera, is_url, read_list
 from facenet2expnet.predict.table import TableWriter
 
