@@ -69,9 +69,7 @@ def test_all_faults_are_reported_at_once() -> None:
 
 
 def test_a_side_that_takes_all_memory_is_refused() -> None:
-    with pytest.raises(
-        UserError, match="stored_px is 1000000000, expected at most 4096; aligned_px is 4097, "
-    ):
+    with pytest.raises(UserError, match="stored_px is 1000000000, expected at most 4096; aligned_px is 4097, "):
         CropContract(stored_px=10**9, aligned_px=4097)
     assert CropContract(stored_px=4096, aligned_px=4096).stored_px == 4096
 
