@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import resource
@@ -255,3 +256,28 @@ def test_a_clock_that_is_set_back_keeps_a_claim_and_the_next_touch_mends_its_age
         assert not Claims(tmp_path).take("job")
         assert own.holds("job")
         assert abs(living(tmp_path)[0].age_s) < 60
+
+
+def make_and_die(path: str) -> None:
+    Path(path).write_text(claims.owner_text())
+
+
+def test_hidden_files_of_killed_processes_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = PROCESSES.Process(target=make_and_die, args=(str(tmp_path / ".dead"),))
+    process.start()
+    process.join()
+    (tmp_path / ".living").write_text(claims.owner_text())
+    for name in (".unknown", ".clock.0", ".old"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / ".old", (0, 0))
+    with monkeypatch.context() as patched:
+        elsewhere(patched)
+        (tmp_path / ".other").write_text(claims.owner_text())
+    with Claims(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {".living", ".other", ".unknown", ".clock.0"}
+    for path in tmp_path.iterdir():
+        os.utime(path, (0, 0))
+    claims.delete_left(tmp_path, ".[lo]*", math.inf)
+    assert {path.name for path in tmp_path.iterdir()} == {".living", ".other", ".unknown", ".clock.0"}
+    with Claims(tmp_path):
+        assert not list(tmp_path.iterdir())

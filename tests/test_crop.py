@@ -68,6 +68,12 @@ def test_all_faults_are_reported_at_once() -> None:
         assert word in str(caught.value)
 
 
+def test_a_side_that_takes_all_memory_is_refused() -> None:
+    with pytest.raises(UserError, match="stored_px is 1000000000, expected at most 4096; aligned_px is 4097, "):
+        CropContract(stored_px=10**9, aligned_px=4097)
+    assert CropContract(stored_px=4096, aligned_px=4096).stored_px == 4096
+
+
 @pytest.mark.parametrize("numbers", [{"scale": math.inf}, {"scale": math.nan}, {"mean": (1.0, math.nan, 1.0)}])
 def test_numbers_that_are_not_finite_are_refused(numbers: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"expected (a|3) finite number"):

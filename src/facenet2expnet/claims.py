@@ -94,6 +94,7 @@ class Claims:
             raise UserError(f"{folder}: can't be made: {error.strerror}; choose another folder") from None
 
     def __enter__(self) -> Claims:
+        delete_left(self.folder, ".*", self.expires_s)
         self._thread.start()
         return self
 
@@ -197,10 +198,29 @@ def folder_time(folder: Path) -> float:
             probe.unlink(missing_ok=True)
 
 
+def delete_left(folder: Path, pattern: str, expires_s: float) -> None:
+    """Delete files with an `owner_text` that killed processes left.
+
+    A file whose owner is on another machine, or unknown, is deleted when it is older than `expires_s`.
+    """
+    paths = list(folder.glob(pattern))
+    now = folder_time(folder) if paths else 0.0
+    for path in paths:
+        claim = _read(path, path.name, 0, now)
+        if claim is not None and not claim.alive(expires_s):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def owner_text() -> str:
+    """Return what a file says of the process that made it, as JSON."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "namespace": namespace(), "since": since})
+
+
 def _create(path: Path) -> bool:
     """Create a claim file; False if it is there already. On a full disk nothing is left behind."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    text = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "namespace": namespace(), "since": since})
+    text = owner_text()
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -238,15 +258,15 @@ def _read_claims(folder: Path, name: str | None = None) -> list[Claim]:
     """Read all claims of a folder, or those of one name."""
     names = _matches(folder, name)
     now = folder_time(folder) if names else 0.0
-    found = []
-    for match in names:
-        path = folder / match[0]
-        try:
-            age, content = now - path.stat().st_mtime, path.read_bytes()
-        except OSError:
-            continue  # it was just released
-        found.append(Claim(unquote(match[1]), int(match[2]), age_s=age, **_owner(content)))
-    return found
+    found = (_read(folder / match[0], unquote(match[1]), int(match[2]), now) for match in names)
+    return [claim for claim in found if claim is not None]
+
+
+def _read(path: Path, name: str, number: int, now: float) -> Claim | None:
+    try:
+        return Claim(name, number, age_s=now - path.stat().st_mtime, **_owner(path.read_bytes()))
+    except OSError:
+        return None  # it was just released
 
 
 def _owner(content: bytes) -> dict[str, Any]:

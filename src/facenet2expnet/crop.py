@@ -29,6 +29,9 @@ TEMPLATES = ("none", "eyes-mouth", "eyes")
 CHOICES = ("largest", "central")
 """Which of several faces is used: the one with the largest box, or the one nearest the centre of the picture."""
 
+MAX_SIDE_PX = 4096
+"""Largest side of a stored or aligned face; with more the memory of each face would be over 50 MB."""
+
 
 @dataclass(frozen=True)
 class Framing:
@@ -117,8 +120,10 @@ class CropContract:
             )
         if not 8 <= self.crop_px <= self.stored_px:
             faults.append(f"crop_px is {self.crop_px}, expected 8 or more and at most stored_px ({self.stored_px})")
-        if self.aligned_px and self.aligned_px < 8:
-            faults.append(f"aligned_px is {self.aligned_px}, expected 8 or more, or 0 for stored_px")
+        if self.stored_px > MAX_SIDE_PX:
+            faults.append(f"stored_px is {self.stored_px}, expected at most {MAX_SIDE_PX}")
+        if self.aligned_px and not 8 <= self.aligned_px <= MAX_SIDE_PX:
+            faults.append(f"aligned_px is {self.aligned_px}, expected 8 to {MAX_SIDE_PX}, or 0 for stored_px")
         if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
             faults.append(f"mean is {self.mean}, expected 3 finite numbers")
         if not 0 < self.scale < math.inf:

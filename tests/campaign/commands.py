@@ -175,6 +175,7 @@ def fork(arguments: Sequence[object], out: Path, folder: Path, told: Path | None
 def _do(words: Sequence[str], told: Path) -> None:
     """Be the command line in this process."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
     nothing, errors = os.open(os.devnull, os.O_RDWR), os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for descriptor, number in ((nothing, 0), (nothing, 1), (errors, 2)):
         os.dup2(descriptor, number)

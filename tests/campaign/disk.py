@@ -7,19 +7,30 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from campaign.commands import Command, commands, digests, fork, half_written, wait_for_files, watch, work_for
+from campaign.commands import (
+    POLL_S,
+    Command,
+    commands,
+    digests,
+    fork,
+    half_written,
+    processor_s,
+    wait_for_files,
+    watch,
+)  # fmt: skip
 from campaign.trials import Outcomes
 
 ROOMS_KB = (4, 16, 48, 64, 100, 160, 256, 400, 640, 900, 1400)
 """Sizes of the small disk, in thousands of bytes: it becomes full at another write each."""
 
 VANISHINGS = 3
-"""How often the disk of a command vanishes."""
+"""How often the disk of a command vanishes: once before its first file, then after it."""
 
 FULL = ("No space left", "make room", "free some space")
 READ_ONLY = ("Read-only file system",)
@@ -39,12 +50,12 @@ def run_disk(folder: Path, names: Sequence[str] = ()) -> Outcomes:
         for command in commands(folder):
             if names and command.name not in names:
                 continue
-            expected, lasts_s = _undisturbed(command, disk, folder)
+            expected, begun_s, lasts_s = _undisturbed(command, disk, folder)
             for room in ROOMS_KB:
                 _fill(command, room, expected, disk, folder, outcomes)
             _protect(command, disk, folder, outcomes)
             rng = np.random.default_rng([*command.name.encode()])
-            moments = [rng.uniform(0, lasts_s) for _ in range(VANISHINGS)]
+            moments = [rng.uniform(0, begun_s), *rng.uniform(begun_s, lasts_s, VANISHINGS - 1)]
             if not sum(_vanish(command, after_s, expected, disk, folder, outcomes) for after_s in moments):
                 outcomes.notes.append(f"not done: {command.name} had always ended before its disk vanished")
     finally:
@@ -60,8 +71,8 @@ def _remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
 
 
-def _undisturbed(command: Command, disk: Path, folder: Path) -> tuple[dict[str, str], float]:
-    """Run a command with room enough; return its results, and its seconds of the processor after the first file."""
+def _undisturbed(command: Command, disk: Path, folder: Path) -> tuple[dict[str, str], float, float]:
+    """Run a command with room enough; return its results, and its seconds of the processor before a file and in all."""
     out = disk / "out"
     process = fork(command.arguments, out, folder, folder / "told")
     begun = wait_for_files(process, out)
@@ -70,7 +81,7 @@ def _undisturbed(command: Command, disk: Path, folder: Path) -> tuple[dict[str, 
     expected = digests(out, command.results)
     assert len(expected) >= len(command.results), expected
     _empty(disk)
-    return expected, max(0.0, used - begun)
+    return expected, begun, max(begun, used)
 
 
 def _fill(
@@ -125,7 +136,8 @@ def _vanish(
     _remount(disk, "size=200m")
     out, errors = disk / "out", folder / "told"
     process = fork(command.arguments, out, folder, errors)
-    work_for(process, out, after_s)
+    while process.poll() is None and processor_s(process.pid) < after_s:
+        time.sleep(POLL_S)
     with contextlib.suppress(ProcessLookupError):
         process.signal(signal.SIGSTOP)
     ended = process.poll() is not None or digests(out, command.results) == expected

@@ -274,6 +274,14 @@ class TestTable:
         assert "can't be read as a parquet table" in refused(tmp_path / "labels.parquet")
         assert "was not found" in refused(tmp_path / "none.csv")
 
+    @pytest.mark.parametrize("column", ["image", "label"])
+    def test_parquet_with_text_that_is_not_utf8(self, tmp_path: Path, column: str) -> None:
+        path = tmp_path / "labels.parquet"
+        pd.DataFrame({"image": ["a.png", "Ünder.png"], "label": ["a", "Übel"]}).to_parquet(path, compression="none")
+        text = {"image": b"nder.png", "label": b"bel"}[column]
+        path.write_bytes(path.read_bytes().replace("Ü".encode() + text, b"\xff\xff" + text))
+        assert "can't be read as a parquet table" in refused(path)
+
 
 class TestSaved:
     @pytest.mark.parametrize("ending", [".csv", ".parquet"])

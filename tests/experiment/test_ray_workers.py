@@ -20,6 +20,7 @@ import spawned
 from ray_cluster import GIVEN
 
 import tiny
+from facenet2expnet import claims
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import execute, ray_workers
 from facenet2expnet.experiment.ablation import ablate
@@ -228,7 +229,9 @@ def test_more_threads_than_a_node_has_are_refused(faces: Path, cluster: ray_clus
 
 
 @pytest.mark.slow
-def test_shards_on_ray_have_the_rows_of_one_machine(cluster: ray_cluster.Nodes, tmp_path: Path) -> None:
+def test_shards_on_ray_have_the_rows_of_one_machine(
+    cluster: ray_cluster.Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures = tiny.write_faces(tmp_path / "pictures", each=4)
     (pictures / "surprise" / "damaged.jpg").write_bytes(b"nothing")
     save_model(tiny.tiny_model(), tmp_path / "model")
@@ -239,6 +242,9 @@ def test_shards_on_ray_have_the_rows_of_one_machine(cluster: ray_cluster.Nodes, 
             recognizer, task.sources, tmp_path / "one", Shard(number, 3), options, part_pictures=2
         )  # fmt: skip
     predict_shard(recognizer, task.sources, tmp_path / "ray", Shard(2, 3), options, part_pictures=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getpid", lambda: 2**22 + 1)  # no process has this number
+        (tmp_path / "ray" / ".shared.0").write_text(claims.owner_text())
     workers = Parallel(engine="ray", address=cluster.address).workers(
         do_shard, tmp_path / "ray", Parallel().device("cpu"), 1
     )
@@ -246,6 +252,7 @@ def test_shards_on_ray_have_the_rows_of_one_machine(cluster: ray_cluster.Nodes, 
     names = [sorted(path.name for path in (tmp_path / out / PARTS).iterdir()) for out in ("one", "ray")]
     assert names[0] == names[1]
     assert (found.parts, found.parts_before, found.missing, found.unread) == (len(names[0]), 2, 0, 1)
+    assert not list((tmp_path / "ray").rglob(".*"))
     one, two = (
         pd.concat([pd.read_parquet(tmp_path / out / PARTS / name) for name in names[0]]) for out in ("one", "ray")
     )

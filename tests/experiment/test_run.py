@@ -27,6 +27,7 @@ from facenet2expnet.experiment import job as jobs
 from facenet2expnet.experiment import run as run_module
 from facenet2expnet.experiment.compare import compare, train
 from facenet2expnet.files import folder_lock
+from facenet2expnet.predict.model_folder import save_model
 from facenet2expnet.training import stages
 from facenet2expnet.training.loop import EpochRecord
 
@@ -157,6 +158,22 @@ def test_a_folder_that_can_not_be_made_is_named(faces: Path, tmp_path: Path) -> 
     (tmp_path / "small.csv").write_text("a file")
     with pytest.raises(UserError, match=r"small.csv/x: can't be made: Not a directory"):
         train(faces, recipe=tiny.tiny_recipe(), out=tmp_path / "small.csv" / "x", method="scratch", **CPU)
+
+
+def test_a_folder_that_vanishes_before_the_last_results_is_told(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the disk of it may; the model would make the folder again, without the rest."""
+
+    def vanish(model: Any, folder: Path) -> None:
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        save_model(model, folder)
+
+    monkeypatch.setattr(experiment, "save_model", vanish)
+    with pytest.raises(UserError, match=r"run: there is no such run any more; is its disk still there\?"):
+        train(faces, **one_training(tmp_path))
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert (tmp_path / "elsewhere" / "metrics.json").exists()
 
 
 def test_an_interrupted_write_leaves_no_half_file(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

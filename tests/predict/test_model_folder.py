@@ -67,6 +67,17 @@ def test_damaged_files_are_named(saved: Path) -> None:
             load_model(saved)
 
 
+@pytest.mark.parametrize(("contract", "side"), [({}, CropContract().crop_px), ({"crop_px": 64, "stored_px": 72}, 64)])
+def test_crops_of_another_side_than_the_network_takes_are_refused(
+    saved: Path, contract: dict[str, int], side: int
+) -> None:
+    """Most nets could not compute on them, and those with pooled maps would give other scores."""
+    card = json.loads((saved / "model.json").read_text())
+    (saved / "model.json").write_text(json.dumps(card | {"contract": contract}))
+    with pytest.raises(UserError, match=rf"model\.json: input_px is 32, and the crops have {side} pixels; expected a"):
+        load_model(saved)
+
+
 def test_find_model(model: Model, saved: Path, tmp_path: Path) -> None:
     assert find_model(tmp_path) == saved
     with pytest.raises(UserError, match="there is no such model folder"):

@@ -64,6 +64,9 @@ def test_files_that_are_not_ours_are_named(tiny_onnx: Path, tmp_path: Path) -> N
     (tmp_path / "cut.onnx").write_bytes(tiny_onnx.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"cut\.onnx: not a whole ONNX file"):
         Recognizer.load(tmp_path / "cut.onnx")
+    (tmp_path / "text.onnx").write_bytes(tiny_onnx.read_bytes().replace(b'"happiness"', b'"\xff\xffppiness"'))
+    with pytest.raises(UserError, match=r"text\.onnx: not a whole ONNX file \('utf-8' codec can't decode byte 0xff"):
+        Recognizer.load(tmp_path / "text.onnx")
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"format": None}, f"expected an ONNX file of fn2en export, format {FORMAT}, but it states no format"),
         ({"format": "another-2"}, "but its format is 'another-2'"),

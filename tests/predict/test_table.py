@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -139,6 +140,19 @@ def test_a_full_disk_is_said_and_rows_so_far_are_named(tmp_path: Path) -> None:
         TableWriter(tmp_path / "full.csv", CLASSES)
     with pytest.raises(UserError, match=r"could not be written: .*full\.csv is a file, not a folder"):
         TableWriter(tmp_path / "full.csv" / "a.csv", CLASSES)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+def test_a_disk_without_room_for_the_head_is_left_empty(tmp_path: Path, name: str) -> None:
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(UserError, match=rf"{name} could not be written: File too large; make room"):
+            TableWriter(tmp_path / name, CLASSES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_becomes_full_keeps_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

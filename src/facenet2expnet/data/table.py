@@ -89,6 +89,8 @@ def read_table(path: Path, *, spelling: bool = False) -> tuple[pd.DataFrame, lis
                     f"{path} holds its pictures itself, in Hugging Face's form; write them to files first: "
                     f"fn2en data prepare huggingface {path}"
                 )
+            for _, column in table.items():  # Arrow finds text that is not UTF-8 only when it is used
+                column.tolist()
             lines = list(range(1, len(table) + 1))
     except UserError:
         raise

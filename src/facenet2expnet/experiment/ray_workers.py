@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from facenet2expnet import claims
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.workers import SECONDS_TO_END, Outcome, Report, Work, do_for_another, pass_on
 
@@ -71,9 +73,10 @@ class RayWorkers:
                     f"no node of the Ray cluster has {self._needs}, which a job takes; take fewer threads or add "
                     "nodes; if the cluster grows by itself, name the number of jobs (--jobs)"
                 )
+            claims.delete_left(self.folder, ".shared.*", math.inf)  # of commands that were killed
             self._marker = self.folder / f".shared.{uuid.uuid4().hex[:8]}"
-            self._marker.touch()
             stack.callback(self._marker.unlink, missing_ok=True)
+            self._marker.write_text(claims.owner_text(), encoding="utf-8")
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)

@@ -253,13 +253,15 @@ def run_folder(
         same: names in the record whose values must be equal too for processes that join.
     Returns:
         A function that writes the record again, with the seconds so far and the values that it is given; and the
-        claims of this process.
+        claims of this process. The function raises a UserError if the record is gone.
     Raises:
         UserError: If another process works in the folder without `join`, or began it with something else.
     """
     folder, earlier_seconds = record.parent, about["seconds"] or 0.0
 
     def update(**more: Any) -> None:
+        if not record.is_file():  # writing would make the folder again, without its results
+            raise UserError(f"{folder}: there is no such run any more; is its disk still there?")
         if join:  # another process may have finished since
             more = {"finished": read_json(record)["finished"]} | more
         write_json(record, about | {"seconds": earlier_seconds + time.monotonic() - started} | more)

@@ -110,6 +110,8 @@ def load_model(folder: Path) -> Model:
         if kind == "expression-net":
             architecture["bridge_chw"] = tuple(architecture["bridge_chw"])
             net = ExpNet(count, **architecture)
+            if (side := net.arguments["input_px"]) != contract.crop_px:
+                raise ValueError(f"input_px is {side}, and the crops have {contract.crop_px} pixels")
             module: nn.Module = ExpressionClassifier(net, contract.mean, contract.scale)
         elif kind == "face-net":
             face_net = face.load(architecture["face_net"], face.GENERATED)

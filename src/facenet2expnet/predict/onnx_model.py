@@ -140,7 +140,11 @@ def _options() -> onnxruntime.SessionOptions:
 
 def _described(session: onnxruntime.InferenceSession, name: str, device: str) -> OnnxModel:
     """Read classes, contract and model card from the file's metadata, and check that the graph fits them."""
-    kept = session.get_modelmeta().custom_metadata_map
+    try:
+        kept, taken, given = session.get_modelmeta().custom_metadata_map, session.get_inputs(), session.get_outputs()
+        shapes = {value.name: (value.type, value.shape[1:]) for value in [*taken, *given]}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not a whole ONNX file ({error}); {REMEDY}") from None
     if kept.get("format") != FORMAT:
         found = f"its format is '{kept['format']}'" if "format" in kept else "it states no format"
         raise UserError(f"{name}: expected an ONNX file of fn2en export, format {FORMAT}, but {found}; {REMEDY}")
@@ -151,8 +155,6 @@ def _described(session: onnxruntime.InferenceSession, name: str, device: str) ->
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{name}: its metadata can't be read: {reason}; {REMEDY}") from None
-    taken, given = session.get_inputs(), session.get_outputs()
-    shapes = {value.name: (value.type, value.shape[1:]) for value in [*taken, *given]}
     side = contract.crop_px
     expected = {INPUT: ("tensor(uint8)", [side, side, 3]), OUTPUT: ("tensor(float)", [len(classes)])}
     if shapes != expected:

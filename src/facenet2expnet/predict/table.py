@@ -58,9 +58,14 @@ class TableWriter:
             self._finished = False
             self._file = self.rows_path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
             self._csv = csv.writer(self._file, lineterminator="\n")
-            if not self._lines:
-                self._csv.writerow(self.columns)
-            self._file.flush()
+            try:
+                if not self._lines:
+                    self._csv.writerow(self.columns)
+                self._file.flush()
+            except OSError:
+                if self.rows_path.is_file():  # and no device: it has no rows yet
+                    self.discard()
+                raise
 
     def __enter__(self) -> TableWriter:
         return self
