@@ -14,8 +14,8 @@ With `--manifest` the same pictures are written to a manifest for `fn2en ablate`
     python benchmarks/fer2013_small.py FER2013 --manifest runs/choosing.csv --choose --training 4000
 
 With `--choose`, PublicTest is not used; 2,000 other pictures of Training are the test part. With `--unlabelled
-N`, N more pictures of Training are used in stage 1 without their labels. With `--faces`, the pictures that a start may
-see before any of these tests are written to a manifest for `fn2en pretrain`:
+N`, N more pictures of Training are used without their labels, in stage 1 and for soft labels. With `--faces`, the
+pictures that a start may see before any of these tests are written to a manifest for `fn2en pretrain`:
 
     python benchmarks/fer2013_small.py FER2013 --faces runs/faces.csv --labels ferplus
 """

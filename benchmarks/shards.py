@@ -1,4 +1,4 @@
-"""Time and memory of `fn2en predict --shard` by the number of pictures: linear, and constant.
+"""Time and memory of `fn2en predict --shard` by the number of pictures: linear, and nearly constant.
 
     python benchmarks/shards.py runs/mine
     python benchmarks/shards.py runs/mine --pictures 10000 --pictures 100000 --pictures 1000000 --out shards.json

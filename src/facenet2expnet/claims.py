@@ -175,7 +175,8 @@ class Claims:
         except OSError:  # of a file server that is away for a moment
             return True
         if newer:
-            log.warning("%s: another process took this over, as this process did not update its claim in time.", name)
+            if self.folder.is_dir():
+                log.warning("%s: another process took this over, as this one did not update its claim in time.", name)
             del self._held[name]
         return not newer
 

@@ -35,6 +35,9 @@ def test_the_rows_are_those_of_the_array(tmp_path: Path, mode: str | None) -> No
     np.testing.assert_array_equal(read_rows(given[2:], np.array([1])), values[[3]])
     np.testing.assert_array_equal(read_rows(given[:, ::2], np.array([1])), values[[1]][:, ::2])
     assert read_rows(given, np.array([], np.int64)).shape == (0, 4, 30, 30, 3)
+    for kind in (np.uint8, np.uint64, np.int32):
+        np.testing.assert_array_equal(read_rows(given, np.array([8, 1], kind)), values[[8, 1]])
+    np.testing.assert_array_equal(read_rows(given, np.array([-1])), values[[-1]])
 
 
 def test_a_piece_reaches_from_the_page_of_its_first_byte_to_its_last_byte() -> None:

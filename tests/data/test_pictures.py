@@ -227,9 +227,9 @@ def test_huge_pictures_are_read_reduced(tmp_path: Path, monkeypatch: pytest.Monk
             read_picture(tmp_path / name)
 
 
-@pytest.mark.parametrize(("times", "shape"), [(1, (1100, 2200)), (2, (550, 1100)), (4, (275, 550)), (8, (1100, 2200))])
+@pytest.mark.parametrize(("times", "shape"), [(1, (1100, 2200)), (2, (550, 1100)), (4, (275, 550)), (8, (275, 550))])
 @pytest.mark.parametrize(("mode", "options"), [("RGB", {}), ("L", {}), ("RGB", {"progressive": True})])
-def test_a_jpeg_is_read_reduced_if_asked_and_256_pixels_a_side_are_left(
+def test_a_jpeg_is_read_reduced_if_asked_as_long_as_256_pixels_a_side_are_left(
     tmp_path: Path, mode: str, options: dict[str, object], times: int, shape: tuple[int, int]
 ) -> None:
     pixels = np.zeros((2200, 1100), np.uint8)
@@ -238,7 +238,7 @@ def test_a_jpeg_is_read_reduced_if_asked_and_256_pixels_a_side_are_left(
     exif = Image.Exif()
     exif[0x0112] = 6
     picture, reduced = read_reduced(save(image, tmp_path / "a.jpg", exif=exif, **options), jpeg_reduce=times)
-    assert (picture.shape, reduced) == ((*shape, 3), 1 if times == 8 else times)
+    assert (picture.shape, reduced) == ((*shape, 3), min(times, 4))
     assert picture[:, : shape[1] // 2 - 9].max() == 0
     assert np.abs(picture[:, shape[1] // 2 + 9 :].astype(int) - 200).max() <= 2
     with (tmp_path / "a.jpg").open("rb") as file:

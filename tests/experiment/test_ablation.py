@@ -116,10 +116,7 @@ def test_changes_that_can_not_be_are_refused(changes: list[str], message: str) -
         ("face_net.tap=nose", "late"),
         ("pictures=1000", "expected 1 to 12"),
         ("crop.detector=viola-jones", "crop.detector=viola-jones: none of the 18 pictures"),
-        (
-            "crop.crop_px=1000000 & crop.stored_px=1125000",
-            r"crop\.stored_px is 1125000, and .* fit in memory",
-        ),
+        ("crop.crop_px=1000000 & crop.stored_px=1125000", "stored_px is 1125000, expected at most 4096"),
     ],
 )
 def test_nothing_is_written_for_a_change_that_can_not_be(
@@ -127,6 +124,18 @@ def test_nothing_is_written_for_a_change_that_can_not_be(
 ) -> None:
     with pytest.raises(UserError, match=message):
         ablate(faces, [change], recipe=tiny.tiny_recipe(), out=tmp_path / "out", folds=3, **CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_do_not_fit_in_memory_are_reported_before_anything_is_written(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(run, "load_dataset", fail)
+    with pytest.raises(UserError, match=r"crop\.stored_px is 36, and .* fit in memory"):
+        ablate(faces, ["stage2.epochs=2"], recipe=tiny.tiny_recipe(), out=tmp_path / "out", folds=3, **CPU)
     assert not (tmp_path / "out").exists()
 
 

@@ -175,6 +175,7 @@ def test_invalid_input(saved: Path, tmp_path: Path) -> None:
         ({"min_face_px": 0.0}, r"min_face_px is 0\.0"),
         ({"detect_every": 0}, "detect_every is 0, expected 1 or more"),
         ({"reduce": True}, "reduce needs min_face_px, the smallest face"),
+        ({"reduce": True, "min_face_px": 400, "faces": "whole-image"}, "reduce excludes faces='whole-image'"),
         ({"smooth_s": -1.0}, "expected more than 0"),
         ({"smooth_s": 1.0, "track": False}, "smoothing needs tracks"),
         ({"every": "often"}, "every is 'often', expected a time as 0.2s, or a number of frames as 5f"),
@@ -295,10 +296,13 @@ def test_a_jpeg_file_is_decoded_as_small_as_the_smallest_face_allows(
     np.testing.assert_allclose(rows[scores], np.repeat(plain[scores].to_numpy(float), 2, axis=0), atol=0.05)
 
 
-def test_cut_out_faces_are_not_reduced(model: Model, tmp_path: Path) -> None:
-    Image.fromarray(noise(2048, 2048)).save(tmp_path / "a.jpg")
-    (result,) = Recognizer(model).stream(tmp_path / "a.jpg", faces="whole-image", min_face_px=400, reduce=True)
+def test_a_smallest_face_that_leaves_no_room_is_said(
+    model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.fromarray(noise(300, 300)).save(tmp_path / "a.jpg")
+    (result,) = Recognizer(model).stream(tmp_path / "a.jpg", min_face_px=79, reduce=True)
     assert result.reduced == 1
+    assert "the smallest face has 79 pixels, and they are reduced from 80 on" in caplog.text
 
 
 def test_downloaded_pictures_are_read(model: Model) -> None:

@@ -342,6 +342,20 @@ def test_a_shard_that_another_process_took_over_is_left_to_it(
     assert (found.files, found.missing) == (7, 2)
 
 
+def test_a_folder_that_has_gone_is_not_called_taken_over(
+    recognizer: Recognizer, task: ShardTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unplugged(Here):
+        def ended(self, report: Any) -> Iterator[tuple[Any, Any]]:
+            ended = list(super().ended(report))
+            task.folder.rename(task.folder.with_name("elsewhere"))
+            yield from ended
+
+    with pytest.raises(UserError, match="there is no such folder any more; is its disk still there"):
+        predict_shards(recognizer, task, 1, Unplugged(broken="shard 1/1"))
+    assert "took" not in caplog.text
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no malloc_trim")
 def test_free_memory_between_used_pieces_is_given_back() -> None:
     def anonymous_mb() -> float:

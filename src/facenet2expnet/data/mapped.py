@@ -22,7 +22,7 @@ def read_rows(values: np.ndarray, *index: np.ndarray) -> np.ndarray:
     mapping = _mapping(values)
     if mapping is not None and hasattr(mapping, "madvise"):  # Windows has none
         first = values.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
-        with contextlib.suppress(OSError):  # a file system may not take advice
+        with contextlib.suppress(OSError, ValueError):  # a file system may not take advice; a row outside of the file
             for start, size in row_pieces(values, index, first):
                 mapping.madvise(mmap.MADV_WILLNEED, start, size)
     return np.ascontiguousarray(values[index])
@@ -39,7 +39,7 @@ def row_pieces(values: np.ndarray, index: tuple[np.ndarray, ...], first: int) ->
     size = values.strides[len(index) - 1]
     offsets = np.full(len(index[0]), first, np.int64)
     for numbers, stride in zip(index, values.strides, strict=False):
-        offsets += numbers * stride
+        offsets += numbers.astype(np.int64) * stride
     starts = offsets // mmap.PAGESIZE * mmap.PAGESIZE
     return list(zip(starts.tolist(), (offsets + size - starts).tolist(), strict=True))
 

@@ -102,8 +102,8 @@ def read_reduced(
     Args:
         path: a file, or an open one.
         max_megapixels: larger pictures are refused, whatever their format.
-        jpeg_reduce: read a JPEG file so many times smaller, 1, 2, 4 or 8, unless fewer than `LEAST_REDUCED_PX` pixels a
-            side would be left.
+        jpeg_reduce: read a JPEG file up to so many times smaller, 1, 2, 4 or 8, as long as `LEAST_REDUCED_PX` pixels a
+            side are left.
     Raises:
         UserError: With the reason: not found, no permission, zero bytes, not a picture, truncated, too large.
     """
@@ -201,8 +201,8 @@ def _reduce(image: Image.Image, max_megapixels: float | None, jpeg_reduce: int) 
         limit = f"the limit is {max_megapixels:g} megapixels"
         raise UserError(f"is too large: {width} x {height} pixels, {limit}; {SMALLER}")
     jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
-    if jpeg and min(width, height) >= LEAST_REDUCED_PX * jpeg_reduce:
-        reduced = jpeg_reduce
+    while jpeg and 2 * reduced <= jpeg_reduce and min(width, height) >= 2 * reduced * LEAST_REDUCED_PX:
+        reduced *= 2
     while width * height > MAX_PIXELS * reduced**2:
         reduced *= 2
     if reduced == 1:

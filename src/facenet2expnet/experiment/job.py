@@ -187,7 +187,7 @@ def _train(job: Job, dataset: Dataset, context: TrainingContext) -> nn.Module:
     else:
         teacher = pretrained_teacher(context.recipe, data.classes, context.device)
     if context.recipe.stage1.unlabelled:
-        log.info("%d pictures without a label take part in stage 1.", len(job.split.unlabelled))
+        log.info("%d pictures without a label take part.", len(job.split.unlabelled))
         rows = np.concatenate([job.split.train, job.split.unlabelled])
         data = _training_set(dataset, rows, job.split.validation, context.device)
     return fn2en(data, teacher, context, job.folder)

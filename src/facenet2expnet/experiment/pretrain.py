@@ -98,7 +98,6 @@ def pretrain(
                 progress("pretraining", record.epoch, record.epochs)
 
         model, records = stages.pretrain(faces, stages.TrainingContext(recipe, seed, compute, on_epoch), out)
-        update(finished=now())
         metadata = {
             "face_net": info.name,
             "tap": recipe.face_net.tap or info.default_tap,
@@ -113,6 +112,7 @@ def pretrain(
             **{key: about[key] for key in ("command", "created", "versions", "device")},
         }
         save_start(model.net, out, metadata)
+        update(finished=now())
     return out
 
 

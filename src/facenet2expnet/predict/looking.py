@@ -68,7 +68,7 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
             return Seen(frame, None, [], [], frame.reason)
         pixels, reduced = frame.pixels, frame.source.reduced
         if isinstance(pixels, Path):
-            pixels, reduced = read_reduced(pixels, options.max_megapixels, _jpeg_reduce(options, contract))
+            pixels, reduced = read_reduced(pixels, options.max_megapixels, jpeg_reduce(options, contract))
         height, width = pixels.shape[:2]
         if options.faces == "whole-image" or (options.faces is None and frame.source.kind == "face"):
             whole = Face(np.array([0.0, 0.0, width, height]), float("nan"))
@@ -91,9 +91,9 @@ def _look(frame: Frame, options: Options, contract: CropContract, as_trained: bo
         return Seen(frame, None, [], [], str(error) or type(error).__name__)
 
 
-def _jpeg_reduce(options: Options, contract: CropContract) -> int:
-    """How many times smaller JPEG files are decoded; the smallest face then still has a stored face's pixels."""
-    if not options.reduce or options.min_face_px is None or options.faces == "whole-image":
+def jpeg_reduce(options: Options, contract: CropContract) -> int:
+    """How many times smaller JPEG files are decoded; the smallest face then still has about a stored face's pixels."""
+    if not options.reduce or options.min_face_px is None:
         return 1
     needed = contract.aligned_px or contract.stored_px
     return next((times for times in (8, 4, 2) if options.min_face_px >= times * needed), 1)

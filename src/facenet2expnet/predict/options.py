@@ -35,7 +35,7 @@ class Options:
         allow_urls: download sources that are addresses on the web.
         max_megapixels: larger pictures are skipped; see `data.pictures.read_reduced`.
         reduce: decode JPEG files at half, a quarter or an eighth of their size, as far as the smallest face, which
-            `min_face_px` must name, keeps the pixels of a stored face. It saves time, and answers change a little.
+            `min_face_px` must name, keeps about the pixels of a stored face. It saves time; answers change a little.
         workers: threads that read pictures and look for faces; None for one per core.
     """
 
@@ -66,6 +66,8 @@ class Options:
             raise UserError(f"max_megapixels is {self.max_megapixels}, expected a number above 0")
         if self.reduce and self.min_face_px is None:
             raise UserError("reduce needs min_face_px, the smallest face: it says how far pictures may be reduced")
+        if self.reduce and self.faces == "whole-image":
+            raise UserError("reduce excludes faces='whole-image', whose pictures are faces already")
         if self.detect_every < 1:
             raise UserError(f"detect_every is {self.detect_every}, expected 1 or more")
         if self.smooth_s is not None:

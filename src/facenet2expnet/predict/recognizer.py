@@ -19,7 +19,7 @@ from facenet2expnet.faces import detect
 from facenet2expnet.faces.prepare import NO_FACE, Progress
 from facenet2expnet.faces.store import FaceStore
 from facenet2expnet.predict import video
-from facenet2expnet.predict.looking import Seen, count_all, look_at, read_frames
+from facenet2expnet.predict.looking import Seen, count_all, jpeg_reduce, look_at, read_frames
 from facenet2expnet.predict.model_folder import Model, load_model, locate_model, onnx_instead
 from facenet2expnet.predict.onnx_model import OnnxModel, is_onnx, load_onnx
 from facenet2expnet.predict.options import Options
@@ -191,6 +191,11 @@ class Recognizer:
             log.warning(
                 "The model does not say how tightly the faces that it learned from were cut; faces are cut out with "
                 "a margin of %.0f %%.", 100 * contract.margin,
+            )  # fmt: skip
+        if options.reduce and jpeg_reduce(options, contract) == 1:
+            log.warning(
+                "JPEG files are decoded whole: the smallest face has %g pixels, and they are reduced from %d on.",
+                options.min_face_px, 2 * (contract.aligned_px or contract.stored_px),
             )  # fmt: skip
         for store in listed.stores:
             self._compare_store(store)

@@ -105,7 +105,7 @@ def predict_shard(
 
     The first process lists all files; the others, on whatever machine, read its list. A part is one Parquet file,
     renamed when it is whole, so that any number of processes may be killed and begin again. A file that can't be read
-    is a row with a note. Memory does not grow with the number of files.
+    is a row with a note. Memory hardly grows with the number of files (docs/scale.md).
 
     Args:
         recognizer: the model, the same in all processes.
@@ -132,8 +132,7 @@ def predict_shard(
 
         def check() -> None:
             if not own.holds(_claim(shard)):
-                if not folder.is_dir():
-                    raise UserError(f"{folder}: there is no such folder any more; is its disk still there?")
+                _check_there(folder)
                 raise UserError(
                     f"{folder}: another process took over shard {shard}, as this one did not update its claim in time; "
                     "nothing is lost: let that one go on"
@@ -233,6 +232,7 @@ def predict_shards(
                     held = own.holds(_claim(ended.shard))
                     own.release(_claim(ended.shard))
                     if not held:  # this process did not update its claim in time
+                        _check_there(folder)
                         log.warning("another process took over %s: it is left to that one.", ended)
                     elif outcome.error:
                         failed[str(ended)] = outcome.error
@@ -252,6 +252,12 @@ def predict_shards(
         )
     result.missing = sum(len(_parts(folder, shard, total, size)[1]) for shard in shards)
     return result
+
+
+def _check_there(folder: Path) -> None:
+    """Refuse a folder that has gone: its claims are gone too, and nobody took them over."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder any more; is its disk still there?")
 
 
 def do_shard(task: ShardTask, progress: Callable[[str, int, int], None]) -> ShardResult:

@@ -63,7 +63,7 @@ class TableWriter:
                     self._csv.writerow(self.columns)
                 self._file.flush()
             except OSError:
-                if self.rows_path.is_file():  # and no device: it has no rows yet
+                if self.rows_path.is_file():  # a device such as /dev/full is not deleted
                     self.discard()
                 raise
 
