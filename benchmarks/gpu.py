@@ -1,4 +1,4 @@
-"""What one GPU can do in a quarter of an hour: starts, tables, the learning curve, models to ship, speed.
+"""What one GPU can do in a quarter of an hour: starts, tables, the learning curve, models to ship, speed, sharing.
 
     python benchmarks/gpu.py DATA --out runs/gpu --part start
     python benchmarks/gpu.py DATA --out runs/gpu --part tables curve speed --workers 12 --minutes 5
@@ -18,6 +18,7 @@ network is needed. The parts run in this order, each in its share of the time th
 - speed: pictures a second of every stage at 64 and 224 pixels, the places that wait for the device, and the paper's
   table on a set of CK+'s size, of which a few epochs are timed, with the milliseconds of one face at 224 pixels. Those
   at 64 pixels are in the tables.
+- sharing: a short comparison on press with one, two and four jobs on the card at once; see jobs.py.
 
 What is worth keeping lies in --out, in small files: results.json, summary.md, predictions, curve, starts, models. They
 are written when a part is done or out of time, starts one by one. What is computed on the way lies in OUT.work: the
@@ -45,6 +46,7 @@ import torch
 
 import comparison
 import fer2013_small
+import jobs
 import learning_curve
 import press
 import training_speed
@@ -67,7 +69,7 @@ from facenet2expnet.report import tables
 from facenet2expnet.training.start import CARD, WEIGHTS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools" / "train_models"))
-SHARES = {"start": 0.35, "tables": 0.25, "curve": 0.2, "models": 0.1, "speed": 0.1}
+SHARES = {"start": 0.35, "tables": 0.25, "curve": 0.2, "models": 0.1, "speed": 0.1, "sharing": 0.1}
 """Part -> its share of the time, relative to the parts that are still to come."""
 WITHOUT = "FN2EN, without a start"
 ROWS = {"0 scratch": "scratch", "0 fine-tune": "fine-tune", "0 fn2en": "fn2en", "1 fn2en": WITHOUT}
@@ -84,6 +86,7 @@ MODEL_EPOCHS = (60, 40)
 LIVE = ["stage1.cached_views=0", "stage1.mixed_views=0.0"]
 START = ["stage1.batch_size=256", "stage1.lr=2e-3", "stage1.warmup_epochs=1", "stage1.schedule=cosine"]
 """Pretraining on a GPU: larger steps than the CPU's, the rate times the root of the factor."""
+SHORT = ["fine_tune.epochs=2", "stage2.epochs=8", "scratch.epochs=8"]
 MINIATURE = ["crop.stored_px=36", "crop.crop_px=32", "expnet.width=0.1", "expnet.hidden=16", "stage1.cached_views=3"]
 MINIATURE += [f"{stage}.{number}" for stage in STAGES for number in ("epochs=1", "warmup_epochs=0", "batch_size=8")]
 
@@ -123,9 +126,10 @@ class Size:
     speed_px: tuple[int, ...] = (64, 224)
     speed_pictures: int = 1024
     timed_epochs: int = 3
+    jobs: tuple[int, ...] = (1, 2, 4)
 
 
-SMALL = Size((0.1,), 2, (9, 18), 18, (32,), 16, 1)
+SMALL = Size((0.1,), 2, (9, 18), 18, (32,), 16, 1, (1,))
 
 
 class Setup:
@@ -432,6 +436,23 @@ def measure_speed(setup: Setup, clock: Clock) -> None:
         setup.record("speed", found)
 
 
+def measure_sharing(setup: Setup, clock: Clock) -> None:
+    """Time a short comparison with one job on the card and with several at once."""
+    folder, found = setup.work / "sharing", list[dict[str, Any]]()
+    shutil.rmtree(folder, ignore_errors=True)  # what is finished would not be timed
+    photographs = press.read_press(setup.data / "press", setup.work / "press")
+    short = recipes.override(setup.recipe, [*LIVE, *([] if setup.given.miniature else SHORT)])
+    card = "0" if setup.device.type == "cuda" else ""
+    rows = jobs.measure(
+        photographs, short, setup.size.jobs, folder, cores=1, gpu=card, folds=setup.size.folds,
+        protocol="subject-groups", device=setup.given.device, progress=clock.check,
+    )  # fmt: skip
+    try:
+        found.extend(rows)
+    finally:
+        setup.record("sharing", found)
+
+
 def markdown(title: str, value: Any, level: int = 1) -> str:
     """Return any results as Markdown: dictionaries are sections, lists of dictionaries are tables."""
     if isinstance(value, dict):
@@ -449,6 +470,7 @@ PARTS: dict[str, Callable[[Setup, Clock], None]] = {
     "curve": make_curve,
     "models": make_models,
     "speed": measure_speed,
+    "sharing": measure_sharing,
 }
 
 

@@ -2,9 +2,11 @@
 
     python benchmarks/jobs.py
     python benchmarks/jobs.py faces/ --recipe best --folds 5 --jobs 1 --jobs 2 --jobs 4 --out speed.json
+    python benchmarks/jobs.py faces/ --gpu 0 --folds 5 --jobs 1 --jobs 2 --jobs 4
 
 Every run computes with one thread a job, so that its numbers are the same and the ratio is that of the jobs alone. One
-more row gives all threads to one job at a time: what the same cores do without jobs side by side.
+more row gives all threads to one job at a time: what the same cores do without jobs side by side. With `--gpu` all jobs
+share one card, whose numbers differ in their last bits from run to run.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import filecmp
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,38 +31,37 @@ from facenet2expnet.recipe import Recipe
 
 
 def measure(
-    data: Path | Manifest, recipe: Recipe, jobs: Sequence[int], folder: Path, *, cores: int, **given: Any
-) -> list[dict[str, Any]]:
-    """Time a whole comparison for each number of jobs.
+    data: Path | Manifest, recipe: Recipe, jobs: Sequence[int], folder: Path, *, cores: int, gpu: str = "", **given: Any
+) -> Iterator[dict[str, Any]]:
+    """Time a whole comparison for each number of jobs, and yield a row as soon as it is done.
 
     Args:
         data, recipe, given: see `compare`.
         jobs: numbers of jobs side by side, with one thread each; the first is what the others are compared with.
         folder: for the runs.
         cores: threads of the last row, which does one job at a time.
-    Returns:
+        gpu: the card that all jobs share, as in CUDA_VISIBLE_DEVICES; "" for none.
+    Yields:
         jobs, threads, seconds, speed_up, efficiency (speed-up a job), same_metrics (as the first, byte for byte).
     """
-    rows: list[dict[str, Any]] = []
+    first = 0.0
     for count, threads in [*((count, 1) for count in jobs), (1, cores)]:
         out, started = folder / f"jobs-{count}-threads-{threads}", time.monotonic()
         if out.exists():  # one core only
             continue
-        compare(data, recipe=recipe, out=out, jobs=count, threads=threads, **given)
+        side: dict[str, Any] = {"gpus": (gpu,), "jobs_per_gpu": count} if gpu else {"jobs": count}
+        compare(data, recipe=recipe, out=out, threads=threads, **side, **given)
         seconds = time.monotonic() - started
-        first = rows[0]["seconds"] if rows else seconds
+        first = first or seconds
         same = filecmp.cmp(folder / f"jobs-{jobs[0]}-threads-1" / "metrics.json", out / "metrics.json", shallow=False)
-        rows.append(
-            {
-                "jobs": count,
-                "threads": threads,
-                "seconds": seconds,
-                "speed_up": first / seconds,
-                "efficiency": first / seconds / (count * threads) * jobs[0],
-                "same_metrics": same,
-            }
-        )
-    return rows
+        yield {
+            "jobs": count,
+            "threads": threads,
+            "seconds": seconds,
+            "speed_up": first / seconds,
+            "efficiency": first / seconds / (count * threads) * jobs[0],
+            "same_metrics": same,
+        }
 
 
 def main() -> None:
@@ -70,16 +71,18 @@ def main() -> None:
     parser.add_argument("--recipe", default="quick")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--folds", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--gpu", default="", help="the card that all jobs share, e.g. 0; by default the CPU computes")
     parser.add_argument("--jobs", type=int, action="append")
     parser.add_argument("--out", type=Path, help="JSON file of the rows")
     given = parser.parse_args()
     data: Any = given.data or replace(read_manifest(sample_folder() / "manifest.csv"), name="the bundled sample")
     recipe, cores = recipes.override(recipes.load(given.recipe), given.settings), torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(
-            data, recipe, given.jobs or [1, 2], Path(folder), cores=cores, folds=given.folds, device=given.device
-        )
+        found = measure(
+            data, recipe, given.jobs or [1, 2], Path(folder), cores=cores, gpu=given.gpu, folds=given.folds,
+            device="cuda" if given.gpu else "cpu",
+        )  # fmt: skip
+        rows = list(found)
     print("| jobs | threads of each | seconds | speed-up | efficiency | metrics as in the first row |")
     print("|---:|---:|---:|---:|---:|---|")
     for row in rows:

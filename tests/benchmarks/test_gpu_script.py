@@ -149,6 +149,14 @@ def test_speed_is_measured_and_the_papers_table_extrapolated(done: tuple[Path, d
     assert "| fine_tune |" in text
 
 
+def test_jobs_that_share_the_card_are_timed(done: tuple[Path, dict[str, Any]]) -> None:
+    out, results = done
+    (row,) = results["sharing"]
+    assert (row["jobs"], row["threads"], row["speed_up"], row["same_metrics"]) == (1, 1, 1.0, True)
+    assert row["seconds"] > 0
+    assert "sharing:" in (out / "summary.md").read_text()
+
+
 def test_only_what_is_worth_keeping_is_there(done: tuple[Path, dict[str, Any]]) -> None:
     out, results = done
     files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
