@@ -1,4 +1,4 @@
-"""Rows of a mapped file: the same values, and the disk is asked for the pages of these rows alone."""
+"""Rows of a memory-mapped file: the same values, and only the pages of these rows are loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read rows of an array that may be a mapped file: the rows of a batch are requested from the disk together."""
+"""Read rows of an array in memory or in a memory-mapped file, with read-ahead of exactly these rows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 
 def read_rows(values: np.ndarray, *index: np.ndarray) -> np.ndarray:
-    """Return a copy of `values[index]`; a mapped file is asked for all of these rows before the first one is copied.
+    """Return a copy of `values[index]`, after requesting all these rows of a memory-mapped file (MADV_WILLNEED).
 
-    Copying alone waits for the disk page by page, and the system reads much around each page that nobody needs. The
-    requests bring each row in one piece, many at a time, so that an order of rows at random costs no more than the
-    file's own order. See benchmarks/reading.py.
+    Without the request, the copy waits for the disk at each missing page, and the system's read-ahead loads pages
+    around it that are not needed. With it, rows in random order are read as fast as in file order; see
+    benchmarks/reading.py.
 
     Args:
         values: in memory, or in a memory-mapped file.
@@ -29,10 +29,10 @@ def read_rows(values: np.ndarray, *index: np.ndarray) -> np.ndarray:
 
 
 def row_pieces(values: np.ndarray, index: tuple[np.ndarray, ...], first: int) -> list[tuple[int, int]]:
-    """Return where the rows are in a mapped file: start, at the edge of a page, and size, in bytes.
+    """Return start, rounded down to a page, and size of each row in a memory-mapped file, in bytes.
 
     Args:
-        first: where `values` begins.
+        first: offset of `values` in the file.
     """
     if not values.size or not values.flags.c_contiguous:
         return []
