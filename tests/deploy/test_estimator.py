@@ -31,7 +31,7 @@ import tiny
 from facenet2expnet.crop import CropContract, Framing, resize_square
 from facenet2expnet.deploy.estimator import ExpressionClassifier, class_names, stored_faces
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment import run
+from facenet2expnet.experiment import inputs
 from facenet2expnet.predict.recognizer import Recognizer
 from rows_as_pictures import RowClassifier
 
@@ -44,7 +44,7 @@ SUBJECTS = np.repeat(["ann", "bob", "cid", "dee"], 6)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No face is looked for in pictures without faces; one thread for nets this small."""
-    monkeypatch.setattr(run, "estimate_framing", lambda *_: Framing("mtcnn", (0.5, 0.5), 1.0))
+    monkeypatch.setattr(inputs, "estimate_framing", lambda *_: Framing("mtcnn", (0.5, 0.5), 1.0))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

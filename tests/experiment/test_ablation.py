@@ -18,10 +18,10 @@ import tiny
 from facenet2expnet import recipes
 from facenet2expnet.crop import Framing
 from facenet2expnet.errors import UserError
-from facenet2expnet.experiment import run
+from facenet2expnet.experiment import inputs
 from facenet2expnet.experiment.ablation import ablate
 from facenet2expnet.experiment.compare import compare
-from facenet2expnet.experiment.run import load_pictures
+from facenet2expnet.experiment.inputs import load_pictures
 from facenet2expnet.experiment.status import read_status
 from facenet2expnet.experiment.variants import expand_doubling, training_key, vary
 from facenet2expnet.files import folder_lock
@@ -133,7 +133,7 @@ def test_pictures_that_do_not_fit_in_memory_are_reported_before_anything_is_writ
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(run, "load_dataset", fail)
+    monkeypatch.setattr(inputs, "load_dataset", fail)
     with pytest.raises(UserError, match=r"crop\.stored_px is 36, and .* fit in memory"):
         ablate(faces, ["stage2.epochs=2"], recipe=tiny.tiny_recipe(), out=tmp_path / "out", folds=3, **CPU)
     assert not (tmp_path / "out").exists()
@@ -376,7 +376,7 @@ def test_the_models_know_how_tightly_their_pictures_are_cut(
     def estimate(pixels: np.ndarray, rows: np.ndarray) -> Framing:
         return Framing("mtcnn", (0.5, 0.5), pixels.shape[1] / 100)
 
-    monkeypatch.setattr(run, "estimate_framing", estimate)
+    monkeypatch.setattr(inputs, "estimate_framing", estimate)
     short = [f"{stage}.epochs=1" for stage in ("scratch", "fine_tune", "stage1", "stage2")]
     out = ablate(
         faces, ["crop.crop_px=40 & crop.stored_px=44"], recipe=tiny.tiny_recipe(*short), out=tmp_path / "ablation",

@@ -23,6 +23,7 @@ from facenet2expnet.data import splits
 from facenet2expnet.data.manifest import read_manifest
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import compare as experiment
+from facenet2expnet.experiment import inputs
 from facenet2expnet.experiment import job as jobs
 from facenet2expnet.experiment import run as run_module
 from facenet2expnet.experiment.compare import compare, train
@@ -236,7 +237,7 @@ def test_a_dataframe_and_the_path_of_a_recipe(faces: Path, tmp_path: Path, monke
     recipes.save(tiny.tiny_recipe(), tmp_path / "mine.toml")
     table = read_manifest(faces).table.rename(columns={"image": "image_path", "label": "Emotion"})
     monkeypatch.chdir(faces)
-    found = run_module.load_pictures(table, recipes.load(tmp_path / "mine.toml"))
+    found = inputs.load_pictures(table, recipes.load(tmp_path / "mine.toml"))
     assert found.manifest.counts == read_manifest(faces).counts
     for wrong, said in (
         (["faces/"], r"data is a list, expected a folder of class folders"),

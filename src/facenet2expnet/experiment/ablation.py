@@ -23,6 +23,7 @@ from facenet2expnet.data.splits import Protocol
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import run
 from facenet2expnet.experiment.execute import Execution, run_jobs
+from facenet2expnet.experiment.inputs import first_splits, load_pictures, prepare_inputs, with_framing, write_inputs
 from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, needed_methods
 from facenet2expnet.experiment.metrics import scores_of_method
 from facenet2expnet.experiment.parallel import Parallel
@@ -133,11 +134,11 @@ def ablate(
     for variant in variants:
         stages.check(variant.recipe, fine_tunes="fine-tune" in methods)
     compute = parallel.device(device)
-    dataset = run.load_pictures(data, base, progress)
-    chosen = run.first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
+    dataset = load_pictures(data, base, progress)
+    chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     smallest = min(len(split.train) for split in chosen.splits)
     variants = [one for variant in variants for one in expand_doubling(variant, smallest)]
-    inputs = run.prepare_inputs(dataset, chosen, base, drop_near=drop_near)
+    inputs = prepare_inputs(dataset, chosen, base, drop_near=drop_near)
     rows = _rows(variants, methods, seeds, dataset, chosen, out, drop_near)
     about = run.describe(inputs, base, compute, earlier, drop_near=drop_near)
     about |= _description(about, variants, methods, seeds, dataset)
@@ -146,7 +147,7 @@ def ablate(
         raise UserError(f"{out}: was started with other pictures or weights of these names; choose another --out")
     about["hashes"] = before | hashes
     with run.run_folder(out / RECORD, earlier, about, started, join=join, same=SAME) as (update, claims):
-        run.write_inputs(out, inputs, base)
+        write_inputs(out, inputs, base)
         _warn_of_no_change(variants, methods)
         users, stopped = _users(rows), {row.name for row in rows if row.stopped()}
         execution = Execution(
@@ -210,7 +211,7 @@ def _rows(
             smaller = [splits.subsample(dataset.manifest, split.train, count) for split in drawn]
             drawn = [replace(split, train=train) for split, train in zip(drawn, smaller, strict=True)]
         drawn_protocol = replace(protocol, splits=drawn)
-        prepared = run.prepare_inputs(dataset, drawn_protocol, recipe, drop_near=drop_near, report_near=False).splits
+        prepared = prepare_inputs(dataset, drawn_protocol, recipe, drop_near=drop_near, report_near=False).splits
         sizes = [len(split.train) for split in drawn]
         for method in (m for m in METHODS if m in methods):
             needed = []
@@ -259,11 +260,11 @@ class _Pictures:
         self, data: str | Path | Manifest, dataset: Dataset, recipe: Recipe, progress: Progress | None
     ) -> None:
         self.data, self.crop, self.progress = data, recipe.crop, progress
-        self.dataset = run.with_framing(dataset)
+        self.dataset = with_framing(dataset)
 
     def __call__(self, recipe: Recipe) -> Dataset:
         if recipe.crop != self.crop:
-            self.dataset = run.with_framing(run.load_pictures(self.data, recipe, self.progress))
+            self.dataset = with_framing(load_pictures(self.data, recipe, self.progress))
             self.crop = recipe.crop
         return self.dataset
 
@@ -286,7 +287,7 @@ def _hashes(
         if (key := _crop_key(variant.recipe)) in found:
             continue
         try:
-            read = run.load_pictures(data, variant.recipe, progress)
+            read = load_pictures(data, variant.recipe, progress)
         except UserError as error:
             raise UserError(f"{variant.axis}={variant.value}: {error}; or leave this change out") from error
         if read.manifest.sha256() != dataset.manifest.sha256():

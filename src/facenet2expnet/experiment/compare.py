@@ -23,6 +23,15 @@ from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import run
 from facenet2expnet.experiment.execute import Execution, run_jobs
+from facenet2expnet.experiment.inputs import (
+    Inputs,
+    check_votes,
+    first_splits,
+    load_pictures,
+    prepare_inputs,
+    with_framing,
+    write_inputs,
+)
 from facenet2expnet.experiment.job import METHODS, Job, Progress, collect, plan_jobs, run_job
 from facenet2expnet.experiment.metrics import summarise
 from facenet2expnet.experiment.parallel import Parallel
@@ -101,9 +110,9 @@ def compare(
     earlier = run.begin(out / RECORD, "a run", methods, seeds, threads, resume=resume, join=join)
     face_net = stages.check(recipe, fine_tunes="fine-tune" in methods)
     compute = parallel.device(device)
-    dataset = run.load_pictures(data, recipe, progress)
-    chosen = run.first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
-    inputs = run.prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
+    dataset = load_pictures(data, recipe, progress)
+    chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
+    inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
     planned = plan_jobs(inputs.splits, methods, seeds, recipe, out)
     about = run.describe(inputs, recipe, compute, earlier, kind="compare", methods=list(methods), seeds=list(seeds))
     about |= {"format": FORMAT, "notes": list(face_net.notes)}
@@ -146,13 +155,13 @@ def train(
     earlier = run.begin(out / RECORD, "a run", [method], [seed], threads, resume=resume)
     face_net = stages.check(recipe, fine_tunes=method == "fine-tune")
     compute = choose_device(device)
-    dataset = run.load_pictures(data, recipe, progress)
+    dataset = load_pictures(data, recipe, progress)
     if holdout:
         chosen = splits.choose(dataset.manifest, protocol, _affordable_folds(dataset.manifest))
         chosen = replace(chosen, splits=chosen.splits[:1])
     else:
         chosen = _no_holdout(dataset.manifest)
-    inputs = run.prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
+    inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
     planned = plan_jobs(inputs.splits, [method], [seed], recipe, out)
     about = run.describe(inputs, recipe, compute, earlier, kind="train", methods=[method], seeds=[seed])
     about |= {"format": FORMAT, "notes": list(face_net.notes)}
@@ -182,13 +191,13 @@ def train_on_all(
     """
     if method not in METHODS:
         raise UserError(f"method is '{method}', expected one of {', '.join(METHODS)}")
-    run.check_votes(dataset.manifest, recipe)
+    check_votes(dataset.manifest, recipe)
     stages.check(recipe, fine_tunes=method == "fine-tune")
     compute = choose_device(device)
-    inputs = run.prepare_inputs(dataset, _no_holdout(dataset.manifest), recipe)
+    inputs = prepare_inputs(dataset, _no_holdout(dataset.manifest), recipe)
     jobs = plan_jobs(inputs.splits, [method], [seed], recipe, folder)
     about = run.describe(inputs, recipe, compute, None, kind="train", methods=[method], seeds=[seed])
-    metadata, dataset = run.model_metadata(about, recipe), run.with_framing(dataset)
+    metadata, dataset = run.model_metadata(about, recipe), with_framing(dataset)
     for job in jobs:
         run_job(job, dataset, recipe, compute, metadata, progress)
     return load_model(jobs[-1].folder / "model")
@@ -203,7 +212,7 @@ def _no_holdout(manifest: Manifest) -> Protocol:
 
 def _train_and_test(
     jobs: Sequence[Job],
-    inputs: run.Inputs,
+    inputs: Inputs,
     recipe: Recipe,
     device: torch.device,
     about: dict[str, Any],
@@ -214,10 +223,10 @@ def _train_and_test(
     progress: Progress | None,
 ) -> None:
     """Run all jobs, then write predictions, metrics, sizes and the report; `update` writes the record again."""
-    run.write_inputs(out, inputs, recipe)
+    write_inputs(out, inputs, recipe)
     for note in about["notes"]:
         log.info("%s", note)
-    metadata, dataset = run.model_metadata(about, recipe), run.with_framing(inputs.dataset)
+    metadata, dataset = run.model_metadata(about, recipe), with_framing(inputs.dataset)
     execution = Execution(
         out, lambda _: dataset, device, lambda _: metadata, claims, parallel, on_end=update, progress=progress
     )
@@ -229,7 +238,7 @@ def _train_and_test(
 
 def _write_results(
     jobs: Sequence[Job],
-    inputs: run.Inputs,
+    inputs: Inputs,
     about: dict[str, Any],
     out: Path,
     device: torch.device,

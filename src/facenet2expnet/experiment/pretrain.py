@@ -18,8 +18,9 @@ from facenet2expnet.data.splits import Protocol, Split
 from facenet2expnet.data.table import read_csv, tidy_columns
 from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
+from facenet2expnet.experiment.inputs import Inputs, load_pictures
 from facenet2expnet.experiment.job import Progress
-from facenet2expnet.experiment.run import Inputs, begin, describe, load_pictures, now, run_folder, threads_restored
+from facenet2expnet.experiment.run import begin, describe, now, run_folder, threads_restored
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
