@@ -249,6 +249,44 @@ def test_the_table_in_the_readme_is_the_answer_of_the_model() -> None:
             assert shown == ("" if value is None else str(value)), name
 
 
+def test_the_table_of_photographs_is_the_answer_of_the_models() -> None:
+    text = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
+    shown = re.findall(
+        r"^\| \[`([\w.-]+)`\]\(images/people/\1\)(.*?) \| (\w+) \| (.+?) \| (.+?) \|$", text, re.MULTILINE
+    )
+    folder = ROOT / "docs" / "images" / "people"
+    reader = [line.split(",") for line in (folder / "reader.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    assert [(name, side.removeprefix(", ") or "only", seen) for name, side, seen, *_ in shown] == [*map(tuple, reader)]
+    agreed = {}
+    for column, model in ((3, "standard"), (4, "small")):
+        answers = facenet2expnet.Recognizer.load(model, "cpu").predict(sorted(folder.glob("*.jpg"))).table()
+        answers = answers.sort_values(["source", "x"])
+        assert [Path(source).name for source in answers["source"]] == [row[0] for row in shown]
+        for row, answer in zip(shown, answers.to_dict("records"), strict=True):
+            label, _, probability = row[column].partition(" ")
+            if answer["note"]:
+                assert row[column] == answer["note"] == "no face found"
+            else:
+                assert label == answer["label"], row[0]
+                assert float(probability.removesuffix(" %")) == pytest.approx(100 * answer["probability"], abs=2)
+        agreed[model] = sum(row[column].split()[0] == row[2] for row in shown)
+    counts = f"`standard` agrees with the reader on {agreed['standard']} and `small` on {agreed['small']};"
+    assert f"Of {len(shown)} faces, {counts}" in text
+    assert f"would agree on {sum(row[2] == 'neutral' for row in shown)}." in text
+
+
+def test_every_photograph_has_a_source_and_a_licence() -> None:
+    folder = ROOT / "docs" / "images" / "people"
+    sources = (folder / "SOURCES.md").read_text(encoding="utf-8")
+    listed = re.findall(
+        r"^\| `([\w.-]+)` \|.*\|.*\|.*(?:CC BY 2\.0|CC0|MIT|public domain).* \|$", sources, re.MULTILINE
+    )
+    pictures = sorted(folder.glob("*.jpg"))
+    assert listed == [picture.name for picture in pictures]
+    assert all(max(Image.open(picture).size) <= 400 for picture in pictures)
+    assert sum(picture.stat().st_size for picture in pictures) < 300_000
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_face_net: None) -> Iterator[Path]:
     """A folder with the files that the README's examples name; every preset trains in a second.
