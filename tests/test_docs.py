@@ -197,7 +197,12 @@ def test_batch_scripts_and_yaml_are_well_formed() -> None:
 
 
 def test_the_pages_have_commands_and_links() -> None:
-    assert {page.name for page, _, _ in commands()} >= {"README.md", "recipes.md", "results.md", "results_first_recipes.md"}
+    assert {page.name for page, _, _ in commands()} >= {
+        "README.md",
+        "recipes.md",
+        "results.md",
+        "results_first_recipes.md",
+    }
     assert {page.name for page, _ in links()} >= {"README.md", "CONTRIBUTING.md"}
 
 

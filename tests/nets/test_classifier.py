@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from facenet2expnet.nets.classifier import ExpressionClassifier, FaceClassifier, divide_scores
+from facenet2expnet.nets.classifier import LUMINANCE, ExpressionClassifier, FaceClassifier, divide_scores
 from facenet2expnet.nets.expnet import ExpNet
 from tiny import TinyFaceNet
 
@@ -22,6 +22,27 @@ def test_pixels_are_normalised_once() -> None:
     means = torch.tensor([100.0, 110.0, 120.0]).view(1, 3, 1, 1)
     assert torch.allclose(model(CROPS), model.net((CROPS - means) / 50))
     assert "mean" not in model.state_dict()  # it is the contract's
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize(("mean", "border"), [((127.5, 127.5, 127.5), 0), ((100.0, 110.0, 120.0), 1)])
+def test_a_classifier_that_ignores_colour_answers_as_for_the_grey_picture(
+    batch_norm: bool, mean: tuple[float, float, float], border: int
+) -> None:
+    net = ExpNet(3, input_px=32, bridge_chw=(16, 8, 8), width=0.1, hidden=8, batch_norm=batch_norm)
+    model = ExpressionClassifier(net, mean, 50.0).eval()
+    if batch_norm:
+        torch.nn.init.normal_(net.convolutions.bn1.running_mean)
+    grey = (CROPS * torch.tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True).repeat(1, 3, 1, 1)
+    first = torch.nn.Sequential(*list(net.convolutions)[: 2 if batch_norm else 1])
+    inside = (..., slice(border, 32 - border), slice(border, 32 - border))
+    before, coloured = first(model.normalise(grey)), first(model.normalise(CROPS))
+    assert (before - coloured).abs().max() > 0.1
+    for _ in range(2):  # the second time changes nothing
+        model.ignore_colour()
+        assert torch.allclose(first(model.normalise(grey))[inside], before[inside], atol=1e-4)
+        assert torch.allclose(first(model.normalise(CROPS))[inside], before[inside], atol=1e-4)
+    assert torch.allclose(model(CROPS), model(grey), atol=1e-4)
 
 
 @pytest.mark.parametrize("head_norm", [False, True])

@@ -16,7 +16,7 @@ from torch.nn import functional
 import tiny
 from facenet2expnet.crop import centre_crop
 from facenet2expnet.errors import UserError
-from facenet2expnet.nets.classifier import AveragedTeacher, ExpressionClassifier
+from facenet2expnet.nets.classifier import LUMINANCE, AveragedTeacher, ExpressionClassifier
 from facenet2expnet.nets.storage import read_tensors
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
@@ -83,6 +83,22 @@ def test_stages_1_and_2_leave_the_face_net_as_it_is(tmp_path: Path, settings: li
     assert changed(before, face_net) == set()
     assert not face_net.training
     assert all(parameter.grad is None for parameter in face_net.parameters())
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_only_nets_that_learned_from_grey_pictures_ignore_colour(tmp_path: Path, grey: bool) -> None:
+    data = faces(validation=faces())
+    if grey:
+        data.pixels = data.pixels[..., :1].repeat(3, 3)
+    nets = [
+        stages.from_scratch(data, context(), tmp_path / "scratch"),
+        stages.fn2en(data, teacher(), context(), tmp_path / "fn2en"),
+        stages.pretrain(data, context(), tmp_path / "start")[0],
+    ]
+    crops = 255 * torch.rand(2, 3, 32, 32)
+    luminance = (crops * torch.tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True).repeat(1, 3, 1, 1)
+    same = [torch.allclose(net.distilled(crops), net.distilled(luminance), atol=1e-3) for net in nets]
+    assert same == [grey] * 3
 
 
 def test_the_seed_alone_decides_the_weights(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from facenet2expnet.nets.expnet import ExpNet
 from facenet2expnet.nets.face.base import FaceNet
 
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of R, G and B, as Pillow and OpenCV make pictures grey (ITU-R BT.601)."""
+
 
 class ExpressionClassifier(nn.Module):
     """The expression net on (crops - mean_rgb) / scale: RGB crops in 0..255 in, class scores out."""
@@ -41,6 +44,27 @@ class ExpressionClassifier(nn.Module):
         distilled = self.distilled(crops)
         scores: Tensor = self.net.head(self.net.bridge.affine(distilled))
         return scores, distilled
+
+    @torch.no_grad()
+    def ignore_colour(self) -> None:
+        """Make the first convolution see luminance only: a coloured picture gets the answer of its grey version.
+
+        The answers to grey pictures stay. A net that learned from grey pictures alone needs this: nothing taught its
+        three input channels to agree, so colour would reach it as noise.
+        """
+        layers = self.net.convolutions
+        conv, norm = layers.get_submodule("conv1"), getattr(layers, "bn1", None)
+        assert isinstance(conv, nn.Conv2d)
+        luminance = torch.tensor(LUMINANCE).to(conv.weight).view(1, 3, 1, 1)
+        # The contract's means may differ from channel to channel, and the mean of luminance from all of them. Then
+        # the answers at the border, where the convolution sees zeros, change a little.
+        lowered = ((luminance * self.mean).sum() - self.mean) / self.scale
+        constant = (conv.weight * lowered).sum(dim=(1, 2, 3))
+        conv.weight.copy_(conv.weight.sum(1, keepdim=True) * luminance)
+        if conv.bias is not None:
+            conv.bias.add_(constant)
+        elif isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+            norm.running_mean.sub_(constant)
 
 
 class FaceClassifier(nn.Module):

@@ -149,7 +149,7 @@ def from_scratch(data: TrainingSet, context: TrainingContext, folder: Path) -> E
     model = _expression_classifier(recipe, data, net, batch_norm=True)
     stage = ClassifyStage("scratch", recipe.scratch, model, data, _augment(recipe, data), model.parameters())
     context.fit(stage, folder)
-    return model.eval()
+    return _finished(model, data)
 
 
 def fn2en(data: TrainingSet, teacher: Teacher, context: TrainingContext, folder: Path) -> ExpressionClassifier:
@@ -188,7 +188,7 @@ def fn2en(data: TrainingSet, teacher: Teacher, context: TrainingContext, folder:
     records = context.fit(Stage2(stage2, model, data, augment, new, teaching), folder)
     if not stage1.epochs and stage2.distil_weight:
         _warn_if_nothing_learned(records, stage2, stage1.losses)
-    return model.eval()
+    return _finished(model, data)
 
 
 def pretrain(
@@ -213,7 +213,18 @@ def pretrain(
     statistics = measure_features(tapped_features(teacher, data, tap, augment.crop_px)).to(data.device)
     teaching = Teaching(teacher, tap, None, robust_loss(statistics))
     records = context.fit(PretrainStage(recipe.stage1, model, data, augment, teaching), folder)
-    return model.eval(), records
+    return _finished(model, data), records
+
+
+def _finished(model: ExpressionClassifier, data: TrainingSet) -> ExpressionClassifier:
+    """Return the model in evaluation mode; one that learned from grey pictures only ignores colour.
+
+    The face net needs no such care: it was pretrained on coloured pictures.
+    """
+    if data.grey:
+        log.info("No training picture has colour, so the expression net sees coloured pictures in grey.")
+        model.ignore_colour()
+    return model.eval()
 
 
 def _warn_if_nothing_learned(records: list[EpochRecord], recipe: StageRecipe, losses: Sequence[LossTerm]) -> None:

@@ -76,6 +76,12 @@ class TrainingSet:
         """Numbers of the pictures that have a label, on the CPU."""
         return torch.nonzero(self.targets >= 0)[:, 0].cpu()
 
+    @cached_property
+    def grey(self) -> bool:
+        """Whether no picture has colour: R, G and B are equal in all of them."""
+        blocks = (self._read(self.rows[start : start + 1024]) for start in range(0, len(self), 1024))
+        return all(bool((block[..., :2] == block[..., 1:]).all()) for block in blocks)
+
     def stored(self, examples: Tensor) -> Tensor:
         """Return the stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
         if self._resident is not None:
