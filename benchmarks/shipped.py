@@ -5,8 +5,9 @@
 FER2013 is the folder of `fn2en data how-to fer2013` with the votes of FER+, PRESS that of press.py. The pictures of
 PublicTest that have a FER+ majority for one of the seven classes are tested as they are. The press pictures are of
 other people by other photographers, with five classes and labels of one person: their faces are found with MTCNN and
-cut as in training, then smaller, blurred, or cut otherwise. Prints Markdown; predictions.parquet in --out has every
-probability. What a turned head costs is not tested: no set here says where a face looks.
+cut as in training, then smaller, blurred, or cut otherwise. All these pictures are grey; coloured ones are made of the
+press pictures. Prints Markdown; predictions.parquet in --out has every probability. What a turned head costs is not
+tested: no set here says where a face looks.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ BLURS = (0.01, 0.02, 0.04, 0.06)
 """Standard deviations of a Gaussian blur, as shares of the face box's longer side."""
 CUTS = {"a tenth wider": (1.1, 0.0), "a quarter wider": (1.25, 0.0), "a tenth closer": (0.9, 0.0),
         "a quarter closer": (0.75, 0.0), "a tenth of the face to the side": (1.0, 0.1)}  # fmt: skip
+LIGHTS = {"warm light": (1.2, 0.95, 0.75), "cool light": (0.8, 1.0, 1.2)}
+"""Factors on R, G and B."""
+GREYS = (0, 64, 128, 200, 255)
+SKIN = ((20, 8, 5), (90, 50, 38), (175, 120, 98), (232, 190, 168), (255, 240, 230))
+"""The colours that these greys become, from shadow to light, as on skin; between them they change linearly."""
 THRESHOLDS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 Table = list[dict[str, Any]]
@@ -110,6 +116,19 @@ def blurred(photo: Photo, contract: CropContract, share: float) -> np.ndarray:
     return cut_face(cv2.GaussianBlur(photo.pixels, (0, 0), sigma), photo.face, contract)
 
 
+def lit(photo: Photo, contract: CropContract, factors: tuple[float, float, float]) -> np.ndarray:
+    """Cut the face out in a coloured light."""
+    coloured = np.clip(cut(photo, contract) * np.array(factors), 0, 255)
+    return coloured.astype(np.uint8)
+
+
+def skin_coloured(photo: Photo, contract: CropContract) -> np.ndarray:
+    """Cut the face out of a grey picture and colour it as skin."""
+    grey = cut(photo, contract)[..., 0]
+    channels = [np.interp(grey, GREYS, colours) for colours in zip(*SKIN, strict=True)]
+    return np.stack(channels, axis=2).astype(np.uint8)
+
+
 def measure_press(recognizer: Recognizer, photos: list[Photo], *, first: bool = False) -> list[pd.DataFrame]:
     """Classify the press faces in all the ways, or in the first alone; the column `method` says how."""
     contract = recognizer.contract.for_photos("mtcnn")
@@ -124,6 +143,8 @@ def measure_press(recognizer: Recognizer, photos: list[Photo], *, first: bool = 
         *((f"face of {size} px", largest[size], partial(smaller, contract=contract, side_px=size))
           for size in SIZES_PX),
         *((f"blur of {share:.0%}", found, partial(blurred, contract=contract, share=share)) for share in BLURS),
+        ("coloured as skin", photos, partial(skin_coloured, contract=contract)),
+        *((f"in {name}", photos, partial(lit, contract=contract, factors=factors)) for name, factors in LIGHTS.items()),
     ]  # fmt: skip
     return [
         predict(recognizer, [way(p) for p in chosen], [p.image for p in chosen], [p.label for p in chosen], method=name)

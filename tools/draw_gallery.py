@@ -23,7 +23,7 @@ from facenet2expnet.predict.results import FrameResult
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PEOPLE = IMAGES / "people"
-ROWS = (4, 3, 4)
+ROWS = (4, 3, 3)
 """Pictures in each row of the gallery."""
 
 WIDTH_PX, GAP_PX, CAPTION_PX = 1080, 8, 24

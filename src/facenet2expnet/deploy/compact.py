@@ -1,6 +1,6 @@
 """An ONNX graph whose weights take 8 bits in the file; it computes in 32 bits, as fast as before.
 
-The weights are rounded as `nets.storage.as_int8` does. ONNX Runtime turns them back when it loads the file.
+ONNX Runtime turns them back when it loads the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from facenet2expnet.nets.storage import SCALE, as_int8
 
 
 def compact(graph: bytes) -> bytes:
-    """Store the weights of convolutions and linear layers in 8 bits, with a scale for every output channel.
+    """Store the weights of convolutions and linear layers in 8 bits, as `nets.storage.as_int8` does.
 
     Args:
         graph: float32.
@@ -33,6 +33,8 @@ def compact(graph: bytes) -> bytes:
     for weights, axis in list(_weights(made.graph)):
         values = numpy_helper.to_array(weights)
         found = as_int8({"weight": torch.from_numpy(np.moveaxis(values, axis, 0).copy())})
+        if f"weight{SCALE}" not in found:
+            continue
         rounded, name = np.ascontiguousarray(np.moveaxis(found["weight"].numpy(), 0, axis)), weights.name
         scales = found[f"weight{SCALE}"].numpy().reshape([-1 if n == axis else 1 for n in range(values.ndim)])
         made.graph.initializer.remove(weights)

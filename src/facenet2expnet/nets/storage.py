@@ -45,10 +45,13 @@ def as_int8(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A row is what gives one output channel. The first weight that becomes 127 or -127 becomes 127, by a negative scale
     if it is negative: so a batch norm that turns a row's sign changes the scale only. Rounding again changes nothing.
+
+    A convolution of pixels (three input channels) stays as it is: it is small, and its rounding alone costs more than
+    that of all other layers.
     """
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        if value.ndim < 2 or not name.endswith("weight"):
+        if value.ndim < 2 or not name.endswith("weight") or (value.ndim == 4 and value.shape[1] == 3):
             found[name] = value
             continue
         flat = value.detach().flatten(1)
