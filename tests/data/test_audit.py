@@ -72,6 +72,21 @@ def test_blank_pictures() -> None:
     assert blank_kind(red) == ""
 
 
+def test_grey_pictures_are_listed_if_classes_differ_in_their_share() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    pixels[::2] = pixels[::2, ..., :1]
+    found = audit(manifest_of(["x", "y"] * 19 + ["x", ""]), pixels, cheap=True)
+    assert found.tables["grey"]["row"].tolist() == list(range(0, 40, 2))
+    assert (
+        "20 pictures have no colour, in some classes far more than in others: a network may learn that."
+        in found.lines()
+    )
+    assert found.clean  # it is no leak between the parts
+    assert audit(manifest_of(["x", "x", "y", "y"] * 10), pixels, cheap=True).counts["grey"] == 0
+    assert audit(manifest_of(["x", "y"] * 10), pixels[::2], cheap=True).counts["grey"] == 0
+    assert audit(manifest_of([""] * 40), pixels, cheap=True).counts["grey"] == 0
+
+
 def test_an_unlabelled_copy_in_training_is_a_leak() -> None:
     manifest = manifest_of(["", "y", "x", "x", "y", "y"], split=["train", "train", "valid", "valid", "train", "train"])
     assert audit(manifest, PIXELS).counts["identical_leaks"] == 1

@@ -22,6 +22,9 @@ SAME_SUBJECT_DISTANCE = 0.6
 BLANK_STD = 4.0
 """Standard deviation of grey levels (0..255) below which a picture shows nothing; dim faces have 10 and more."""
 
+GREY_DIFFERENCE = 0.1
+"""Difference of two classes in their share of pictures without colour, from which on these are listed."""
+
 TABLES = {
     "identical": ("group", "row", "image", "label"),
     "near": ("first", "second", "first_image", "second_image", "bits"),
@@ -30,6 +33,7 @@ TABLES = {
     "same_subject": ("first", "second", "distance"),
     "labels": ("row", "image", "label", "fault"),
     "blank": ("row", "image", "label", "kind"),
+    "grey": ("row", "image", "label"),
 }
 """Table -> columns.
 
@@ -37,7 +41,8 @@ identical: pictures that are identical pixel by pixel, numbered by group. near: 
 hashes. leaks: test and validation pictures with a copy in the training or unlabelled part; `how` is identical or
 near. group_leakage: subjects and sequences in two parts of a split. same_subject: pairs of subjects whose faces are
 so similar that they may be one person. labels: pictures without a label, identical pictures with different labels.
-blank: pictures that show nothing; `kind` is black, white, constant or nearly constant.
+blank: pictures that show nothing; `kind` is black, white, constant or nearly constant. grey: pictures
+without colour, if classes differ in their share.
 """
 
 SENTENCES = {
@@ -49,6 +54,7 @@ SENTENCES = {
     "conflicting_labels": "{} identical pictures have different labels.",
     "unlabelled": "{} pictures have no label.",
     "blank": "{} pictures are blank: black, white, or of one grey level or nearly so.",
+    "grey": "{} pictures have no colour, in some classes far more than in others: a network may learn that.",
 }
 
 
@@ -78,6 +84,7 @@ class Audit:
             "conflicting_labels": int(faults.get("labels differ", 0)),
             "unlabelled": int(faults.get("no label", 0)),
             "blank": len(tables["blank"]),
+            "grey": len(tables["grey"]),
         }
 
     @property
@@ -145,9 +152,13 @@ def audit(
     labels = [table[table["label"] == ""].assign(fault="no label")]
     found: dict[str, Any] = dict.fromkeys(TABLES) | {"group_leakage": group_leaks(manifest, splits)}
     if pixels is not None:
-        checked += ["blank pictures", "identical pictures"]
+        checked += ["blank pictures", "colour", "identical pictures"]
         kinds = np.array([blank_kind(face) for face in pixels], dtype=object)
         found["blank"] = table.assign(kind=kinds)[kinds != ""]
+        grey = np.array([face.ndim == 2 or bool((face[..., :2] == face[..., 1:]).all()) for face in pixels])
+        grey &= kinds == ""
+        shares = pd.Series(grey)[labelled := (table["label"] != "").to_numpy()].groupby(table["label"][labelled]).mean()
+        found["grey"] = table[grey & (shares.max() - shares.min() >= GREY_DIFFERENCE)]
         groups, pairs = picture_hashes(pixels), None
         same = table.assign(group=groups).sort_values("group", kind="stable")
         same = same[same.duplicated("group", keep=False)]
