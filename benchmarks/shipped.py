@@ -5,9 +5,9 @@
 FER2013 is the folder of `fn2en data how-to fer2013` with the votes of FER+, PRESS that of press.py. The pictures of
 PublicTest that have a FER+ majority for one of the seven classes are tested as they are. The press pictures are of
 other people by other photographers, with five classes and labels of one person: their faces are found with MTCNN and
-cut as in training, then smaller, blurred, or cut otherwise. All these pictures are grey; coloured ones are made of the
-press pictures. Prints Markdown; predictions.parquet in --out has every probability. What a turned head costs is not
-tested: no set here says where a face looks.
+cut as in training, then turned upright, smaller, blurred, or cut otherwise. All these pictures are grey; coloured ones
+are made of the press pictures. Prints Markdown; predictions.parquet in --out has every probability. What a head turned
+aside costs is not tested: no set here says where a face looks.
 """
 
 from __future__ import annotations
@@ -98,6 +98,19 @@ def cut(photo: Photo, contract: CropContract, wider: float = 1.0, aside: float =
     return cut_face(photo.pixels, Face(np.array([x - w, y - h, x + w, y + h]), photo.face.score), contract)
 
 
+def upright(photo: Photo, contract: CropContract) -> np.ndarray:
+    """Turn the picture about the middle of the face until the eyes are level, and cut the face out."""
+    assert photo.face is not None
+    box, points = photo.face.box_xyxy_px, photo.face.points_px
+    assert points is not None
+    right, down = points[1] - points[0]  # from the left eye to the right one
+    centre = float(box[[0, 2]].mean()), float(box[[1, 3]].mean())
+    turn = cv2.getRotationMatrix2D(centre, float(np.degrees(np.arctan2(down, right))), 1.0)
+    size = photo.pixels.shape[1::-1]
+    turned = cv2.warpAffine(photo.pixels, turn, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cut_face(turned, photo.face, contract)
+
+
 def smaller(photo: Photo, contract: CropContract, side_px: float) -> np.ndarray:
     """Cut the face out of a picture so small that the longer side of its box is `side_px`."""
     assert photo.face is not None
@@ -140,6 +153,7 @@ def measure_press(recognizer: Recognizer, photos: list[Photo], *, first: bool = 
         ("the picture as it is", photos, lambda photo: whole_picture(photo.pixels, recognizer.contract)),
         *((f"cut {name}", photos, partial(cut, contract=contract, wider=wider, aside=aside))
           for name, (wider, aside) in CUTS.items()),
+        ("turned until the eyes are level", found, partial(upright, contract=contract)),
         *((f"face of {size} px", largest[size], partial(smaller, contract=contract, side_px=size))
           for size in SIZES_PX),
         *((f"blur of {share:.0%}", found, partial(blurred, contract=contract, share=share)) for share in BLURS),
