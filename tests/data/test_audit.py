@@ -73,18 +73,22 @@ def test_blank_pictures() -> None:
 
 
 def test_grey_pictures_are_listed_if_classes_differ_in_their_share() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (44, 8, 8, 3), dtype=np.uint8)
     pixels[::2] = pixels[::2, ..., :1]
-    found = audit(manifest_of(["x", "y"] * 19 + ["x", ""]), pixels, cheap=True)
-    assert found.tables["grey"]["row"].tolist() == list(range(0, 40, 2))
+    found = audit(manifest_of(["x", "y"] * 21 + ["x", ""]), pixels, cheap=True)
+    assert found.tables["grey"]["row"].tolist() == list(range(0, 44, 2))
     assert (
-        "20 pictures have no colour, in some classes far more than in others: a network may learn that."
+        "22 pictures have no colour, in some classes far more than in others: a network may learn that."
         in found.lines()
     )
     assert found.clean  # it is no leak between the parts
-    assert audit(manifest_of(["x", "x", "y", "y"] * 10), pixels, cheap=True).counts["grey"] == 0
-    assert audit(manifest_of(["x", "y"] * 10), pixels[::2], cheap=True).counts["grey"] == 0
-    assert audit(manifest_of([""] * 40), pixels, cheap=True).counts["grey"] == 0
+    assert audit(manifest_of(["x", "x", "y", "y"] * 11), pixels, cheap=True).counts["grey"] == 0
+    assert audit(manifest_of(["x", "y"] * 11), pixels[::2], cheap=True).counts["grey"] == 0
+    assert audit(manifest_of([""] * 44), pixels, cheap=True).counts["grey"] == 0
+    few = manifest_of(["x", "x", "y", "y"] * 11 + ["z"] * 4)  # a class of four, all of them in colour
+    assert audit(few, np.concatenate([pixels, pixels[1:8:2]]), cheap=True).counts["grey"] == 0
+    blank = np.concatenate([pixels[::2][:20], pixels[:4] * 0, pixels[::2]])  # black pictures do not count
+    assert audit(manifest_of(["x"] * 24 + ["y"] * 22), blank, cheap=True).counts["grey"] == 0
 
 
 def test_an_unlabelled_copy_in_training_is_a_leak() -> None:

@@ -19,7 +19,7 @@ from facenet2expnet.predict.model_folder import ONNX, WEIGHTS, Model, load_model
 from facenet2expnet.predict.onnx_model import load_onnx
 from facenet2expnet.predict.scores import class_probabilities
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 
@@ -57,6 +57,10 @@ def test_a_compact_graph_answers_as_the_rounded_model(folder: Path, graph: bytes
     assert np.ptp(expected, axis=0).max() > 0.01  # the faces differ
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert len(small) < 0.5 * len(graph)
+    kernels = [w for w in onnx.load_from_string(small).graph.initializer if list(w.dims[2:]) == [3, 3]]
+    assert len(kernels) == 9
+    kinds = {w.name: w.data_type for w in kernels if w.data_type != onnx.TensorProto.INT8}
+    assert kinds == {"module.net.convolutions.conv1.weight": onnx.TensorProto.FLOAT}
 
 
 def test_the_weights_lie_in_the_folder_once(folder: Path, graph: bytes) -> None:

@@ -24,8 +24,10 @@ def test_rounding_by_hand() -> None:
 
 def test_a_row_differs_by_half_a_step_at_most_and_rounding_again_changes_nothing() -> None:
     torch.manual_seed(0)
-    weights = {"conv.weight": torch.randn(5, 3, 3, 3), "dead.weight": torch.zeros(2, 4)}
-    once = from_int8(as_int8(weights))
+    weights = {"conv.weight": torch.randn(5, 4, 3, 3), "dead.weight": torch.zeros(2, 4)}
+    kept = as_int8(weights)
+    assert {kept[name].dtype for name in weights} == {torch.int8}
+    once = from_int8(kept)
     step = weights["conv.weight"].flatten(1).abs().amax(1) / 127
     error = (once["conv.weight"] - weights["conv.weight"]).flatten(1).abs().amax(1)
     assert (error <= 0.501 * step).all()
@@ -34,6 +36,13 @@ def test_a_row_differs_by_half_a_step_at_most_and_rounding_again_changes_nothing
     assert sorted(twice) == sorted(weights)
     for name in weights:
         torch.testing.assert_close(twice[name], once[name], rtol=1e-6, atol=0)
+
+
+def test_a_convolution_of_pixels_is_not_rounded() -> None:
+    weights = {"conv.weight": torch.randn(5, 3, 3, 3), "linear.weight": torch.randn(2, 3)}
+    kept = as_int8(weights)
+    assert kept["conv.weight"] is weights["conv.weight"]
+    assert sorted(kept) == ["conv.weight", "linear.weight", "linear.weight.scale"]
 
 
 def test_others_may_read_the_file_as_they_may_any_other(tmp_path: Path) -> None:

@@ -101,6 +101,18 @@ def test_only_nets_that_learned_from_grey_pictures_ignore_colour(tmp_path: Path,
     assert same == [grey] * 3
 
 
+def test_a_finished_training_ignores_colour_again_when_it_is_read_from_its_checkpoints(tmp_path: Path) -> None:
+    data = faces(validation=faces())
+    data.pixels = data.pixels[..., :1].repeat(3, 3)
+    setting = context("stage2.ema_decay=0.9", "stage2.patience=2")
+    first, again = (stages.fn2en(data, teacher(), setting, tmp_path) for _ in range(2))
+    assert copy_of(first).keys() == copy_of(again).keys()
+    assert changed(copy_of(first), again) == set()
+    crops = 255 * torch.rand(2, 3, 32, 32)
+    grey = (crops * torch.tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True).repeat(1, 3, 1, 1)
+    assert torch.allclose(again(crops), again(grey), atol=1e-4)
+
+
 def test_the_seed_alone_decides_the_weights(tmp_path: Path) -> None:
     def train(seed: int, folder: Path) -> dict[str, Tensor]:
         torch.rand(len(str(folder)))  # other draws before

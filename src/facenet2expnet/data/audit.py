@@ -22,8 +22,8 @@ SAME_SUBJECT_DISTANCE = 0.6
 BLANK_STD = 4.0
 """Standard deviation of grey levels (0..255) below which a picture shows nothing; dim faces have 10 and more."""
 
-GREY_DIFFERENCE = 0.1
-"""Difference of two classes in their share of pictures without colour, from which on these are listed."""
+GREY_DIFFERENCE, GREY_CLASS = 0.1, 20
+"""Grey pictures are listed if two classes of at least so many pictures differ by this much in their share of them."""
 
 TABLES = {
     "identical": ("group", "row", "image", "label"),
@@ -156,9 +156,10 @@ def audit(
         kinds = np.array([blank_kind(face) for face in pixels], dtype=object)
         found["blank"] = table.assign(kind=kinds)[kinds != ""]
         grey = np.array([face.ndim == 2 or bool((face[..., :2] == face[..., 1:]).all()) for face in pixels])
-        grey &= kinds == ""
-        shares = pd.Series(grey)[labelled := (table["label"] != "").to_numpy()].groupby(table["label"][labelled]).mean()
-        found["grey"] = table[grey & (shares.max() - shares.min() >= GREY_DIFFERENCE)]
+        shown = table.assign(grey=grey)[kinds == ""]
+        shares = shown[shown["label"] != ""].groupby("label")["grey"].agg(["mean", "size"])
+        shares = shares.loc[shares["size"] >= GREY_CLASS, "mean"]
+        found["grey"] = shown[shown["grey"] & (shares.max() - shares.min() >= GREY_DIFFERENCE)]
         groups, pairs = picture_hashes(pixels), None
         same = table.assign(group=groups).sort_values("group", kind="stable")
         same = same[same.duplicated("group", keep=False)]

@@ -1,4 +1,4 @@
-"""What the jobs of a run train and test on: the pictures, and splits that are checked and ready for training."""
+"""Load the pictures of a run, and prepare checked splits for its jobs."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def write_inputs(folder: Path, inputs: Inputs, recipe: Recipe) -> None:
     write_json(folder / "audit.json", found.to_dict())
     for sentence in inputs.checks:
         log.info("%s", sentence)
-    if not found.clean or found.counts["conflicting_labels"]:
+    if not found.clean or found.counts["conflicting_labels"] or found.counts["grey"]:
         for line in found.lines():
             log.warning("Audit: %s", line)
 

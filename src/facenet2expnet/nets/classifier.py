@@ -49,8 +49,8 @@ class ExpressionClassifier(nn.Module):
     def ignore_colour(self) -> None:
         """Make the first convolution see luminance only: a coloured picture gets the answer of its grey version.
 
-        The answers to grey pictures stay. A net that learned from grey pictures alone needs this: nothing taught its
-        three input channels to agree, so colour would reach it as noise.
+        Predictions for grey pictures do not change. A net that learned from grey pictures only needs this: nothing
+        taught its three input channels to agree, so colour would act as noise.
         """
         layers = self.net.convolutions
         conv, norm = layers.get_submodule("conv1"), getattr(layers, "bn1", None)
@@ -63,7 +63,9 @@ class ExpressionClassifier(nn.Module):
         conv.weight.copy_(conv.weight.sum(1, keepdim=True) * luminance)
         if conv.bias is not None:
             conv.bias.add_(constant)
-        elif isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+        else:
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert norm.running_mean is not None
             norm.running_mean.sub_(constant)
 
 

@@ -46,8 +46,7 @@ def as_int8(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     A row is what gives one output channel. The first weight that becomes 127 or -127 becomes 127, by a negative scale
     if it is negative: so a batch norm that turns a row's sign changes the scale only. Rounding again changes nothing.
 
-    A convolution of pixels (three input channels) stays as it is: it is small, and its rounding alone costs more than
-    that of all other layers.
+    A convolution of pixels (three input channels) stays as it is: it is small, and its rounding costs most.
     """
     found: dict[str, Tensor] = {}
     for name, value in tensors.items():

@@ -79,8 +79,8 @@ class TrainingSet:
     @cached_property
     def grey(self) -> bool:
         """Whether no picture has colour: R, G and B are equal in all of them."""
-        blocks = (self._read(self.rows[start : start + 1024]) for start in range(0, len(self), 1024))
-        return all(bool((block[..., :2] == block[..., 1:]).all()) for block in blocks)
+        batches = (self.stored(batch) for batch in torch.arange(len(self)).split(BATCH))
+        return all(bool((batch[:, :2] == batch[:, 1:]).all()) for batch in batches)
 
     def stored(self, examples: Tensor) -> Tensor:
         """Return the stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
