@@ -4,9 +4,10 @@
     cp starts/fer-0.25/start.* src/facenet2expnet/models/starts/faces-0.25/
 
 FER2013 and PRESS are the folders of benchmarks/fer2013_small.py and benchmarks/press.py. The first start, fer-WIDTH,
-sees the pictures of FER2013's Training part, without those that the benchmarks test on and their copies. The second,
+sees the pictures of FER2013's Training part, without those that the benchmarks test on and their copies. It is made
+in rounds, each with a schedule of its own: `--epochs 10 30` goes on from ten epochs with thirty more. The second,
 all-WIDTH, goes on from there with the unlabelled press faces too, and must not be measured on press. `--resume` goes on
-with either; all settings but the epochs are those of the recipe `quick`.
+with any; all settings but the epochs are those of the recipe `quick`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PRESS = "press photographs of Labeled Faces in the Wild (research use)"
 
 
 def main() -> None:
-    """Read the options and pretrain twice."""
+    """Read the options and pretrain, one start after the other."""
     import fer2013_small
     import press
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("press", type=Path, metavar="PRESS")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--width", type=float, default=0.25)
-    parser.add_argument("--epochs", type=int, default=10, help="on FER2013")
+    parser.add_argument("--epochs", type=int, nargs="+", default=[10, 30], help="on FER2013, a number for each round")
     parser.add_argument("--more-epochs", type=int, default=3, help="with the press faces")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--device", default="auto")
@@ -57,12 +58,13 @@ def main() -> None:
         for manifest in (faces, others)
     ]
     both = Manifest(pd.concat(parts, ignore_index=True).fillna(""), given.out, name="FER2013 and press, without labels")
-    plan = [
-        ("fer", faces, given.epochs, "none", FER2013),
-        ("all", both, given.more_epochs, str(given.out / f"fer-{given.width}"), f"{FER2013} and {PRESS}"),
-    ]
-    for name, manifest, epochs, start, pictures in plan:
+    names = [*(f"round-{number}" for number in range(1, len(given.epochs))), "fer"]
+    rounds = zip(names, given.epochs, ["none", *names], strict=False)
+    plan = [(name, faces, epochs, before, FER2013) for name, epochs, before in rounds]
+    plan.append(("all", both, given.more_epochs, "fer", f"{FER2013} and {PRESS}"))
+    for name, manifest, epochs, before, pictures in plan:
         folder = given.out / f"{name}-{given.width}"
+        start = before if before == "none" else str(given.out / f"{before}-{given.width}")
         if (folder / "start.json").is_file():
             continue
         settings = [f"expnet.width={given.width}", f"expnet.start={start}", *given.settings]
