@@ -54,7 +54,7 @@ from facenet2expnet import recipes
 from facenet2expnet.crop import CropContract
 from facenet2expnet.data import splits
 from facenet2expnet.data.manifest import Manifest, read_manifest
-from facenet2expnet.device import choose_device
+from facenet2expnet.device import choose_device, fitting_precision
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment import ablation
 from facenet2expnet.experiment.job import METHODS
@@ -140,9 +140,9 @@ class Setup:
         self.work = given.out.with_name(given.out.name + ".work")
         self.device = choose_device(given.device)
         self.size = SMALL if given.miniature else Size()
-        own = ["precision=bf16-mixed"] if self.device.type == "cuda" else []
-        own += [*(MINIATURE if given.miniature else []), "expnet.start=none"]
+        own = [*(MINIATURE if given.miniature else []), "expnet.start=none"]
         self.recipe = recipes.override(recipes.load(given.recipe), [*own, *given.settings])
+        self.precision = fitting_precision(self.device, self.recipe.precision)
         larger = [] if given.miniature else START
         self.pretraining = recipes.override(self.recipe, [*LIVE, *larger, *given.start_settings])
         for folder in (self.out, self.work):
@@ -395,7 +395,7 @@ def make_models(setup: Setup, clock: Clock) -> None:
         *LIVE,
         *(MINIATURE if small else []),
         "stage1.epochs=0",
-        f"precision={setup.recipe.precision}",
+        f"precision={setup.precision}",
         *setup.given.settings,
     ]
     try:
@@ -415,11 +415,11 @@ def measure_speed(setup: Setup, clock: Clock) -> None:
     live, small = recipes.override(setup.recipe, LIVE), setup.given.miniature
     of_stage = {stage: setup.pretraining if stage == "pretrain" else live for stage in (*STAGES, "pretrain")}
     try:
-        found["matmul_gflop_per_s"] = training_speed.matmul_rate(setup.device, setup.recipe.precision)
+        found["matmul_gflop_per_s"] = training_speed.matmul_rate(setup.device, setup.precision)
         if setup.device.type == "cuda":
             found["waits"] = {stage: training_speed.waits(stage, of_stage[stage], setup.device) for stage in of_stage}
         paper = recipes.override(recipes.preset("paper"), ["face_net.weights=generated"])
-        paper = recipes.override(setup.recipe if small else paper, [f"precision={setup.recipe.precision}"])
+        paper = recipes.override(setup.recipe if small else paper, [f"precision={setup.precision}"])
         found["paper"] = training_speed.time_paper(
             paper, setup.device, setup.work / "ckplus", timed=setup.size.timed_epochs, most=24 if small else None,
             on_epoch=clock.check,
@@ -495,7 +495,7 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     card = torch.cuda.get_device_name(setup.device) if setup.device.type == "cuda" else platform.processor() or "CPU"
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda or "none"}
-    setup.record("machine", {"card": card, **versions, "precision": setup.recipe.precision})
+    setup.record("machine", {"card": card, **versions, "precision": setup.precision})
     asked = [part for part in PARTS if part in given.parts]
     for number, part in enumerate(asked):
         own = clock.share(SHARES[part] / sum(SHARES[other] for other in asked[number:]))

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from facenet2expnet import recipes
 from facenet2expnet.data import bundled, sources, splits
 from facenet2expnet.data.dataset import load_dataset
-from facenet2expnet.device import autocast, choose_device
+from facenet2expnet.device import autocast, choose_device, fitting_precision
 from facenet2expnet.experiment import speed
 from facenet2expnet.recipe import STAGES, Recipe
 from facenet2expnet.training import stages
@@ -58,9 +58,10 @@ def measure(
         totals: list[int] = []
         train(stage, recipe, device, batch, 2, lambda record: totals.append(counter.get_total_flops()))
     gflop = (totals[1] - totals[0]) / batch / 1e9
-    rates, seconds = [matmul_rate(device, recipe.precision)], list[float]()
+    precision = fitting_precision(device, recipe.precision)
+    rates, seconds = [matmul_rate(device, precision)], list[float]()
     train(stage, recipe, device, pictures, epochs + 1, lambda record: seconds.append(record.seconds))
-    rates.append(matmul_rate(device, recipe.precision))
+    rates.append(matmul_rate(device, precision))
     speeds = [pictures / second for second in seconds[1:]]
     return {
         "stage": stage,
@@ -209,7 +210,8 @@ def main() -> None:
             f"| {stage} | {row['pictures_per_s']:.0f} ({row['lowest']:.0f} to {row['highest']:.0f}) | "
             f"{row['gflop']:.2f} | {row['share_of_matmul']:.0%} |"
         )
-    print(f"\nmatrix product: {matmul_rate(device, recipe.precision):.0f} GFLOP/s, {torch.get_num_threads()} threads")
+    precision, threads = fitting_precision(device, recipe.precision), torch.get_num_threads()
+    print(f"\nmatrix product: {matmul_rate(device, precision):.0f} GFLOP/s, {precision}, {threads} threads")
 
 
 if __name__ == "__main__":

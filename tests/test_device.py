@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from facenet2expnet.device import autocast, choose_device
+from facenet2expnet.device import autocast, choose_device, fitting_precision
 from facenet2expnet.errors import UserError
 
 
@@ -30,3 +30,32 @@ def test_a_precision_is_that_of_forward_passes(precision: str, dtype: torch.dtyp
     with autocast(torch.device("cpu"), precision):
         assert layer(torch.ones(1, 2)).dtype == dtype
     assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fitting"),
+    [({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": True}, "bf16-mixed"), ({"avx512_f": True}, "32-true")],
+)
+def test_auto_is_bfloat16_where_the_processor_multiplies_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], fitting: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert fitting_precision(torch.device("cpu"), "auto") == fitting
+    assert fitting_precision(torch.device("cpu"), "32-true") == "32-true"
+    assert fitting_precision(torch.device("mps"), "auto") == "32-true"
+
+
+def test_auto_is_32_bits_where_pytorch_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert fitting_precision(torch.device("cpu"), "auto") == "32-true"
+
+
+def test_auto_on_cuda_asks_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, native = torch.device("cuda"), [True]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native[0])
+    assert fitting_precision(cuda, "auto") == "bf16-mixed"
+    native[0] = False
+    assert fitting_precision(cuda, "auto") == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert fitting_precision(cuda, "auto") == "auto", "a cluster's cards decide, not this machine"

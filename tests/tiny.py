@@ -105,7 +105,7 @@ def tiny_recipe(*settings: str) -> Recipe:
     small += ["expnet.width=0.1", "expnet.hidden=16", "stage1.cached_views=2", "augment.erasing=0.2"]
     plain = ["expnet.blocks=plain", "expnet.pool_to_tap=false", "expnet.start=none", "stage1.mixed_views=0.0"]
     plain += ["stage2.soft_labels=0.0", "stage2.temperature=4.0", "stage2.lr_factor_pretrained=0.5"]
-    plain += ["fine_tune.lr_factor_pretrained=0.05"]
+    plain += ["fine_tune.lr_factor_pretrained=0.05", "precision=32-true"]
     batches = [f"{name}.batch_size=8" for name in names]
     return recipes.override(recipes.preset("quick"), [*short, *small, *plain, *batches, *settings])
 

@@ -37,6 +37,23 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "GPUs of a cluster"
 
 
+def fitting_precision(device: torch.device, precision: str) -> str:
+    """Return a recipe's precision, with "auto" decided: "bf16-mixed" where the hardware multiplies bfloat16 itself.
+
+    Those are processors with AVX512-BF16 or AMX, and CUDA cards that do not only emulate it. Others are slower with it.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        if not torch.cuda.is_available():  # GPUs of a cluster: each decides when its job begins
+            return precision
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        asked = getattr(torch.cpu, "get_capabilities", None) if device.type == "cpu" else None  # older than 2.13: none
+        native = bool(asked and {"avx512_bf16", "amx_bf16"} & {name for name, there in asked().items() if there})
+    return "bf16-mixed" if native else "32-true"
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Return the context of a forward pass: "32-true" changes nothing, "bf16-mixed" computes in bfloat16."""
     if precision == "32-true":

@@ -221,7 +221,8 @@ class Recipe:
 
     Attributes:
         name: what it is called; a preset's own name.
-        precision: "32-true" or "bf16-mixed" (forward passes in bfloat16).
+        precision: of the forward passes in training: "32-true", "bf16-mixed" (bfloat16), or "auto": bfloat16 where the
+            hardware multiplies it itself, which takes half the time.
         crop: the crop contract.
         augment, face_net, expnet: see there.
         fine_tune: stage 0, the face net on the training part.
@@ -235,7 +236,7 @@ class Recipe:
     """
 
     name: str = "custom"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true"
     crop: CropContract = field(default_factory=CropContract)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     face_net: FaceNetRecipe = field(default_factory=FaceNetRecipe)

@@ -524,3 +524,17 @@ def test_several_teachers_answer_with_their_mean() -> None:
     assert not torch.equal(one[0], two[0])
     torch.testing.assert_close(scores, (one[0] + two[0]) / 2)
     torch.testing.assert_close(features, (one[1][0] + two[1][0]) / 2)
+
+
+@pytest.mark.parametrize(("there", "same_as"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_precision_auto_is_decided_by_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, same_as: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": there}, raising=False)
+    data, weights = faces(), {}
+    for precision in ("auto", "32-true", "bf16-mixed"):
+        setting = context(f"precision={precision}", "stage2.soft_labels=0.5", "stage1.epochs=1", "stage2.epochs=1")
+        weights[precision] = copy_of(stages.fn2en(data, teacher(), setting, tmp_path / precision))
+    differing = [name for name in weights["auto"] if not weights["auto"][name].equal(weights[same_as][name])]
+    assert not differing
+    assert not weights["32-true"]["net.head.fc6.weight"].equal(weights["bf16-mixed"]["net.head.fc6.weight"])

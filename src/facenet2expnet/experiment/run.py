@@ -24,7 +24,7 @@ import torch
 
 from facenet2expnet import claims, recipes
 from facenet2expnet.claims import Claims
-from facenet2expnet.device import device_name
+from facenet2expnet.device import device_name, fitting_precision
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.inputs import Inputs
 from facenet2expnet.experiment.job import METHODS
@@ -267,7 +267,7 @@ def describe(
         "finished": None,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "device": device_name(device),
-        "precision": recipe.precision,
+        "precision": fitting_precision(device, recipe.precision),
         "threads": torch.get_num_threads(),
         "manifest": {
             "name": manifest.name,

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from facenet2expnet.device import fitting_precision
 from facenet2expnet.errors import UserError
 from facenet2expnet.files import read_json
 from facenet2expnet.nets import face
@@ -64,11 +65,14 @@ class TrainingContext:
     progress: Callable[[int, int], None] | None = None
     views_folder: Path | None = None
 
+    @property
+    def precision(self) -> str:
+        """The precision that the recipe asks for on this device."""
+        return fitting_precision(self.device, self.recipe.precision)
+
     def fit(self, stage: Stage, folder: Path) -> list[EpochRecord]:
         """Train a stage; see `loop.fit`."""
-        return fit(
-            stage, folder, seed=self.seed, device=self.device, precision=self.recipe.precision, on_epoch=self.on_epoch
-        )
+        return fit(stage, folder, seed=self.seed, device=self.device, precision=self.precision, on_epoch=self.on_epoch)
 
 
 def check(recipe: Recipe, *, fine_tunes: bool = False) -> FaceNetInfo:
@@ -166,7 +170,7 @@ def fn2en(data: TrainingSet, teacher: Teacher, context: TrainingContext, folder:
     if stage1.cached_views and (compares or stage2.soft_labels):
         views = cache_views(
             teacher, data, tap, augment, stage1.cached_views, context.views_folder or folder, mixed=stage1.mixed_views,
-            keep_features=compares, seed=context.seed, precision=recipe.precision, progress=context.progress,
+            keep_features=compares, seed=context.seed, precision=context.precision, progress=context.progress,
         )  # fmt: skip
     torch.manual_seed(context.seed)
     model = _expression_classifier(recipe, data, teacher.face_net, batch_norm=recipe.expnet.batch_norm)
