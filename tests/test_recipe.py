@@ -37,7 +37,7 @@ def test_paper_is_the_paper() -> None:
     assert (second.lr, second.milestones, second.decay, second.epochs) == (1e-4, (20,), 0.1, 50)
     for stage in (first, second):
         assert (stage.optimiser, stage.momentum, stage.batch_size) == ("sgd", 0.9, 64)
-        assert (stage.clip_norm, stage.ema_decay, stage.patience) == (0, 0, 0)
+        assert (stage.clip_norm, stage.patience) == (0, 0)
     assert paper.augment == AugmentRecipe(flip=0.5)
     assert not paper.needs_validation
     assert not paper.train_on_validation
@@ -95,6 +95,16 @@ def test_all_faults_are_named_at_once() -> None:
     assert "\n" not in message
 
 
+def test_a_setting_that_was_taken_out_is_read_if_it_was_off() -> None:
+    """The models and starts of this package name them."""
+    values = recipes.to_dict(recipes.preset("best"))
+    values["stage2"] |= {"ema_decay": 0.0, "label_smoothing": 0}
+    assert recipes.from_dict(values) == recipes.preset("best")
+    values["stage2"]["ema_decay"] = 0.99
+    with pytest.raises(UserError, match=r"stage2\.ema_decay is unknown"):
+        recipes.from_dict(values)
+
+
 def test_overrides_that_name_nothing_are_all_named() -> None:
     with pytest.raises(
         UserError,
@@ -107,7 +117,7 @@ def test_overrides_that_name_nothing_are_all_named() -> None:
 def test_a_stage_has_no_fields_of_other_stages(stage: str) -> None:
     """Stage 1 reads no labels; the baseline has no teacher and nothing pretrained."""
     foreign = {"soft_labels", "distil_weight", "temperature", "standardised_input", "batch_norm"}
-    foreign |= {"lr_factor_pretrained"} | ({"label_smoothing", "balance", "mixup"} if stage == "stage1" else set())
+    foreign |= {"lr_factor_pretrained"} | ({"balance", "mixup"} if stage == "stage1" else set())
     assert not foreign & set(recipes.to_dict(Recipe())[stage])
 
 

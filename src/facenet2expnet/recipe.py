@@ -116,7 +116,6 @@ class StageRecipe:
         decay: factor of "step".
         warmup_epochs: the rate rises linearly over this many epochs.
         clip_norm: largest norm of the gradient; 0 for no clipping.
-        ema_decay: of the averaged weights that the stage ends with; 0 for the last weights.
         patience: early stopping: epochs without a lower validation loss after which the stage ends with its best
             weights; 0 trains all epochs and ends with the last weights.
     """
@@ -132,7 +131,6 @@ class StageRecipe:
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     clip_norm: NotNegative = 0.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Field(ge=0)] = 0
 
 
@@ -173,13 +171,11 @@ class ClassifyRecipe(StageRecipe):
     """Cross-entropy on the labels: the baseline from scratch, and what stages 0 and 2 share with it.
 
     Attributes:
-        label_smoothing: share of the target that is spread over all classes.
         balance: "none", "weights" (loss weighted by inverse class frequency) or "sampler".
         mixup: alpha of the Beta distribution that the mixing weight is drawn from; 0 for none.
         votes: learn the shares of the raters' votes, the manifest's columns `p_<class>`, instead of the one label.
     """
 
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance: Literal["none", "weights", "sampler"] = "none"
     mixup: NotNegative = 0.0
     votes: bool = False

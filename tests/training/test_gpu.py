@@ -36,7 +36,6 @@ for stage in STAGES:
     SETTINGS += [
         f"{stage}.epochs=1",
         f"{stage}.batch_size=12",
-        f"{stage}.ema_decay=0.5",
         f"{stage}.patience=1",
     ]
     SETTINGS += [f"{stage}.optimiser=sgd", f"{stage}.lr=0.01", f"{stage}.schedule=constant"]
@@ -64,7 +63,7 @@ def train(
 
 CASES: dict[str, tuple[Train, list[str]]] = {
     "fine-tune": (stages.fine_tune, ["fine_tune.mixup=0.4", "fine_tune.balance=weights"]),
-    "scratch": (stages.from_scratch, ["scratch.balance=sampler", "scratch.label_smoothing=0.1"]),
+    "scratch": (stages.from_scratch, ["scratch.balance=sampler"]),
     "stage 1, live": (
         fn2en,
         [

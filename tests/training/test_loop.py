@@ -132,22 +132,6 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     assert moved == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_the_average_of_the_weights_has_a_rising_decay(tmp_path: Path) -> None:
-    """The first step is copied; then the decay is 2/11, 3/12, ... until it reaches the recipe's 0.3."""
-    stage = Line(replace(PLAIN, epochs=2, batch_size=3, ema_decay=0.3))
-    train(stage, tmp_path / "averaged")
-    last = Line(replace(PLAIN, epochs=2, batch_size=3))
-    train(last, tmp_path / "last")
-    assert last.weights == stage.weights
-    first, *rest = [*stage.weights[1:], last.module.weight.item()]
-    assert len(rest) == 5
-    average = first
-    for steps, weight in enumerate(rest, start=1):
-        decay = min(0.3, (1 + steps) / (10 + steps))
-        average = decay * average + (1 - decay) * weight
-    assert stage.module.weight.item() == pytest.approx(average, rel=1e-5)
-
-
 @pytest.mark.parametrize(
     ("broken_from", "where"),
     [(1, "epoch 1, step 1"), (3, "epoch 1, step 3"), (25, "epoch 1, step 25"), (31, "epoch 2, step 1")],
@@ -208,17 +192,16 @@ def test_a_stage_stops_after_its_patience_with_its_best_weights(tmp_path: Path, 
     assert stage.module.weight.item() == stage.validated[3]
 
 
-@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
-def test_validation_does_not_change_the_training(tmp_path: Path, ema_decay: float) -> None:
+def test_validation_does_not_change_the_training(tmp_path: Path) -> None:
     falling = [7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0]
-    validated = Line(replace(STOPPING, patience=7, ema_decay=ema_decay), falling)
-    plain = Line(replace(STOPPING, patience=0, ema_decay=ema_decay), [])
+    validated = Line(replace(STOPPING, patience=7), falling)
+    plain = Line(replace(STOPPING, patience=0), [])
     train(validated, tmp_path / "validated")
     records = train(plain, tmp_path / "plain")
     assert best_epoch(records) == 0
     assert validated.weights == plain.weights
     assert validated.module.weight.equal(plain.module.weight)
-    assert validated.validated[-1] == plain.module.weight.item()  # averaged weights are what is validated
+    assert validated.validated[-1] == plain.module.weight.item()
 
 
 def test_a_finished_stage_is_read_and_its_records_are_given_again(tmp_path: Path) -> None:
@@ -230,14 +213,13 @@ def test_a_finished_stage_is_read_and_its_records_are_given_again(tmp_path: Path
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-@pytest.mark.parametrize("ema_decay", [0.0, 0.8])
 @pytest.mark.parametrize("stopped_in", [2, 5, 6])
 def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_in: int, ema_decay: float, optimiser: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_in: int, optimiser: str
 ) -> None:
     """Stopped before its epoch is in a checkpoint: before the best epoch, after it, and in the last one."""
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    recipe = replace(STOPPING, ema_decay=ema_decay, optimiser=optimiser)
+    recipe = replace(STOPPING, optimiser=optimiser)
     whole = Line(recipe)
     records = train(whole, tmp_path / "whole")
 

@@ -18,9 +18,9 @@ JOINT = ("stage2.distil_weight=0.5", "stage2.soft_labels=0.5", "stage1.cached_vi
 """The live teacher in stage 2 as well."""
 QUICK = (
     "stage1.epochs=0", "stage1.mixed_views=0.5", "stage2.soft_labels=0.9", "expnet.blocks=residual",
-    "expnet.pool_to_tap=true", "stage2.ema_decay=0.9",
+    "expnet.pool_to_tap=true",
 )  # fmt: skip
-"""As the recipe `quick`: no stage 1, views without features, residual blocks; and averaged weights."""
+"""As the recipe `quick`: no stage 1, views without features, residual blocks."""
 
 
 def train(*given: Any) -> int | None:

@@ -104,7 +104,7 @@ def test_only_nets_that_learned_from_grey_pictures_ignore_colour(tmp_path: Path,
 def test_a_finished_training_ignores_colour_again_when_it_is_read_from_its_checkpoints(tmp_path: Path) -> None:
     data = faces(validation=faces())
     data.pixels = data.pixels[..., :1].repeat(3, 3)
-    setting = context("stage2.ema_decay=0.9", "stage2.patience=2")
+    setting = context("stage2.patience=2")
     first, again = (stages.fn2en(data, teacher(), setting, tmp_path) for _ in range(2))
     assert copy_of(first).keys() == copy_of(again).keys()
     assert changed(copy_of(first), again) == set()
@@ -217,7 +217,6 @@ def test_early_stopping_watches_plain_losses_of_the_validation_part(
     data = faces(validation=validation)
     settings = [f"{name}.patience=9" for name in ("fine_tune", "stage1", "stage2")]
     settings += [
-        "stage2.label_smoothing=0.2",
         "stage2.balance=weights",
         "fine_tune.epochs=1",
         "stage2.epochs=1",
@@ -262,27 +261,21 @@ class NormedFaceNet(tiny.TinyFaceNet):
         return {name: found[name] for name in taps}
 
 
-@pytest.mark.parametrize("ema_decay", [0, 0.5])
-def test_frozen_batch_norms_of_the_face_net_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema_decay: float
-) -> None:
+def test_frozen_batch_norms_of_the_face_net_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages.face, "load", lambda name, weights: NormedFaceNet())
     before = copy_of(NormedFaceNet())
     norms = {name for name in before if name.startswith("norm.")}
-    averaged = f"fine_tune.ema_decay={ema_decay}"
-    learned = stages.fine_tune(faces(), context(averaged), tmp_path / "trainable")
-    kept = stages.fine_tune(faces(), context(averaged, "fine_tune.batch_norm=frozen"), tmp_path / "frozen")
+    learned = stages.fine_tune(faces(), context(), tmp_path / "trainable")
+    kept = stages.fine_tune(faces(), context("fine_tune.batch_norm=frozen"), tmp_path / "frozen")
     assert len(norms) == 5
     assert changed(before, learned.face_net) == set(before)
     assert changed(before, kept.face_net) == set(before) - norms
     assert kept.head.norm.running_mean.abs().sum() > 0  # the new head's own norm learns
 
 
-@pytest.mark.parametrize("ema_decay", [0, 0.5])
-def test_frozen_batch_norms_of_stage_1_stay_in_stage_2(tmp_path: Path, ema_decay: float) -> None:
+def test_frozen_batch_norms_of_stage_1_stay_in_stage_2(tmp_path: Path) -> None:
     for batch_norm in ("trainable", "frozen"):
-        settings = [f"stage2.batch_norm={batch_norm}", f"stage2.ema_decay={ema_decay}"]
-        model = stages.fn2en(faces(), teacher(), context(*settings), tmp_path / batch_norm)
+        model = stages.fn2en(faces(), teacher(), context(f"stage2.batch_norm={batch_norm}"), tmp_path / batch_norm)
         stage1 = read_tensors(tmp_path / batch_norm / "stage1.safetensors")[0]
         trained = nn.ModuleList([model.net.convolutions, model.net.bridge])
         norms = {name for name in stage1 if ".bn" in name}
@@ -403,16 +396,6 @@ def test_the_sampler_draws_every_class_as_often() -> None:
     assert torch.allclose(drawn, torch.full((3,), 1 / 3), atol=0.05)
 
 
-def test_a_class_without_pictures_draws_no_scores_to_itself() -> None:
-    """PyTorch's class weights also weight what label smoothing gives a class: an absent one would win."""
-    stage = scratch(faces([0, 1] * 10), Scores(), "scratch.balance=weights", "scratch.label_smoothing=0.1")
-    scores = torch.zeros(20, 3, requires_grad=True)
-    stage.module = lambda crops: scores  # type: ignore[assignment]
-    stage.loss(torch.arange(20)).backward()
-    descent = -scores.grad.sum(0)
-    assert descent[2] < 0 < descent[:2].min()
-
-
 def test_mixes_with_class_weights_by_hand() -> None:
     """The last two mixes, of a picture without a label and with one, do not count."""
     stage = scratch(faces([0, 0, 1, -1, 0]), Scores(), "scratch.balance=weights")
@@ -441,11 +424,11 @@ def test_votes_are_learned_instead_of_the_label() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("settings", [[], ["scratch.label_smoothing=0.1", "scratch.balance=weights"]])
+@pytest.mark.parametrize("settings", [[], ["scratch.balance=weights"]])
 def test_mixup_weights_both_labels_by_the_shares_of_the_pictures(settings: list[str]) -> None:
     module = Scores()
     stage = scratch(faces(RARE), module, "scratch.mixup=0.4", *settings)
-    targets, smoothing = stage.data.targets, stage.recipe.label_smoothing
+    targets = stage.data.targets
     torch.manual_seed(5)
     loss = stage.loss(ALL)
     torch.manual_seed(5)
@@ -458,7 +441,7 @@ def test_mixup_weights_both_labels_by_the_shares_of_the_pictures(settings: list[
     weights = 24 / (3 * torch.tensor([20.0, 3.0, 1.0])) if settings else torch.ones(3)
 
     def mean_loss(labels: Tensor) -> Tensor:
-        each = functional.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
+        each = functional.cross_entropy(scores, labels, reduction="none")
         return (each * weights[labels]).sum() / weights[labels].sum()
 
     expected = share * mean_loss(targets) + (1 - share) * mean_loss(targets[partners])

@@ -18,7 +18,7 @@ from facenet2expnet.training.classify import ClassifyStage, Stage2
 from facenet2expnet.training.distil import DistilStage
 
 SETTINGS = ("fine_tune.optimiser=sgd", "fine_tune.epochs=3", "fine_tune.mixup=0.4", "stage1.epochs=3")
-SETTINGS += ("stage1.ema_decay=0.5", "stage1.patience=2", "stage2.epochs=4", "stage2.patience=2")
+SETTINGS += ("stage1.patience=2", "stage2.epochs=4", "stage2.patience=2")
 
 
 def arm(where: str, count: int) -> None:

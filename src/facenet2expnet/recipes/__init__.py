@@ -24,6 +24,8 @@ from facenet2expnet.recipe import LossTerm, Recipe, contradictions
 
 FOLDER = Path(__file__).parent
 _ADAPTER = TypeAdapter(Recipe)
+RETIRED = ("ema_decay", "label_smoothing")
+"""Settings that earlier recipes have and that gained nothing; 0, which is without, is still read."""
 
 
 def presets() -> tuple[str, ...]:
@@ -77,12 +79,17 @@ def read(path: Path) -> Recipe:
 def from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """Return the recipe of a nested dictionary, as strictly as `read`."""
     try:
-        recipe = _ADAPTER.validate_json(json.dumps(values))
+        recipe = _ADAPTER.validate_json(json.dumps(_without_retired(values)))
     except (ValidationError, TypeError) as error:
         raise UserError(_faults(error, where)) from None
     if found := contradictions(recipe):
         raise UserError(f"{where}: " + "; ".join(found))
     return recipe
+
+
+def _without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in values.items() if key not in RETIRED or value != 0}
+    return {key: _without_retired(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

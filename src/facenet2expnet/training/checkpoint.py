@@ -8,28 +8,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
-def pack(
-    module: nn.Module, optimiser: Optimizer, averaged: nn.Module | None, best: dict[str, Tensor]
-) -> tuple[dict[str, Tensor], Any]:
-    """Return weights, averaged weights, best weights and optimiser state as flat tensors, the rest as plain values."""
+def pack(module: nn.Module, optimiser: Optimizer, best: dict[str, Tensor]) -> tuple[dict[str, Tensor], Any]:
+    """Return weights, best weights and optimiser state as flat tensors, the rest as plain values."""
     state = optimiser.state_dict()
     parts = {f"optimiser/{index}": slots for index, slots in state["state"].items()}
-    parts |= {
-        "weights": module.state_dict(),
-        "averaged": averaged.state_dict() if averaged is not None else {},
-        "best": best,
-    }
+    parts |= {"weights": module.state_dict(), "best": best}
     tensors = {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
     return {name: value for name, value in tensors.items() if value is not None}, state["param_groups"]
 
 
-def unpack(
-    tensors: dict[str, Tensor], groups: Any, module: nn.Module, optimiser: Optimizer, averaged: nn.Module | None
-) -> dict[str, Tensor]:
+def unpack(tensors: dict[str, Tensor], groups: Any, module: nn.Module, optimiser: Optimizer) -> dict[str, Tensor]:
     """Restore what `pack` gave; return the best weights."""
     module.load_state_dict(_part(tensors, "weights/"))
-    if averaged is not None:
-        averaged.load_state_dict(_part(tensors, "averaged/"))
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in _part(tensors, "optimiser/").items():
         index, slot = name.split("/")

@@ -112,8 +112,7 @@ class ClassifyStage:
     def cross_entropy(self, scores: Tensor, batch: Batch) -> Tensor:
         """Return the mean over the batch's labels, each weighted by its share of the mix and by its class's weight.
 
-        A picture one of whose labels is unknown does not count. The class weight is the picture's and not, as in
-        PyTorch, that of every class that label smoothing gives a part: a rare class would draw all scores to itself.
+        A picture one of whose labels is unknown does not count.
         """
         pairs: list[tuple[Tensor, Tensor | float]] = [(batch.pictures, batch.weight)]
         if batch.partners is not None:
@@ -121,10 +120,7 @@ class ClassifyStage:
         known = torch.stack([self.known[pictures] for pictures, _ in pairs]).all(0)
         total, weight = scores.new_zeros(()), scores.new_zeros(())
         for pictures, share in pairs:
-            losses = functional.cross_entropy(
-                scores, self.truth[pictures], ignore_index=-1, reduction="none",
-                label_smoothing=self.recipe.label_smoothing,
-            )  # fmt: skip
+            losses = functional.cross_entropy(scores, self.truth[pictures], ignore_index=-1, reduction="none")
             weights = share * known
             if self.recipe.balance == "weights":
                 weights = weights * self.class_weights[self.data.targets[pictures].clamp(min=0)]

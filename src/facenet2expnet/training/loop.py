@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from facenet2expnet.device import autocast
 from facenet2expnet.errors import StageStopped
@@ -86,8 +85,8 @@ def fit(
 
     The random state of every epoch is set from (seed, stage, epoch), and `folder` keeps a checkpoint of a finished
     epoch: a training that was killed and is called again gives, on the CPU and with as many threads, the same weights
-    bit for bit. A finished stage is read, not trained again. With patience the stage ends with the weights (averaged
-    ones, if they are averaged) of the epoch with the lowest validation loss.
+    bit for bit. A finished stage is read, not trained again. With patience the stage ends with the weights of the
+    epoch with the lowest validation loss.
 
     Args:
         stage: what to train; its module is on the device already.
@@ -108,12 +107,11 @@ def fit(
 
     optimiser = _optimiser(stage)
     base_lrs = [group["lr"] for group in optimiser.param_groups]
-    averaged = _averaged(module, recipe) if recipe.ema_decay else None
     records: list[EpochRecord] = []
     best: dict[str, Tensor] = {}
     if unfinished.is_file():
         tensors, metadata = read_tensors(unfinished)
-        best = checkpoint.unpack(tensors, metadata["groups"], module, optimiser, averaged)
+        best = checkpoint.unpack(tensors, metadata["groups"], module, optimiser)
         records = _replay(metadata["records"], on_epoch)
         log.info("%s continues after epoch %d of %d", stage.name, len(records), recipe.epochs)
     last_write = time.monotonic()
@@ -125,11 +123,11 @@ def fit(
         torch.manual_seed(int.from_bytes(sha256(f"{seed}/{stage.name}/{epoch}".encode()).digest()[:7], "big"))
         module.train()
         rest_frozen_norms(module)
-        loss = _train_epoch(stage, epoch, optimiser, base_lrs, averaged, device, precision)
+        loss = _train_epoch(stage, epoch, optimiser, base_lrs, device, precision)
         metrics = stage.epoch_metrics()
         val_loss, weights = None, best
         if recipe.patience:
-            val_loss, weights = _validate(stage, averaged, device, precision)
+            val_loss, weights = _validate(stage, device, precision)
             _check_finite([val_loss], stage, epoch, "the validation loss")
         lr, seconds = base_lrs[0] * lr_factor(recipe, epoch), time.monotonic() - started
         accuracy, r2 = metrics.get("accuracy"), metrics.get("r2")
@@ -139,14 +137,12 @@ def fit(
         if on_epoch:
             on_epoch(records[-1])
         if time.monotonic() - last_write > SECONDS_BETWEEN_CHECKPOINTS:
-            tensors, groups = checkpoint.pack(module, optimiser, averaged, best)
+            tensors, groups = checkpoint.pack(module, optimiser, best)
             write_tensors(unfinished, tensors, {"groups": groups, "records": [asdict(r) for r in records]})
             last_write = time.monotonic()
 
     if best:
         module.load_state_dict(best)
-    elif averaged is not None:
-        module.load_state_dict(averaged.module.state_dict())
     write_tensors(finished, module.state_dict(), {"records": [asdict(r) for r in records]})
     unfinished.unlink(missing_ok=True)
     return records
@@ -157,7 +153,6 @@ def _train_epoch(
     epoch: int,
     optimiser: Optimizer,
     base_lrs: Sequence[float],
-    averaged: AveragedModel | None,
     device: torch.device,
     precision: str,
 ) -> float:
@@ -177,8 +172,6 @@ def _train_epoch(
         if recipe.clip_norm:
             nn.utils.clip_grad_norm_(module.parameters(), recipe.clip_norm)
         optimiser.step()
-        if averaged is not None:
-            averaged.update_parameters(module)
         total += loss.detach() * len(examples)
         losses.append(loss.detach())
         if len(losses) == STEPS_BETWEEN_CHECKS or step + 1 == len(batches):
@@ -212,37 +205,12 @@ def best_epoch(records: Sequence[EpochRecord]) -> int:
 
 
 @torch.no_grad()
-def _validate(
-    stage: Stage, averaged: AveragedModel | None, device: torch.device, precision: str
-) -> tuple[float, dict[str, Tensor]]:
-    """Return the validation loss of the weights that the stage would end with now, and a copy of them."""
+def _validate(stage: Stage, device: torch.device, precision: str) -> tuple[float, dict[str, Tensor]]:
+    """Return the validation loss of the weights as they are now, and a copy of them."""
     module = stage.module.eval()
-    current = {name: value.clone() for name, value in module.state_dict().items()}
-    ending = current
-    if averaged is not None:
-        ending = {name: value.clone() for name, value in averaged.module.state_dict().items()}
-    module.load_state_dict(ending)
     with autocast(device, precision):
         loss = stage.validation_loss()
-    module.load_state_dict(current)
-    return loss, ending
-
-
-def _averaged(module: nn.Module, recipe: StageRecipe) -> AveragedModel:
-    """An exponential moving average whose decay rises to the recipe's number, (1 + n) / (10 + n) after n steps.
-
-    A constant 0.999 would leave 37 % of the first weights in the average of 1,000 steps.
-
-    Source: TensorFlow's ExponentialMovingAverage with num_updates.
-    """
-
-    def average(slow: Sequence[Tensor], fast: Sequence[Tensor], steps: Tensor) -> None:
-        decay = ((1 + steps) / (10 + steps)).clamp(max=recipe.ema_decay)
-        for mean, value in zip(slow, fast, strict=True):
-            mean.copy_(mean.lerp(value, (1 - decay).to(mean.dtype)) if mean.is_floating_point() else value)
-
-    # multi_avg_fn copies the number of steps to the device once, avg_fn once a tensor: each copy waits for the device
-    return AveragedModel(module, multi_avg_fn=average, use_buffers=True)  # type: ignore[arg-type]
+    return loss, {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def _optimiser(stage: Stage) -> Optimizer:
