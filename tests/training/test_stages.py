@@ -101,6 +101,17 @@ def test_only_nets_that_learned_from_grey_pictures_ignore_colour(tmp_path: Path,
     assert same == [grey] * 3
 
 
+@pytest.mark.parametrize(("coloured", "warned"), [(0, False), (1, True), (2, False)])
+def test_a_set_with_hardly_any_colour_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, coloured: int, warned: bool
+) -> None:
+    data = faces([0, 1, 2] * 10)
+    data.pixels = data.pixels.copy()
+    data.pixels[coloured:] = data.pixels[coloured:, ..., :1]
+    stages.from_scratch(data, context(), tmp_path)
+    assert ("Only 1 of 30 training pictures have colour" in caplog.text) == warned
+
+
 def test_a_finished_training_ignores_colour_again_when_it_is_read_from_its_checkpoints(tmp_path: Path) -> None:
     data = faces(validation=faces())
     data.pixels = data.pixels[..., :1].repeat(3, 3)

@@ -92,12 +92,12 @@ def test_a_training_set_reads_only_the_pictures_that_it_is_asked_for(tmp_path: P
     assert peak < 2_000_000  # the whole array is 12 MB, a batch of 64 faces 0.8 MB
 
 
-def test_a_training_set_is_grey_if_none_of_its_own_pictures_has_colour() -> None:
+def test_a_training_set_counts_those_of_its_own_pictures_that_have_colour() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (1100, 4, 4, 1), dtype=np.uint8).repeat(3, 3)
     pixels[1099, 3, 3] = 7, 7, 8
     rows = np.arange(1100)
-    assert TrainingSet(pixels, rows[:1099], np.zeros(1099), 2, CPU).grey
-    assert not TrainingSet(pixels, rows, np.zeros(1100), 2, CPU).grey
+    assert TrainingSet(pixels, rows[:1099], np.zeros(1099), 2, CPU).coloured == 0
+    assert TrainingSet(pixels, rows, np.zeros(1100), 2, CPU).coloured == 1
 
 
 def test_labels_and_hash_of_a_training_set() -> None:

@@ -39,6 +39,9 @@ from facenet2expnet.training.start import CARD, WEIGHTS, load_start, start_folde
 from facenet2expnet.training.statistics import measure_features
 from facenet2expnet.training.teacher import TrainingSet, cache_views, tapped_features
 
+NEARLY_GREY = 0.05
+"""If a smaller share of the training pictures than this has colour, a warning says so."""
+
 NOTHING_LEARNED = 0.005
 """An R2 below this explains nothing; 0 is the mean face."""
 
@@ -225,9 +228,15 @@ def _finished(model: ExpressionClassifier, data: TrainingSet) -> ExpressionClass
 
     The face net needs no such care: it was pretrained on coloured pictures.
     """
-    if data.grey:
+    if not data.coloured:
         log.info("No training picture has colour, so the expression net sees coloured pictures in grey.")
         model.ignore_colour()
+    elif data.coloured < NEARLY_GREY * len(data):
+        log.warning(
+            "Only %d of %d training pictures have colour. The expression net learns little of what colour means and may "
+            "misread coloured pictures. Leave those pictures out, and it sees all pictures in grey.",
+            data.coloured, len(data),
+        )  # fmt: skip
     return model.eval()
 
 

@@ -77,10 +77,10 @@ class TrainingSet:
         return torch.nonzero(self.targets >= 0)[:, 0].cpu()
 
     @cached_property
-    def grey(self) -> bool:
-        """Whether no picture has colour: R, G and B are equal in all of them."""
+    def coloured(self) -> int:
+        """How many pictures have colour: R, G and B are not equal everywhere."""
         batches = (self.stored(batch) for batch in torch.arange(len(self)).split(BATCH))
-        return all(bool((batch[:, :2] == batch[:, 1:]).all()) for batch in batches)
+        return sum(int((batch[:, :2] != batch[:, 1:]).flatten(1).any(1).sum()) for batch in batches)
 
     def stored(self, examples: Tensor) -> Tensor:
         """Return the stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
