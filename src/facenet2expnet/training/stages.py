@@ -233,8 +233,8 @@ def _finished(model: ExpressionClassifier, data: TrainingSet) -> ExpressionClass
         model.ignore_colour()
     elif data.coloured < NEARLY_GREY * len(data):
         log.warning(
-            "Only %d of %d training pictures have colour. The expression net learns little of what colour means and may "
-            "misread coloured pictures. Leave those pictures out, and it sees all pictures in grey.",
+            "Only %d of %d training pictures have colour. The expression net learns little of what colour means, and "
+            "may misread coloured pictures. Leave those pictures out, and it sees all pictures in grey.",
             data.coloured, len(data),
         )  # fmt: skip
     return model.eval()
