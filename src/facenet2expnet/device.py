@@ -49,7 +49,7 @@ def fitting_precision(device: torch.device, precision: str) -> str:
             return precision
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        asked = getattr(torch.cpu, "get_capabilities", None) if device.type == "cpu" else None  # older than 2.13: none
+        asked = getattr(torch.cpu, "get_capabilities", None) if device.type == "cpu" else None  # not in older ones
         native = bool(asked and {"avx512_bf16", "amx_bf16"} & {name for name, there in asked().items() if there})
     return "bf16-mixed" if native else "32-true"
 
