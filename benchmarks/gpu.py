@@ -140,7 +140,7 @@ class Setup:
         self.work = given.out.with_name(given.out.name + ".work")
         self.device = choose_device(given.device)
         self.size = SMALL if given.miniature else Size()
-        own = [*(MINIATURE if given.miniature else []), "expnet.start=none"]
+        own = ["precision=auto", *(MINIATURE if given.miniature else []), "expnet.start=none"]
         self.recipe = recipes.override(recipes.load(given.recipe), [*own, *given.settings])
         self.precision = fitting_precision(self.device, self.recipe.precision)
         larger = [] if given.miniature else START

@@ -1,4 +1,4 @@
-"""Which device is chosen, and what the two precisions compute in."""
+"""Which device is chosen, and which precision "auto" is, and what precisions compute in."""
 
 from __future__ import annotations
 

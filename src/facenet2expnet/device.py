@@ -40,7 +40,7 @@ def device_name(device: torch.device) -> str:
 def fitting_precision(device: torch.device, precision: str) -> str:
     """Return a recipe's precision, with "auto" decided: "bf16-mixed" where the hardware multiplies bfloat16 itself.
 
-    Those are processors with AVX512-BF16 or AMX, and CUDA cards that do not only emulate it. Others are slower with it.
+    Those are processors with AVX512-BF16 or AMX, and CUDA cards with native bfloat16. On others it would be slower.
     """
     if precision != "auto":
         return precision
@@ -48,9 +48,11 @@ def fitting_precision(device: torch.device, precision: str) -> str:
         if not torch.cuda.is_available():  # GPUs of a cluster: each decides when its job begins
             return precision
         native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # older PyTorch does not have it
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
     else:
-        asked = getattr(torch.cpu, "get_capabilities", None) if device.type == "cpu" else None  # not in older ones
-        native = bool(asked and {"avx512_bf16", "amx_bf16"} & {name for name, there in asked().items() if there})
+        native = False
     return "bf16-mixed" if native else "32-true"
 
 

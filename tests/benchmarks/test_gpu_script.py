@@ -27,6 +27,7 @@ from facenet2expnet.report import ablation_page
 
 KEPT = ("start.json", "start.safetensors", "log.txt")
 SETTINGS = ["--set", "face_net.name=tiny", "--set", "face_net.tap=late", "--device", "cpu", "--miniature"]
+SETTINGS += ["--set", "precision=32-true"]
 
 
 def call(data: Path, out: Path, *words: str) -> dict[str, Any]:

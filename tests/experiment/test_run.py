@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from runs import CPU
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -60,6 +61,37 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(faces: Path, tmp_path: 
         with pytest.raises(UserError, match="exists and is not empty"):
             compare(faces, **(arguments | {"out": tmp_path / "full"}), resume=resume)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_keeps_the_precision_that_auto_came_to(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = two_folds(tmp_path) | {"recipe": tiny.tiny_recipe("precision=auto")}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    compare(faces, **arguments)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    model = json.loads((tmp_path / "run" / "fold-1" / "scratch" / "model" / "model.json").read_text())
+    assert record["precision"] == model["recipe"]["precision"] == "bf16-mixed"
+    assert recipes.read(tmp_path / "run" / "recipe.toml").precision == "bf16-mixed"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    compare(faces, **arguments, resume=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "bf16-mixed"
+    compare(faces, **(arguments | {"out": tmp_path / "other"}))
+    assert json.loads((tmp_path / "other" / "run.json").read_text())["precision"] == "32-true"
+
+
+def test_a_run_of_before_settings_were_taken_out_is_resumed(faces: Path, tmp_path: Path) -> None:
+    arguments = two_folds(tmp_path)
+    compare(faces, **arguments)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    record["identity"]["recipe"]["scratch"] |= {"ema_decay": 0.0}
+    path.write_text(json.dumps(record))
+    compare(faces, **arguments, resume=True)
+    record["identity"]["recipe"]["scratch"] |= {"ema_decay": 0.5}
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"another recipe: scratch\.ema_decay=0\.5"):
+        compare(faces, **arguments, resume=True)
 
 
 def test_other_pictures_under_the_same_names_are_not_resumed(tmp_path: Path) -> None:

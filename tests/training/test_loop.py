@@ -1,4 +1,4 @@
-"""The loop: schedules, steps, averaged weights, early stopping, losses that are not finite, resuming bit for bit."""
+"""The loop: schedules, steps, early stopping, losses that are not finite, resuming bit for bit."""
 
 from __future__ import annotations
 

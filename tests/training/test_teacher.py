@@ -96,8 +96,8 @@ def test_a_training_set_counts_those_of_its_own_pictures_that_have_colour() -> N
     pixels = np.random.default_rng(0).integers(0, 256, (1100, 4, 4, 1), dtype=np.uint8).repeat(3, 3)
     pixels[1099, 3, 3] = 7, 7, 8
     rows = np.arange(1100)
-    assert TrainingSet(pixels, rows[:1099], np.zeros(1099), 2, CPU).coloured == 0
-    assert TrainingSet(pixels, rows, np.zeros(1100), 2, CPU).coloured == 1
+    assert TrainingSet(pixels, rows[:1099], np.zeros(1099), 2, CPU).coloured(9) == 0
+    assert TrainingSet(pixels, rows, np.zeros(1100), 2, CPU).coloured(9) == 1
 
 
 def test_labels_and_hash_of_a_training_set() -> None:

@@ -129,11 +129,14 @@ def ablate(
     parallel = Parallel(jobs, tuple(gpus), jobs_per_gpu, join, engine, address)
     threads = parallel.threads(threads)
     earlier = run.begin(out / RECORD, "an ablation", methods, seeds, threads, resume=resume, join=join)
-    base = recipes.override(recipes.load(recipe), settings)
-    variants = vary(base, changes, settings)
+    compute = parallel.device(device)
+    base = run.settle_precision(recipes.override(recipes.load(recipe), settings), compute, earlier)
+    variants = [
+        replace(variant, recipe=run.settle_precision(variant.recipe, compute, earlier))
+        for variant in vary(base, changes, settings)
+    ]
     for variant in variants:
         stages.check(variant.recipe, fine_tunes="fine-tune" in methods)
-    compute = parallel.device(device)
     dataset = load_pictures(data, base, progress)
     chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     smallest = min(len(split.train) for split in chosen.splits)

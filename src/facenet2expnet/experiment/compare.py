@@ -110,6 +110,7 @@ def compare(
     earlier = run.begin(out / RECORD, "a run", methods, seeds, threads, resume=resume, join=join)
     face_net = stages.check(recipe, fine_tunes="fine-tune" in methods)
     compute = parallel.device(device)
+    recipe = run.settle_precision(recipe, compute, earlier)
     dataset = load_pictures(data, recipe, progress)
     chosen = first_splits(splits.choose(dataset.manifest, protocol, folds), first_folds)
     inputs = prepare_inputs(dataset, chosen, recipe, drop_near=drop_near)
@@ -155,6 +156,7 @@ def train(
     earlier = run.begin(out / RECORD, "a run", [method], [seed], threads, resume=resume)
     face_net = stages.check(recipe, fine_tunes=method == "fine-tune")
     compute = choose_device(device)
+    recipe = run.settle_precision(recipe, compute, earlier)
     dataset = load_pictures(data, recipe, progress)
     if holdout:
         chosen = splits.choose(dataset.manifest, protocol, _affordable_folds(dataset.manifest))
@@ -194,6 +196,7 @@ def train_on_all(
     check_votes(dataset.manifest, recipe)
     stages.check(recipe, fine_tunes=method == "fine-tune")
     compute = choose_device(device)
+    recipe = run.settle_precision(recipe, compute, None)
     inputs = prepare_inputs(dataset, _no_holdout(dataset.manifest), recipe)
     jobs = plan_jobs(inputs.splits, [method], [seed], recipe, folder)
     about = run.describe(inputs, recipe, compute, None, kind="train", methods=[method], seeds=[seed])

@@ -20,7 +20,7 @@ from facenet2expnet.device import choose_device
 from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.inputs import Inputs, load_pictures
 from facenet2expnet.experiment.job import Progress
-from facenet2expnet.experiment.run import begin, describe, now, run_folder, threads_restored
+from facenet2expnet.experiment.run import begin, describe, now, run_folder, settle_precision, threads_restored
 from facenet2expnet.faces.store import is_store
 from facenet2expnet.recipe import Recipe
 from facenet2expnet.training import stages
@@ -79,6 +79,7 @@ def pretrain(
     recipe = recipes.override(recipe, [f"stage1.epochs={epochs}", f"stage1.warmup_epochs={warmup}"])
     earlier = begin(out / RECORD, "a pretraining", ["fn2en"], [seed], threads, resume=resume)
     info, compute = stages.check(recipe), choose_device(device)
+    recipe = settle_precision(recipe, compute, earlier)
     dataset = _load_faces(data, recipe, progress)
     train, held_out = _hold_out(dataset.manifest, seed)
     split = Split("all", train, train[:0], held_out)

@@ -29,7 +29,7 @@ from facenet2expnet.errors import UserError
 from facenet2expnet.experiment.inputs import Inputs
 from facenet2expnet.experiment.job import METHODS
 from facenet2expnet.files import LOCK, delete_temporary_files, folder_lock, read_json, write_json
-from facenet2expnet.recipe import Recipe
+from facenet2expnet.recipe import PRECISIONS, Recipe
 from facenet2expnet.training import stages
 
 PACKAGES = ("facenet2expnet", "torch", "kornia", "numpy", "opencv-python-headless", "scikit-learn", "pandas")
@@ -95,6 +95,18 @@ def begin(
     return earlier
 
 
+def settle_precision(recipe: Recipe, device: torch.device, earlier: Mapping[str, Any] | None) -> Recipe:
+    """Decide precision "auto" for a whole run; one that is resumed or joined keeps what it began with.
+
+    On a cluster without a GPU here it stays "auto": each of its machines decides.
+    """
+    if recipe.precision != "auto":
+        return recipe
+    begun = (earlier or {}).get("precision")
+    decided = begun if begun in PRECISIONS else fitting_precision(device, "auto")
+    return recipes.override(recipe, [f"precision={decided}"])
+
+
 def _is_leftover(path: Path, record: Path) -> bool:
     """Whether a file is of a run that was killed while it wrote its first file."""
     return path.name in (LOCK, claims.FOLDER) or path.name.startswith(f".{record.stem}.")
@@ -108,6 +120,8 @@ def _read_record(record: Path, what: str) -> dict[str, Any]:
     right = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in kinds.items())
     if not right or not 0 < found["threads"] <= MAX_THREADS:
         raise UserError(f"{record}: is not {what} that can be continued; choose another --out")
+    if isinstance(recipe := found["identity"].get("recipe"), dict):
+        found["identity"]["recipe"] = recipes.without_retired(recipe)
     return found
 
 
@@ -267,7 +281,7 @@ def describe(
         "finished": None,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         "device": device_name(device),
-        "precision": fitting_precision(device, recipe.precision),
+        "precision": recipe.precision,
         "threads": torch.get_num_threads(),
         "manifest": {
             "name": manifest.name,
@@ -311,11 +325,12 @@ def now() -> str:
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Name what differs between two identities."""
-    names = [name for name in now if before.get(name) != now[name]]
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if names != ["recipe"] or not isinstance(before.get("recipe"), dict):
         return "other " + ", ".join(names)
     old, new = (_flat(identity["recipe"]) for identity in (before, now))
-    return "another recipe: " + ", ".join(f"{name}={old.get(name)}" for name in new if old.get(name) != new[name])
+    differing = [name for name in new if old.get(name) != new[name]] or [name for name in old if name not in new]
+    return "another recipe: " + ", ".join(f"{name}={old.get(name)}" for name in differing)
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:

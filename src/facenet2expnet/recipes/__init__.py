@@ -79,7 +79,7 @@ def read(path: Path) -> Recipe:
 def from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """Return the recipe of a nested dictionary, as strictly as `read`."""
     try:
-        recipe = _ADAPTER.validate_json(json.dumps(_without_retired(values)))
+        recipe = _ADAPTER.validate_json(json.dumps(without_retired(values)))
     except (ValidationError, TypeError) as error:
         raise UserError(_faults(error, where)) from None
     if found := contradictions(recipe):
@@ -87,9 +87,10 @@ def from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     return recipe
 
 
-def _without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's dictionary without the retired settings that are 0."""
     kept = {key: value for key, value in values.items() if key not in RETIRED or value != 0}
-    return {key: _without_retired(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
+    return {key: without_retired(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

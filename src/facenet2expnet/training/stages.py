@@ -11,6 +11,7 @@ Each builds its networks and hands a stage to the one loop, `loop.fit`.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -228,14 +229,16 @@ def _finished(model: ExpressionClassifier, data: TrainingSet) -> ExpressionClass
 
     The face net needs no such care: it was pretrained on coloured pictures.
     """
-    if not data.coloured:
+    enough = math.ceil(NEARLY_GREY * len(data))
+    coloured = data.coloured(enough)
+    if not coloured:
         log.info("No training picture has colour, so the expression net sees coloured pictures in grey.")
         model.ignore_colour()
-    elif data.coloured < NEARLY_GREY * len(data):
+    elif coloured < enough:
         log.warning(
             "Only %d of %d training pictures have colour. The expression net learns little of what colour means, and "
             "may misread coloured pictures. Leave those pictures out, and it sees all pictures in grey.",
-            data.coloured, len(data),
+            coloured, len(data),
         )  # fmt: skip
     return model.eval()
 

@@ -76,11 +76,14 @@ class TrainingSet:
         """Numbers of the pictures that have a label, on the CPU."""
         return torch.nonzero(self.targets >= 0)[:, 0].cpu()
 
-    @cached_property
-    def coloured(self) -> int:
-        """How many pictures have colour: R, G and B are not equal everywhere."""
-        batches = (self.stored(batch) for batch in torch.arange(len(self)).split(BATCH))
-        return sum(int((batch[:, :2] != batch[:, 1:]).flatten(1).any(1).sum()) for batch in batches)
+    def coloured(self, enough: int) -> int:
+        """Count the pictures that have colour, R, G and B not being equal everywhere; stop when there are enough."""
+        count = 0
+        for batch in map(self.stored, torch.arange(len(self)).split(BATCH)):
+            count += int((batch[:, :2] != batch[:, 1:]).flatten(1).any(1).sum())
+            if count >= enough:
+                break
+        return count
 
     def stored(self, examples: Tensor) -> Tensor:
         """Return the stored faces of these numbers, (B, 3, S, S) uint8 on the device."""
