@@ -130,11 +130,11 @@ def ablate(
     threads = parallel.threads(threads)
     earlier = run.begin(out / RECORD, "an ablation", methods, seeds, threads, resume=resume, join=join)
     compute = parallel.device(device)
-    base = run.settle_precision(recipes.override(recipes.load(recipe), settings), compute, earlier)
     variants = [
         replace(variant, recipe=run.settle_precision(variant.recipe, compute, earlier))
-        for variant in vary(base, changes, settings)
+        for variant in vary(recipes.override(recipes.load(recipe), settings), changes, settings)
     ]
+    base = variants[0].recipe
     for variant in variants:
         stages.check(variant.recipe, fine_tunes="fine-tune" in methods)
     dataset = load_pictures(data, base, progress)
